@@ -1,0 +1,300 @@
+//! Path datagrams on the wire (§10): sealed with keys of the call, one counter per direction.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use chacha20poly1305::aead::{Aead as _, KeyInit as _, Payload};
+use chacha20poly1305::{ChaCha20Poly1305, Nonce};
+use zeroize::ZeroizeOnDrop;
+
+/// Tells a path datagram from STUN, DTLS and QUIC on the same port (RFC 9443).
+pub const FIRST_BYTE: u8 = 0x08;
+/// Bytes that sealing adds to a QUIC datagram.
+pub const OVERHEAD: usize = HEADER + 1 + 16;
+
+const HEADER: usize = 13;
+const PING: u8 = 1;
+const PONG: u8 = 2;
+const HANDSHAKE: u8 = 3;
+
+/// Which end of the call this is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    Device,
+    Caller,
+}
+
+/// The keys of a link's path datagrams, known to its two ends only.
+#[derive(Clone, ZeroizeOnDrop)]
+pub struct PathKeys {
+    tag: [u8; 8],
+    device: [u8; 32],
+    caller: [u8; 32],
+}
+
+impl PathKeys {
+    pub(crate) fn new(tag: [u8; 8], device: [u8; 32], caller: [u8; 32]) -> Self {
+        Self {
+            tag,
+            device,
+            caller,
+        }
+    }
+
+    /// What the link's path datagrams carry in the clear, for finding the link they belong to.
+    pub fn tag(&self) -> [u8; 8] {
+        self.tag
+    }
+
+    fn sending(&self, role: Role) -> &[u8; 32] {
+        match role {
+            Role::Device => &self.device,
+            Role::Caller => &self.caller,
+        }
+    }
+}
+
+impl fmt::Debug for PathKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PathKeys([redacted])")
+    }
+}
+
+/// The link tag of what looks like a path datagram.
+pub fn link_tag(datagram: &[u8]) -> Option<[u8; 8]> {
+    if datagram.first() != Some(&FIRST_BYTE) || datagram.len() < OVERHEAD {
+        return None;
+    }
+    datagram[1..9].try_into().ok()
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Message {
+    Ping([u8; 8]),
+    /// The ping's nonce and the address that the ping came from.
+    Pong([u8; 8], SocketAddr),
+    Handshake(Vec<u8>),
+    /// A kind of a later version, or a body of the wrong length.
+    Unknown,
+}
+
+impl Message {
+    fn encode(&self) -> Vec<u8> {
+        match self {
+            Self::Ping(nonce) => [&[PING], nonce.as_slice()].concat(),
+            Self::Pong(nonce, seen) => {
+                let ip = match seen.ip() {
+                    std::net::IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+                    std::net::IpAddr::V6(ip) => ip,
+                };
+                [
+                    &[PONG],
+                    nonce.as_slice(),
+                    &ip.octets(),
+                    &seen.port().to_be_bytes(),
+                ]
+                .concat()
+            }
+            Self::Handshake(quic) => [&[HANDSHAKE], quic.as_slice()].concat(),
+            Self::Unknown => Vec::new(),
+        }
+    }
+
+    fn decode(plaintext: &[u8]) -> Self {
+        match plaintext.split_first() {
+            Some((&PING, nonce)) => nonce.try_into().map_or(Self::Unknown, Self::Ping),
+            Some((&PONG, body)) if body.len() == 26 => {
+                let (nonce, seen) = body.split_at(8);
+                match crate::candidate::address::from_bytes(seen) {
+                    Some(seen) => Self::Pong(nonce.try_into().expect("split at 8"), seen),
+                    None => Self::Unknown,
+                }
+            }
+            Some((&HANDSHAKE, quic)) => Self::Handshake(quic.to_vec()),
+            _ => Self::Unknown,
+        }
+    }
+}
+
+/// Seals what this end sends.
+pub(super) struct Sealer {
+    tag: [u8; 8],
+    cipher: ChaCha20Poly1305,
+    counter: u32,
+}
+
+impl Sealer {
+    pub(super) fn new(keys: &PathKeys, role: Role) -> Self {
+        Self {
+            tag: keys.tag,
+            cipher: ChaCha20Poly1305::new(keys.sending(role).into()),
+            counter: 0,
+        }
+    }
+
+    /// `None` once 2³² datagrams have been sealed: a nonce is never used twice.
+    pub(super) fn seal(&mut self, message: &Message) -> Option<Vec<u8>> {
+        let next = self.counter.checked_add(1)?;
+        let mut datagram = Vec::with_capacity(64);
+        datagram.push(FIRST_BYTE);
+        datagram.extend_from_slice(&self.tag);
+        datagram.extend_from_slice(&self.counter.to_be_bytes());
+        let payload = Payload {
+            msg: &message.encode(),
+            aad: &datagram,
+        };
+        let sealed = self.cipher.encrypt(&nonce(self.counter), payload).ok()?;
+        datagram.extend_from_slice(&sealed);
+        self.counter = next;
+        Some(datagram)
+    }
+}
+
+/// Opens what the other end sends, each datagram once.
+pub(super) struct Opener {
+    tag: [u8; 8],
+    cipher: ChaCha20Poly1305,
+    window: Window,
+}
+
+impl Opener {
+    pub(super) fn new(keys: &PathKeys, role: Role) -> Self {
+        let peer = match role {
+            Role::Device => Role::Caller,
+            Role::Caller => Role::Device,
+        };
+        Self {
+            tag: keys.tag,
+            cipher: ChaCha20Poly1305::new(keys.sending(peer).into()),
+            window: Window::default(),
+        }
+    }
+
+    /// `None` for what is not authentic or was seen before.
+    pub(super) fn open(&mut self, datagram: &[u8]) -> Option<Message> {
+        if link_tag(datagram)? != self.tag {
+            return None;
+        }
+        let (header, sealed) = datagram.split_at(HEADER);
+        let counter = u32::from_be_bytes(header[9..].try_into().ok()?);
+        if self.window.has_seen(counter) {
+            return None;
+        }
+        let plaintext = self
+            .cipher
+            .decrypt(
+                &nonce(counter),
+                Payload {
+                    msg: sealed,
+                    aad: header,
+                },
+            )
+            .ok()?;
+        self.window.see(counter);
+        Some(Message::decode(&plaintext))
+    }
+}
+
+impl fmt::Debug for Sealer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Sealer(counter {})", self.counter)
+    }
+}
+
+impl fmt::Debug for Opener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Opener({:?})", self.window)
+    }
+}
+
+fn nonce(counter: u32) -> Nonce {
+    let mut nonce = Nonce::default();
+    nonce[8..].copy_from_slice(&counter.to_be_bytes());
+    nonce
+}
+
+/// Which counters were seen: a sliding window of 1,024.
+#[derive(Debug, Default)]
+struct Window {
+    /// One above the highest counter seen.
+    top: u64,
+    bits: [u64; 16],
+}
+
+impl Window {
+    const SIZE: u64 = 1024;
+
+    fn has_seen(&self, counter: u32) -> bool {
+        let counter = u64::from(counter);
+        if counter >= self.top {
+            return false;
+        }
+        counter + Self::SIZE < self.top || self.bits[Self::word(counter)] & Self::bit(counter) != 0
+    }
+
+    fn see(&mut self, counter: u32) {
+        let counter = u64::from(counter);
+        if counter >= self.top {
+            let start = self.top.max((counter + 1).saturating_sub(Self::SIZE));
+            for skipped in start..=counter {
+                self.bits[Self::word(skipped)] &= !Self::bit(skipped);
+            }
+            self.top = counter + 1;
+        }
+        self.bits[Self::word(counter)] |= Self::bit(counter);
+    }
+
+    fn word(counter: u64) -> usize {
+        (counter % Self::SIZE / 64) as usize
+    }
+
+    fn bit(counter: u64) -> u64 {
+        1 << (counter % 64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys() -> PathKeys {
+        PathKeys::new([7; 8], [1; 32], [2; 32])
+    }
+
+    #[test]
+    fn opens_once_and_only_what_the_other_end_sealed() {
+        let mut sealer = Sealer::new(&keys(), Role::Device);
+        let datagram = sealer.seal(&Message::Ping([9; 8])).unwrap();
+        let mut caller = Opener::new(&keys(), Role::Caller);
+        assert_eq!(caller.open(&datagram), Some(Message::Ping([9; 8])));
+        assert_eq!(caller.open(&datagram), None, "a replay is dropped");
+        assert_eq!(
+            Opener::new(&keys(), Role::Device).open(&datagram),
+            None,
+            "a reflection is dropped"
+        );
+        for at in 0..datagram.len() {
+            let mut altered = sealer.seal(&Message::Ping([9; 8])).unwrap();
+            altered[at] ^= 1;
+            assert_eq!(caller.open(&altered), None, "byte {at}");
+            assert_eq!(caller.open(&altered[..at]), None, "cut at {at}");
+        }
+    }
+
+    #[test]
+    fn the_window_takes_reordering_and_no_replay() {
+        let mut window = Window::default();
+        for counter in [5, 3, 4, 2000, 1500, 977, 0x1_0000] {
+            assert!(!window.has_seen(counter), "{counter}");
+            window.see(counter);
+            assert!(window.has_seen(counter), "{counter}");
+        }
+        assert!(window.has_seen(3), "too old counts as seen");
+        assert!(!window.has_seen(0x1_0000 - 1));
+    }
+
+    #[test]
+    fn a_sealed_initial_fits_the_smallest_ipv6_path() {
+        assert!(1200 + OVERHEAD <= 1280 - 40 - 8);
+    }
+}

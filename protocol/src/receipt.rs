@@ -1,0 +1,93 @@
+//! The connection receipt: how a call went, for people (`ringback connect -v`) and scripts
+//! (`--json`).
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::PeerId;
+use crate::candidate::Kind;
+
+/// How a peer's NAT maps UDP ports (RFC 4787, 4.1), as far as STUN could tell.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Default,
+    Serialize,
+    Deserialize,
+    minicbor::Encode,
+    minicbor::Decode,
+)]
+#[serde(rename_all = "kebab-case")]
+#[cbor(index_only)]
+pub enum Nat {
+    /// No STUN server answered, or only one did behind a NAT.
+    #[default]
+    #[n(0)]
+    Unknown,
+    /// The public address is the host's own.
+    #[n(1)]
+    None,
+    /// One public port for all destinations.
+    #[n(2)]
+    EndpointIndependent,
+    /// Another public port for another destination ("symmetric").
+    #[n(3)]
+    EndpointDependent,
+}
+
+/// Which way the link's datagrams go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PathKind {
+    /// Between the two peers' own sockets, through their routers at most.
+    Direct,
+}
+
+/// A step of the call and when it was done, in milliseconds since the call began.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Step {
+    pub step: String,
+    pub at_ms: f64,
+}
+
+/// An address that was tried, and what came of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Tried {
+    pub address: SocketAddr,
+    pub kind: Kind,
+    pub result: TriedResult,
+    /// Round trip of the last answered ping.
+    pub rtt_ms: Option<f64>,
+    pub pings: u32,
+}
+
+/// What came of an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TriedResult {
+    /// The link uses it.
+    Won,
+    /// It works, another is better.
+    Works,
+    /// A datagram came from it, none was answered yet.
+    HeardOnly,
+    NoAnswer,
+}
+
+/// How a call went.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Receipt {
+    pub device: PeerId,
+    pub path: PathKind,
+    /// The device's address on the path that won.
+    pub remote: SocketAddr,
+    pub rtt_ms: Option<f64>,
+    pub caller_nat: Nat,
+    pub device_nat: Nat,
+    pub steps: Vec<Step>,
+    pub paths: Vec<Tried>,
+}

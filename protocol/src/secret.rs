@@ -1,0 +1,60 @@
+//! What proves the right to call: the pre-shared key derived from a password (§3).
+
+use std::fmt;
+
+use argon2::{Algorithm, Argon2, Params, Version};
+use sha2::{Digest as _, Sha256};
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+use crate::{PeerId, label};
+
+/// `psk_id` of the device's password.
+pub const PASSWORD_ID: &[u8] = b"password";
+/// Bytes of the longest `psk_id`.
+pub const MAX_PSK_ID: usize = 32;
+/// Bytes of the longest password.
+pub const MAX_PASSWORD: usize = 256;
+
+/// Argon2id memory in KiB, passes and lanes (§3.1).
+const MEMORY_KIB: u32 = 19_456;
+const PASSES: u32 = 2;
+const LANES: u32 = 1;
+
+/// A 256-bit pre-shared key. Whoever has it can call the device: wiped on drop, never printed.
+#[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
+pub struct Psk([u8; 32]);
+
+/// The password has no or too many bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a password has 1 to {MAX_PASSWORD} bytes")]
+pub struct BadPassword;
+
+impl Psk {
+    /// Derives the key of `password` for `device` (§3.1). Takes tens of milliseconds and 19 MiB.
+    pub fn from_password(password: &str, device: &PeerId) -> Result<Self, BadPassword> {
+        if password.is_empty() || password.len() > MAX_PASSWORD {
+            return Err(BadPassword);
+        }
+        let salt = Sha256::digest(label::join(label::PASSWORD, &[device.as_bytes()]));
+        let params = Params::new(MEMORY_KIB, PASSES, LANES, Some(32)).expect("constants in range");
+        let mut psk = [0; 32];
+        Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
+            .hash_password_into(password.as_bytes(), &salt[..16], &mut psk)
+            .expect("lengths in range");
+        Ok(Self(psk))
+    }
+
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Psk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Psk([redacted])")
+    }
+}
