@@ -1,0 +1,3 @@
+//! The lab by hand: see `ringback-lab --help`.
+
+fn main() {}

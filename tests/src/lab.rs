@@ -1,0 +1,392 @@
+//! A small internet in network namespaces, with the addresses of the system that Ringback
+//! implements (both LANs use the same private range).
+//!
+//! ```text
+//!  caller 192.168.1.11 ── router 4.17.168.2 ────┐        ┌─ registry 130.74.23.6
+//!                                               ├─ inet ─┤
+//!  device 192.168.1.3 ─┬─ router 202.204.16.13 ─┘        └─ stun 130.74.23.7, 130.74.23.8
+//!  other LAN hosts ────┘
+//! ```
+//!
+//! Each name in the picture is a namespace with connection tracking of its own. `inet` forwards in
+//! the kernel unless an [`Impairment`] is set; then every packet that crosses it, from any leg to
+//! any other, passes once through the [`forwarder`]. A delay of 20 ms therefore means 20 ms one
+//! way between any two namespaces of the picture that `inet` lies between, and 40 ms round trip.
+//!
+//! Several labs can exist at once, in one process or in several. A lab removes itself when it is
+//! dropped, and removes what labs of dead processes left when it is built.
+
+pub mod capture;
+pub mod certificate;
+pub mod content;
+pub mod coturn;
+pub mod counter;
+pub mod file_server;
+pub mod forwarder;
+pub mod impairment;
+pub mod kind;
+pub mod namespace;
+pub mod process;
+pub mod site;
+pub mod sshd;
+pub mod stun;
+
+use std::{
+    fs,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    sync::{
+        Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+
+use self::{
+    counter::Counter,
+    forwarder::Forwarder,
+    impairment::Impairment,
+    kind::Kind,
+    namespace::Namespace,
+    process::Process,
+    site::{Plan, Site},
+};
+
+/// Debian packages that the lab runs.
+pub const PACKAGES: [&str; 7] = [
+    "iproute2",
+    "nftables",
+    "conntrack",
+    "coturn",
+    "tcpdump",
+    "openssh-server",
+    "curl",
+];
+
+/// The registry's address; its certificate and every namespace's hosts file say [`REGISTRY_NAME`].
+pub const REGISTRY: Ipv4Addr = Ipv4Addr::new(130, 74, 23, 6);
+/// The name that stands for [`REGISTRY`] in the hosts file of every namespace.
+pub const REGISTRY_NAME: &str = "registry.test";
+/// The addresses of the STUN server (two, so that NAT behaviour can be discovered).
+pub const STUN: [Ipv4Addr; 2] = [Ipv4Addr::new(130, 74, 23, 7), Ipv4Addr::new(130, 74, 23, 8)];
+/// The port of the STUN server on both addresses.
+pub const STUN_PORT: u16 = 3478;
+/// The public address of the caller's router at the start.
+pub const CALLER_PUBLIC: Ipv4Addr = Ipv4Addr::new(4, 17, 168, 2);
+/// The caller's address on its LAN.
+pub const CALLER_HOST: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 11);
+/// The public address of the device's router at the start.
+pub const DEVICE_PUBLIC: Ipv4Addr = Ipv4Addr::new(202, 204, 16, 13);
+/// The device's address on its LAN.
+pub const DEVICE_HOST: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 3);
+
+/// The near end of every leg, in `inet`; the same on all, as each is a point-to-point link.
+const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 1);
+/// The far end of a leg that leads to a router.
+const ROUTER: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 2);
+
+/// A running lab. See the [module](self) for what is in it.
+#[derive(Debug)]
+pub struct Lab {
+    forwarder: Mutex<Option<Forwarder>>,
+    caller: Site,
+    device: Site,
+    visitors: Vec<Site>,
+    registry: Namespace,
+    stun: Namespace,
+    inet: Namespace,
+    dir: PathBuf,
+}
+
+/// What a lab shall be; see [`Lab::builder`].
+#[derive(Clone, Debug)]
+pub struct Builder {
+    caller: Kind,
+    device: Kind,
+    visitors: Vec<(String, Ipv4Addr, Ipv4Addr, Kind)>,
+    impairment: Impairment,
+}
+
+impl Lab {
+    /// A lab with port-restricted NAT on both sides and no impairment, unless told otherwise.
+    pub fn builder() -> Builder {
+        Builder {
+            caller: Kind::PortRestricted,
+            device: Kind::PortRestricted,
+            visitors: Vec::new(),
+            impairment: Impairment::default(),
+        }
+    }
+
+    /// The caller's LAN and router.
+    pub fn caller(&self) -> &Site {
+        &self.caller
+    }
+
+    /// The device's LAN and router.
+    pub fn device(&self) -> &Site {
+        &self.device
+    }
+
+    /// The sites added by [`Builder::visitor`], in that order.
+    pub fn visitors(&self) -> &[Site] {
+        &self.visitors
+    }
+
+    /// Where the registry runs ([`REGISTRY`] on interface `wan`).
+    pub fn registry(&self) -> &Namespace {
+        &self.registry
+    }
+
+    /// Where the STUN server runs ([`STUN`] on interface `wan`).
+    pub fn stun(&self) -> &Namespace {
+        &self.stun
+    }
+
+    /// The core. Its interfaces are named after the legs: `caller`, `device`, `registry`, `stun`.
+    pub fn inet(&self) -> &Namespace {
+        &self.inet
+    }
+
+    /// A folder for logs, captures and keys, removed with the lab. It stays, and its path is
+    /// printed, when the test panicked or `RINGBACK_LAB_KEEP` is set.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// What has crossed the registry's interface so far, both ways.
+    pub fn registry_traffic(&self) -> Result<Counter> {
+        self.registry.counter("wan")
+    }
+
+    /// Replaces the impairment of the core from the next packet on. Packets already under way keep
+    /// the delay they got.
+    pub fn impair(&self, impairment: Impairment) -> Result<()> {
+        let mut forwarder = self.forwarder.lock().expect("not poisoned");
+        match forwarder.as_ref() {
+            Some(running) if !impairment.is_none() => running.set(impairment),
+            _ => {
+                *forwarder = None;
+                if !impairment.is_none() {
+                    *forwarder = Some(Forwarder::start(&self.inet, &self.legs(), impairment)?);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a leg of the core (`caller`, `device`, `registry`, `stun`) down, or up again. The far
+    /// end sees its carrier go and come.
+    pub fn set_link(&self, leg: &str, up: bool) -> Result<()> {
+        if up {
+            self.inet.ip(&format!("link set {leg} up\n"))?;
+            self.route_leg(leg)
+        } else {
+            self.inet.ip(&format!("link set {leg} down\n"))
+        }
+    }
+
+    /// Drops everything that enters or leaves the core by the given legs, silently, until called
+    /// with other legs (none: forward all again).
+    pub fn black_hole(&self, legs: &[&str]) -> Result<()> {
+        let mut script = String::from("flush ruleset\n");
+        if !legs.is_empty() {
+            let set = legs
+                .iter()
+                .map(|leg| format!("\"{leg}\""))
+                .collect::<Vec<_>>()
+                .join(", ");
+            script += &format!(
+                "table ip hole {{\n chain in {{\n type filter hook prerouting priority raw\n \
+                 iifname {{ {set} }} drop\n }}\n chain out {{\n type filter hook postrouting \
+                 priority 0\n oifname {{ {set} }} drop\n }}\n}}\n"
+            );
+        }
+        self.inet.nft(&script)
+    }
+
+    /// Starts a program in a namespace of this lab; its output goes to `dir()/NAME.{out,err}`.
+    pub fn spawn(&self, name: &str, command: std::process::Command) -> Result<Process> {
+        Process::spawn(name, command, &self.dir)
+    }
+
+    /// Gives a site's router another public address, as a provider does: old mappings are gone.
+    /// Every new mapping gets another port too.
+    pub fn change_public_address(&self, site: &Site, public: Ipv4Addr) -> Result<()> {
+        let old = site.public();
+        self.inet.ip(&format!("route del {old}/32\n"))?;
+        site.set_public(public)?;
+        self.route_leg(site.leg())
+    }
+
+    fn legs(&self) -> Vec<String> {
+        self.sites()
+            .map(|site| site.leg().to_owned())
+            .chain(["registry".into(), "stun".into()])
+            .collect()
+    }
+
+    fn sites(&self) -> impl Iterator<Item = &Site> {
+        [&self.caller, &self.device]
+            .into_iter()
+            .chain(&self.visitors)
+    }
+
+    /// (Re)creates the core's routes to what lies behind a leg; taking a link down removes them.
+    fn route_leg(&self, leg: &str) -> Result<()> {
+        let script = match leg {
+            "registry" => format!("route replace {REGISTRY}/32 dev registry\n"),
+            "stun" => STUN
+                .map(|address| format!("route replace {address}/32 dev stun\n"))
+                .concat(),
+            _ => {
+                let site = self.sites().find(|site| site.leg() == leg);
+                let public = site
+                    .with_context(|| format!("no leg is named {leg}"))?
+                    .public();
+                format!("route replace {public}/32 via {ROUTER} dev {leg} onlink\n")
+            }
+        };
+        self.inet.ip(&script)
+    }
+}
+
+impl Builder {
+    /// The kind of the caller's router.
+    pub fn caller(mut self, kind: Kind) -> Self {
+        self.caller = kind;
+        self
+    }
+
+    /// The kind of the device's router.
+    pub fn device(mut self, kind: Kind) -> Self {
+        self.device = kind;
+        self
+    }
+
+    /// A further site with one host, for another caller or device.
+    pub fn visitor(mut self, name: &str, public: Ipv4Addr, host: Ipv4Addr, kind: Kind) -> Self {
+        self.visitors.push((name.to_owned(), public, host, kind));
+        self
+    }
+
+    /// One-way delay between any two legs; the round trip is twice as long.
+    pub fn delay(mut self, delay: Duration) -> Self {
+        self.impairment.delay = delay;
+        self
+    }
+
+    /// Share of packets lost per traversal of the core, 0 to 1.
+    pub fn loss(mut self, loss: f64) -> Self {
+        self.impairment.loss = loss;
+        self
+    }
+
+    /// The whole impairment at once.
+    pub fn impairment(mut self, impairment: Impairment) -> Self {
+        self.impairment = impairment;
+        self
+    }
+
+    /// Creates the namespaces, links, addresses, routes and NAT rules.
+    pub fn build(self) -> Result<Lab> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        ensure!(
+            nix::unistd::geteuid().is_root(),
+            "the NAT lab makes network namespaces: run it as root"
+        );
+        namespace::remove_stale()?;
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let create = |role: &str| Namespace::create(number, role);
+        let dir =
+            std::env::temp_dir().join(format!("ringback-lab-{}-{number}", std::process::id()));
+        fs::create_dir_all(&dir).with_context(|| format!("{}: can not create", dir.display()))?;
+
+        let inet = create("inet")?;
+        inet.set_sysctl("net/ipv4/ip_forward", "1")?;
+        // What is private never crosses the core, and nobody is told.
+        inet.ip(
+            "route add blackhole 10.0.0.0/8\nroute add blackhole 172.16.0.0/12\n\
+             route add blackhole 192.168.0.0/16\nroute add blackhole 192.0.2.0/24\n",
+        )?;
+        let registry = server(&inet, create("registry")?, "registry", &[REGISTRY])?;
+        let stun = server(&inet, create("stun")?, "stun", &STUN)?;
+        let site = |name: &str, public, host, kind| {
+            Site::create(
+                number,
+                &inet,
+                &Plan {
+                    name,
+                    public,
+                    host,
+                    kind,
+                },
+            )
+        };
+        let caller = site("caller", CALLER_PUBLIC, CALLER_HOST, self.caller)?;
+        let device = site("device", DEVICE_PUBLIC, DEVICE_HOST, self.device)?;
+        let visitors = self
+            .visitors
+            .iter()
+            .map(|(name, public, host, kind)| site(name, *public, *host, *kind))
+            .collect::<Result<_>>()?;
+        let forwarder = Mutex::new(None);
+        let lab = Lab {
+            forwarder,
+            caller,
+            device,
+            visitors,
+            registry,
+            stun,
+            inet,
+            dir,
+        };
+        for leg in lab.legs() {
+            lab.route_leg(&leg)?;
+        }
+        lab.impair(self.impairment)?;
+        Ok(lab)
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if std::thread::panicking() || std::env::var_os("RINGBACK_LAB_KEEP").is_some() {
+            eprintln!("the lab's logs are in {}", self.dir.display());
+        } else {
+            let _ = fs::remove_dir_all(&self.dir);
+        }
+    }
+}
+
+/// Connects a namespace with public addresses of its own to the core.
+fn server(
+    inet: &Namespace,
+    server: Namespace,
+    leg: &str,
+    addresses: &[Ipv4Addr],
+) -> Result<Namespace> {
+    link(inet, &server, leg)?;
+    let mut script = String::new();
+    for address in addresses {
+        script += &format!("addr add {address}/32 dev wan\n");
+    }
+    script += &format!(
+        "route add default via {GATEWAY} dev wan onlink src {}\n",
+        addresses[0]
+    );
+    server.ip(&script)?;
+    Ok(server)
+}
+
+/// Makes the veth pair of a leg: named after the leg in the core, `wan` at the far end.
+fn link(inet: &Namespace, far: &Namespace, leg: &str) -> Result<()> {
+    inet.ip(&format!(
+        "link add name {leg} type veth peer name wan netns {}\naddr add {GATEWAY}/32 dev {leg}\n\
+         link set {leg} up\n",
+        far.name()
+    ))?;
+    far.ip("link set wan up\n")
+}

@@ -1,0 +1,62 @@
+//! A private certificate authority, and the registry's certificate from it.
+
+use std::{
+    fs,
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Result;
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType,
+};
+
+use super::{REGISTRY, REGISTRY_NAME};
+
+/// Files of a certificate authority made for one test, in PEM.
+#[derive(Clone, Debug)]
+pub struct Authority {
+    /// The authority's own certificate: what `--registry-ca` and `curl --cacert` take.
+    pub ca: PathBuf,
+    /// The registry's certificate, for [`REGISTRY_NAME`] and [`REGISTRY`].
+    pub certificate: PathBuf,
+    /// The key to [`Authority::certificate`] (PKCS #8).
+    pub key: PathBuf,
+}
+
+impl Authority {
+    /// Makes an authority and a certificate, and writes them below `dir` as `ca.pem`,
+    /// `registry.pem` and `registry.key`.
+    pub fn create(dir: &Path) -> Result<Self> {
+        let mut ca = CertificateParams::default();
+        ca.distinguished_name
+            .push(DnType::CommonName, "Ringback test CA");
+        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        ca.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let ca_key = KeyPair::generate()?;
+        let ca_pem = ca.self_signed(&ca_key)?.pem();
+        let issuer = Issuer::new(ca, ca_key);
+
+        let mut params = CertificateParams::new(vec![REGISTRY_NAME.to_owned()])?;
+        params
+            .subject_alt_names
+            .push(SanType::IpAddress(IpAddr::V4(REGISTRY)));
+        params
+            .distinguished_name
+            .push(DnType::CommonName, REGISTRY_NAME);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let key = KeyPair::generate()?;
+        let certificate = params.signed_by(&key, &issuer)?;
+
+        let write = |name: &str, pem: String| {
+            let path = dir.join(name);
+            fs::write(&path, pem).map(|()| path)
+        };
+        Ok(Self {
+            ca: write("ca.pem", ca_pem)?,
+            certificate: write("registry.pem", certificate.pem())?,
+            key: write("registry.key", key.serialize_pem())?,
+        })
+    }
+}

@@ -1,0 +1,174 @@
+//! Delay, loss and reordering between namespaces where the kernel has no netem: policy routing
+//! sends every packet that enters the core by a leg into one TUN device; a thread takes it from
+//! there through a [`Line`] and writes it back, and the core routes it on.
+//!
+//! Packets keep their bytes but for a second decrement of the TTL. Segmentation offload ends at the
+//! TUN device, so that what is lost or reordered is one packet of one MTU, as on a wire.
+
+use std::{
+    io::{ErrorKind, Read as _, Write as _},
+    net::Ipv4Addr,
+    os::{fd::AsFd as _, unix::net::UnixStream},
+    sync::{Arc, Mutex},
+    thread::JoinHandle,
+    time::Instant,
+};
+
+use anyhow::{Context as _, Result};
+use nix::{
+    poll::{PollFd, PollFlags, ppoll},
+    sys::{prctl, time::TimeSpec},
+};
+use tun_rs::{DeviceBuilder, SyncDevice};
+
+use super::{
+    impairment::{Flow, Impairment, Line, Tally},
+    namespace::Namespace,
+};
+
+/// The TUN device in the core, and the routing table that leads into it.
+const DEVICE: &str = "line";
+const TABLE: u32 = 100;
+
+/// A running forwarder. Dropping it gives the packets back to the kernel; those under way are lost.
+#[derive(Debug)]
+pub struct Forwarder {
+    inet: String,
+    legs: Vec<String>,
+    next: Arc<Mutex<Option<Impairment>>>,
+    tally: Arc<Mutex<Tally>>,
+    bell: Option<UnixStream>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Forwarder {
+    /// Puts all traffic between the legs of the core through an impairment.
+    pub(super) fn start(inet: &Namespace, legs: &[String], impairment: Impairment) -> Result<Self> {
+        let device = inet.enter(|| DeviceBuilder::new().name(DEVICE).mtu(1500).build_sync())?;
+        let device = device.context("can not make a TUN device (is /dev/net/tun there?)")?;
+        device.set_nonblocking(true)?;
+        let mut script = format!(
+            "link set {DEVICE} txqueuelen 10000 up\n\
+             route replace default dev {DEVICE} table {TABLE}\n"
+        );
+        for leg in legs {
+            script += &format!("rule add pref {TABLE} iif {leg} lookup {TABLE}\n");
+        }
+        let (bell, rung) = UnixStream::pair()?;
+        rung.set_nonblocking(true)?;
+        let next = Arc::new(Mutex::new(None));
+        let tally = Arc::new(Mutex::new(Tally::default()));
+        let thread = {
+            let (next, tally) = (Arc::clone(&next), Arc::clone(&tally));
+            let line = Line::new(impairment);
+            std::thread::Builder::new()
+                .name("line".into())
+                .spawn(move || forward(&device, &rung, line, &next, &tally))?
+        };
+        let forwarder = Self {
+            inet: inet.name().to_owned(),
+            legs: legs.to_vec(),
+            next,
+            tally,
+            bell: Some(bell),
+            thread: Some(thread),
+        };
+        inet.ip(&script)?;
+        Ok(forwarder)
+    }
+
+    /// Changes the impairment of later packets.
+    pub fn set(&self, impairment: Impairment) {
+        *self.next.lock().expect("not poisoned") = Some(impairment);
+        let _ = self.bell.as_ref().expect("until drop").write_all(&[1]);
+    }
+
+    /// What has happened to packets, at most a moment ago.
+    pub fn tally(&self) -> Tally {
+        *self.tally.lock().expect("not poisoned")
+    }
+}
+
+impl Drop for Forwarder {
+    fn drop(&mut self) {
+        let mut script = String::new();
+        for leg in &self.legs {
+            script += &format!("rule del pref {TABLE} iif {leg} lookup {TABLE}\n");
+        }
+        // The rules must go before the device, or packets would find no way in between.
+        if let Err(error) = super::namespace::ip(&self.inet, &script) {
+            eprintln!("{}: {error:#}", self.inet);
+        }
+        self.bell = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Runs until the other end of the bell is closed.
+fn forward(
+    device: &SyncDevice,
+    bell: &UnixStream,
+    mut line: Line<Vec<u8>>,
+    next: &Mutex<Option<Impairment>>,
+    tally: &Mutex<Tally>,
+) {
+    // Without this the kernel may wake a thread 50 µs late.
+    let _ = prctl::set_timerslack(1);
+    let mut buffer = vec![0; 65536];
+    loop {
+        // Bounded, so that a flood of input can not keep due packets from leaving.
+        for _ in 0..64 {
+            match device.recv(&mut buffer) {
+                Ok(length) => {
+                    let packet = &buffer[..length];
+                    if let Some(flow) = flow(packet) {
+                        line.handle_input(flow, packet.to_vec(), Instant::now());
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => return eprintln!("the TUN device can not be read: {error}"),
+            }
+        }
+        let now = Instant::now();
+        while let Some(packet) = line.poll_output(now) {
+            // A packet that no route takes is lost, as in any router.
+            let _ = device.send(&packet);
+        }
+        *tally.lock().expect("not poisoned") = line.tally();
+
+        let wait = line
+            .poll_timeout()
+            .map(|due| TimeSpec::from(due.saturating_duration_since(Instant::now())));
+        let mut events = [
+            PollFd::new(device.as_fd(), PollFlags::POLLIN),
+            PollFd::new(bell.as_fd(), PollFlags::POLLIN),
+        ];
+        if ppoll(&mut events, wait, None).is_err() {
+            continue;
+        }
+        if events[1].any() == Some(true) {
+            match (&mut &*bell).read(&mut [0; 64]) {
+                Ok(1..) => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                _ => return,
+            }
+            if let Some(impairment) = next.lock().expect("not poisoned").take() {
+                line.set(impairment);
+            }
+        }
+    }
+}
+
+/// The addresses in an IPv4 header; nothing else crosses the core.
+fn flow(packet: &[u8]) -> Option<Flow> {
+    let address = |at: usize| {
+        let octets: [u8; 4] = packet.get(at..at + 4)?.try_into().ok()?;
+        Some(Ipv4Addr::from(octets))
+    };
+    if packet.first()? >> 4 != 4 {
+        return None;
+    }
+    Some((address(12)?, address(16)?))
+}
