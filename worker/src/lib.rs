@@ -1,1 +1,29 @@
-//! Registry.
+//! Ringback's registry and request relay (PROTOCOL.md, sections 5, 6, 13 and 14), an edge worker.
+//!
+//! ```text
+//! HTTP ──► frontend ──► DirectoryObject   one per registry: device list, codes, names, policy
+//!             │                ▲
+//!             └──────► DeviceObject       one per device: its socket, challenge, request relay
+//! ```
+//!
+//! The [`frontend`] holds no state: it matches the route, checks sizes, signatures and the owner
+//! secret, and hands on what is left. What needs one place in the world to be decided is decided in
+//! an object. The directory is the authority on who may register and under which name; a device's
+//! object knows only its sockets, and writes no rows of its own.
+//!
+//! Files that decide without doing I/O, and are tested natively: [`routes`], [`origin`],
+//! [`owner`], [`problem`], [`enrolment_code`], [`limits`], [`calls`], [`attachment`].
+
+pub mod attachment;
+pub mod calls;
+pub mod device_object;
+pub mod directory_object;
+pub mod enrolment_code;
+pub mod frontend;
+pub mod limits;
+mod log;
+pub mod openapi;
+pub mod origin;
+pub mod owner;
+pub mod problem;
+pub mod routes;

@@ -1,0 +1,15 @@
+//! Structured logs: one JSON object per line. No addresses, no secrets, devices by their short ID.
+
+use ringback_protocol::PeerId;
+
+/// Something worth counting happened to a device.
+pub(crate) fn event(event: &str, device: &PeerId, detail: &str) {
+    let line = serde_json::json!({ "event": event, "device": device.short(), "detail": detail });
+    worker::console_log!("{line}");
+}
+
+/// A fault of ours, or of the platform.
+pub(crate) fn fault(during: &str, error: &worker::Error) {
+    let line = serde_json::json!({ "event": "fault", "during": during, "error": error.to_string() });
+    worker::console_error!("{line}");
+}
