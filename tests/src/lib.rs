@@ -5,4 +5,14 @@
 //! and duplicate what it forwards. It needs root on Linux, and the Debian packages in
 //! [`lab::PACKAGES`].
 
+//!
+//! On the lab stand the parts of the product: [`registry`] is the worker on workerd, [`agent`] the
+//! `ringback` binary as device and caller, [`case`] a call with a large file through it. What they
+//! are measured beside is in [`transfer`] (plain TCP) and [`quinn_stream`].
+
+pub mod agent;
+pub mod case;
 pub mod lab;
+pub mod quinn_stream;
+pub mod registry;
+pub mod transfer;

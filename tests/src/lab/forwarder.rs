@@ -23,7 +23,7 @@ use tun_rs::{DeviceBuilder, SyncDevice};
 
 use super::{
     impairment::{Flow, Impairment, Line, Tally},
-    namespace::Namespace,
+    namespace::{Namespace, ip},
 };
 
 /// The TUN device in the core, and the routing table that leads into it.
@@ -33,7 +33,7 @@ const TABLE: u32 = 100;
 /// A running forwarder. Dropping it gives the packets back to the kernel; those under way are lost.
 #[derive(Debug)]
 pub struct Forwarder {
-    inet: String,
+    core: Option<String>,
     legs: Vec<String>,
     next: Arc<Mutex<Option<Impairment>>>,
     tally: Arc<Mutex<Tally>>,
@@ -43,17 +43,20 @@ pub struct Forwarder {
 
 impl Forwarder {
     /// Puts all traffic between the legs of the core through an impairment.
-    pub(super) fn start(inet: &Namespace, legs: &[String], impairment: Impairment) -> Result<Self> {
-        let device = inet.enter(|| DeviceBuilder::new().name(DEVICE).mtu(1500).build_sync())?;
+    pub(super) fn start(core: &Namespace, legs: &[String], impairment: Impairment) -> Result<Self> {
+        let name = Some(core.name().to_owned());
+        core.enter(|| Self::start_in(name, legs, impairment))?
+    }
+
+    /// Does so for interfaces of the namespace that the calling thread is in.
+    pub fn start_here(legs: &[String], impairment: Impairment) -> Result<Self> {
+        Self::start_in(None, legs, impairment)
+    }
+
+    fn start_in(core: Option<String>, legs: &[String], impairment: Impairment) -> Result<Self> {
+        let device = DeviceBuilder::new().name(DEVICE).mtu(1500).build_sync();
         let device = device.context("can not make a TUN device (is /dev/net/tun there?)")?;
         device.set_nonblocking(true)?;
-        let mut script = format!(
-            "link set {DEVICE} txqueuelen 10000 up\n\
-             route replace default dev {DEVICE} table {TABLE}\n"
-        );
-        for leg in legs {
-            script += &format!("rule add pref {TABLE} iif {leg} lookup {TABLE}\n");
-        }
         let (bell, rung) = UnixStream::pair()?;
         rung.set_nonblocking(true)?;
         let next = Arc::new(Mutex::new(None));
@@ -66,14 +69,21 @@ impl Forwarder {
                 .spawn(move || forward(&device, &rung, line, &next, &tally))?
         };
         let forwarder = Self {
-            inet: inet.name().to_owned(),
+            core,
             legs: legs.to_vec(),
             next,
             tally,
             bell: Some(bell),
             thread: Some(thread),
         };
-        inet.ip(&script)?;
+        let mut script = format!(
+            "link set {DEVICE} txqueuelen 10000 up\n\
+             route replace default dev {DEVICE} table {TABLE}\n"
+        );
+        for leg in legs {
+            script += &format!("rule add pref {TABLE} iif {leg} lookup {TABLE}\n");
+        }
+        ip(forwarder.core.as_deref(), &script)?;
         Ok(forwarder)
     }
 
@@ -96,8 +106,8 @@ impl Drop for Forwarder {
             script += &format!("rule del pref {TABLE} iif {leg} lookup {TABLE}\n");
         }
         // The rules must go before the device, or packets would find no way in between.
-        if let Err(error) = super::namespace::ip(&self.inet, &script) {
-            eprintln!("{}: {error:#}", self.inet);
+        if let Err(error) = ip(self.core.as_deref(), &script) {
+            eprintln!("the forwarder's rules can not be removed: {error:#}");
         }
         self.bell = None;
         if let Some(thread) = self.thread.take() {

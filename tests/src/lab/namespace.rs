@@ -126,7 +126,7 @@ impl Namespace {
 
     /// Runs lines of `ip` commands here, all or up to the first that fails.
     pub(super) fn ip(&self, script: &str) -> Result<()> {
-        ip(&self.name, script)
+        ip(Some(&self.name), script)
     }
 
     /// Loads an nftables script here, as one transaction.
@@ -182,9 +182,13 @@ pub(super) fn remove_stale() -> Result<()> {
     Ok(())
 }
 
-/// Runs lines of `ip` commands in the namespace of that name.
-pub(super) fn ip(name: &str, script: &str) -> Result<()> {
-    feed(Command::new("ip").args(["-n", name, "-batch", "-"]), script)
+/// Runs lines of `ip` commands in the namespace of that name, or in the one this thread is in.
+pub(super) fn ip(name: Option<&str>, script: &str) -> Result<()> {
+    let mut command = Command::new("ip");
+    if let Some(name) = name {
+        command.args(["-n", name]);
+    }
+    feed(command.args(["-batch", "-"]), script)
 }
 
 /// Runs a command to its end and gives its output, or an error with what it said.

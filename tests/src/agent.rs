@@ -1,0 +1,199 @@
+//! The `ringback` binary as a device and as a caller in a lab.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+
+use crate::{
+    lab::{Lab, coturn::Coturn, namespace::Namespace, process::Process},
+    registry::Registry,
+};
+
+/// How long an agent may take to register, or a call to go through, on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The binary under test: `RINGBACK_BIN`, or the one that cargo built beside this program.
+pub fn binary() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("RINGBACK_BIN") {
+        return Ok(path.into());
+    }
+    let own = std::env::current_exe()?;
+    // target/PROFILE/ringback-lab, or target/PROFILE/deps/TEST-HASH.
+    let built = own
+        .ancestors()
+        .skip(1)
+        .take(2)
+        .map(|dir| dir.join("ringback"));
+    built
+        .into_iter()
+        .find(|path| path.is_file())
+        .context("the binary `ringback` is not built: run `cargo build -p ringback` (same profile)")
+}
+
+/// A `ringback` command in a namespace, with a state directory and quiet environment of its own.
+pub fn command(namespace: &Namespace, dir: &Path) -> Result<Command> {
+    let mut command = namespace.command(binary()?);
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("RINGBACK_") {
+            command.env_remove(name);
+        }
+    }
+    command.arg("--dir").arg(dir);
+    Ok(command)
+}
+
+/// Runs a `ringback` command to its end; an error has what it said.
+pub fn run(command: &mut Command) -> Result<String> {
+    let output = command
+        .output()
+        .with_context(|| format!("{command:?}: can not be run"))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.success(),
+        "{command:?}: {}: {}",
+        output.status,
+        said.trim()
+    );
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// A registered device: `ringback up` with its services.
+#[derive(Debug)]
+pub struct Device {
+    /// Its ID, `rb1…`.
+    pub id: String,
+    /// Its password.
+    pub password: String,
+    /// The name it has at the registry.
+    pub name: String,
+    /// The running agent.
+    pub process: Process,
+    dir: PathBuf,
+}
+
+impl Device {
+    /// Exposes `services` (name, target), enrols a device of that name, starts it in a namespace,
+    /// and returns when it is registered. The state stays in `lab.dir()/NAME`; whoever starts the
+    /// same name again gets the same device.
+    pub fn start(
+        lab: &Lab,
+        registry: &Registry,
+        namespace: &Namespace,
+        name: &str,
+        services: &[(&str, &str)],
+    ) -> Result<Self> {
+        let dir = lab.dir().join(name);
+        let is_new = !dir.exists();
+        for (service, target) in services {
+            run(command(namespace, &dir)?.args(["expose", service, target]))?;
+        }
+        let mut up = command(namespace, &dir)?;
+        up.arg("up")
+            .args(registry_options(registry))
+            .args(["--name", name, "--json"]);
+        up.args(["--password", &password(name)]);
+        if is_new {
+            up.args(["--enroll", &registry.enrolment_code(lab, name)?]);
+        }
+        let process = lab.spawn(name, up)?;
+        let line = process.stdout_line(PATIENCE, |line| line.starts_with('{'))?;
+        let told: Value = serde_json::from_str(&line).with_context(|| line.clone())?;
+        let id = told["id"]
+            .as_str()
+            .with_context(|| format!("no id in {line}"))?
+            .to_owned();
+        Ok(Self {
+            id,
+            password: password(name),
+            name: name.to_owned(),
+            process,
+            dir,
+        })
+    }
+
+    /// Its state directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+}
+
+/// A link that `ringback connect` holds open.
+#[derive(Debug)]
+pub struct Link {
+    /// What the caller printed: the connection receipt.
+    pub receipt: Value,
+    /// From the start of the process to the receipt.
+    pub time: Duration,
+    /// The running caller.
+    pub process: Process,
+}
+
+impl Link {
+    /// Calls a device from a namespace and forwards local ports (`listen`, service), and returns
+    /// when the ports are open.
+    pub fn start(
+        lab: &Lab,
+        registry: &Registry,
+        namespace: &Namespace,
+        device: &Device,
+        forwards: &[(SocketAddr, &str)],
+    ) -> Result<Self> {
+        let mut connect = connect_command(lab, registry, namespace, device)?;
+        for (listen, service) in forwards {
+            connect.args(["-L", &format!("{listen}:{service}")]);
+        }
+        let start = Instant::now();
+        let process = lab.spawn(&format!("caller-{:08x}", fastrand::u32(..)), connect)?;
+        let line = process.stdout_line(PATIENCE, |line| line.starts_with('{'))?;
+        let time = start.elapsed();
+        let receipt = serde_json::from_str(&line).with_context(|| line.clone())?;
+        Ok(Self {
+            receipt,
+            time,
+            process,
+        })
+    }
+}
+
+/// `ringback connect ID …`, to which forwards can be added.
+pub fn connect_command(
+    lab: &Lab,
+    registry: &Registry,
+    namespace: &Namespace,
+    device: &Device,
+) -> Result<Command> {
+    let mut connect = command(namespace, &lab.dir().join("caller"))?;
+    connect
+        .args(["connect", &device.id, "--json"])
+        .args(registry_options(registry));
+    connect.args(["--password", &device.password]);
+    Ok(connect)
+}
+
+/// The options by which every agent of the lab finds registry and STUN server.
+pub fn registry_options(registry: &Registry) -> Vec<String> {
+    let ca = registry.ca().display().to_string();
+    let mut options = vec![
+        "--registry".into(),
+        registry.url(),
+        "--registry-ca".into(),
+        ca,
+    ];
+    for server in Coturn::servers() {
+        options.extend(["--stun".into(), server.to_string()]);
+    }
+    options
+}
+
+/// The first local port that forwards use.
+pub const LOCAL: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
+
+fn password(name: &str) -> String {
+    format!("open-{name}-please")
+}
