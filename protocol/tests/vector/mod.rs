@@ -1,0 +1,245 @@
+//! The fixed call of PROTOCOL.md section 15: its inputs, and the bytes that every implementation
+//! must make of them. The bytes were computed by a second implementation written from the document
+//! (Python: cbor2, PyNaCl, argon2-cffi), not by this crate.
+
+#![allow(dead_code, unreachable_pub)] // Each test binary uses its part.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+
+use hpke::rand_core::{TryCryptoRng, TryRng};
+use ringback_protocol::candidate::{Candidate, Kind};
+use ringback_protocol::envelope::{CallKeys, Envelope, Proof, Request};
+use ringback_protocol::receipt::Nat;
+use ringback_protocol::reply::Reply;
+use ringback_protocol::secret::{PASSWORD_ID, Psk};
+use ringback_protocol::{SecretKey, UnixTime};
+
+pub const ORIGIN: &str = "https://registry.example";
+pub const PASSWORD: &str = "correct horse battery staple";
+pub const ISSUED_AT: UnixTime = 1_800_000_000;
+pub const CALLER_PUBLIC_ADDRESS: &str = "4.17.168.2:40000";
+pub const DEVICE_PUBLIC_ADDRESS: &str = "202.204.16.13:41000";
+/// Seeds of the two peers' ping contents.
+pub const DEVICE_PATH_SEED: [u8; 32] = [0x5e; 32];
+pub const CALLER_PATH_SEED: [u8; 32] = [0x5f; 32];
+
+pub fn device() -> SecretKey {
+    SecretKey::from_seed(&[0xd0; 32])
+}
+
+pub fn caller() -> SecretKey {
+    SecretKey::from_seed(&[0xca; 32])
+}
+
+pub fn psk() -> Psk {
+    Psk::from_bytes(bytes(PSK).try_into().expect("32 bytes"))
+}
+
+pub fn request() -> Request {
+    Request {
+        id: std::array::from_fn(|i| i as u8),
+        issued_at: ISSUED_AT,
+        expires_at: ISSUED_AT + 30,
+        service: "ssh".into(),
+        candidates: vec![
+            Candidate::udp(Kind::ServerReflexive, address(CALLER_PUBLIC_ADDRESS)),
+            Candidate::udp(Kind::Host, address("192.168.1.11:7000")),
+        ],
+        remember: true,
+        path: 1,
+    }
+}
+
+pub fn reply() -> Reply {
+    Reply {
+        request_id: request().id,
+        candidates: vec![
+            Candidate::udp(Kind::Mapped, address(DEVICE_PUBLIC_ADDRESS)),
+            Candidate::udp(Kind::Static, address("[2001:db8::3]:443")),
+        ],
+        remembered: true,
+        nat: Nat::EndpointIndependent,
+    }
+}
+
+/// The call's envelope, by password.
+pub fn seal() -> (Envelope, CallKeys) {
+    let psk = psk();
+    let proof = Proof::Secret {
+        psk_id: PASSWORD_ID,
+        psk: &psk,
+    };
+    seal_with(proof)
+}
+
+pub fn seal_with(proof: Proof<'_>) -> (Envelope, CallKeys) {
+    Envelope::seal(
+        &request(),
+        &caller(),
+        &device().id(),
+        proof,
+        &mut Ikm([0xe0; 32]),
+    )
+    .expect("the request is sealed")
+}
+
+/// Hands HPKE the `ikmE` from which it derives its ephemeral key (RFC 9180, 7.1.3).
+pub struct Ikm(pub [u8; 32]);
+
+impl TryRng for Ikm {
+    type Error = Infallible;
+
+    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
+        unreachable!("HPKE asks for one block of bytes")
+    }
+
+    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
+        unreachable!("HPKE asks for one block of bytes")
+    }
+
+    fn try_fill_bytes(&mut self, out: &mut [u8]) -> Result<(), Infallible> {
+        out.copy_from_slice(&self.0);
+        Ok(())
+    }
+}
+
+impl TryCryptoRng for Ikm {}
+
+pub fn address(text: &str) -> SocketAddr {
+    text.parse().expect("an address")
+}
+
+pub fn bytes(hex_text: &str) -> Vec<u8> {
+    hex::decode(hex_text).expect("hex")
+}
+
+/// §2
+pub const DEVICE_ID: &str = "rb1uukz3ln33carpt7ywsud5aua2zxjmt26ye06l660xalp64lmpxxqj3hstk";
+pub const CALLER_ID: &str = "rb1genz04f8w0yatndxer7j3633a3aefe524r2zu2knrf6aerfya5rsxxn6ew";
+pub const DEVICE_PUBLIC: &str = "e72c28fe718e3a30afc47438da779d508d2dad5a265fafeb4f377e1d57fb098c";
+pub const CALLER_PUBLIC: &str = "466627d52773c9d5cda6c8fd28ea31ec7b94e68aa8d42e2ad31a75dc8d24ed07";
+/// §2, RFC 7748 4.1
+pub const DEVICE_X25519: &str = "4edc844b525afeb5a50b5154e097a16a0a0bb78ad1f9847483b3574b11b63e68";
+pub const CALLER_X25519: &str = "a47b896bbcad0b47cb0239412c04c357939ec648891accaeb48b70707d00002a";
+/// §3.1, of [`PASSWORD`] for the device.
+pub const PSK: &str = "054c1590b1bd0d33881e975ea3ca945782ea686a5a69f68d41d37670cb045d5b";
+/// §7, the plaintext.
+pub const REQUEST: &str = "\
+    a70050000102030405060708090a0b0c0d0e0f011a6b49d200021a6b49d21e03637373680482a2000201460411a8\
+    029c40a200010146c0a8010b1b5805f50701";
+/// §7, mode AuthPSK.
+pub const ENVELOPE: &str = "\
+    a70001015820e72c28fe718e3a30afc47438da779d508d2dad5a265fafeb4f377e1d57fb098c025820466627d527\
+    73c9d5cda6c8fd28ea31ec7b94e68aa8d42e2ad31a75dc8d24ed07034870617373776f726404582084d7684d28e9\
+    c01300915d8d1f7ac7131bf513ffb02a89aa1d1c9d2466546235055850b00b3ae2f46bdd8d9e8df306ff1d1de627\
+    2f76c440f688305dc67275c8b3c8faf35c48ed828a969d9b37584229a4a462f6b3cf4df006c8070fcd54026d9cd1\
+    68c156beeabdf7058bd0572e148bf716fe065840a75dfc350efb3eeefc969d3c15d11abbe1b0ed110498117b8645\
+    a0241ea642ea6e6e31784854ec93fd49e26328b6ead7c4619f7ce9e33268082a052cc8f0330b";
+/// §7, mode Auth.
+pub const ENVELOPE_BY_KEY: &str = "\
+    a70001015820e72c28fe718e3a30afc47438da779d508d2dad5a265fafeb4f377e1d57fb098c025820466627d527\
+    73c9d5cda6c8fd28ea31ec7b94e68aa8d42e2ad31a75dc8d24ed07034004582084d7684d28e9c01300915d8d1f7a\
+    c7131bf513ffb02a89aa1d1c9d2466546235055850eeafa97f3a3035c478daceee3636aa9a95fc9cac1fd87ca32a\
+    9c026c4e4bf995f2d2b21749bd7666bd193d448acee2510fba8ce7feed26be56efccdb4219b1a880419e3b5024ea\
+    506a3c8bd0bf68d8dd0658408bae805074414c4bf7c315c47c2be2facdf884d03fdaf82a495cfb831c42216b7d04\
+    35fdbd1976cd12c6781c26f76d9336b569578c26ec71142a2c5317f86304";
+/// §10
+pub const LINK_TAG: &str = "f6f2b887d39020de";
+pub const REPLY_PLAIN: &str = "\
+    a40050000102030405060708090a0b0c0d0e0f0182a200030146cacc100da028a20004015220010db80000000000\
+    0000000000000301bb02f50302";
+/// §8
+pub const REPLY: &str = "\
+    00b4b4423bbfb6abb3826dca6c2ad093b255daf618081f8c0ffe47a67d29eab381990b5b8d89aca1f0d6f10ad50d\
+    554581c8951bee225ed4126825fcabafd2d45d26c5ecd2a191af374ebb75";
+/// §9, of [`ENVELOPE`]: rate_limited, 271 s.
+pub const REFUSAL: &str = "\
+    a4006c726174655f6c696d697465640119010f021a6b49d2010358404d491086d7e0664977b09b1f54ce0523ad33\
+    82e600be9d0a58dfee36710cab0318de09e07f88534d9b6478d0dd92153ff324c75f05bcbdae53a4aad440c33502";
+/// §9, of [`ENVELOPE`]: wrong_password.
+pub const REFUSAL_PLAIN: &str = "\
+    a3006e77726f6e675f70617373776f7264021a6b49d201035840a4a0b6bbbd6fffca0abf200855a9f56800230811\
+    efd45df6d6afd250a97cc88f417ebe26982dd052c109c0c1745d4260f8a38b49b3dc4875329575d434ee070c";
+/// §10: the device's first datagram.
+pub const PING: &str =
+    "08f6f2b887d39020de00000000f91f091e930f09bbe28dffa404e90164e691eae53fe56a209c";
+/// §10: the caller's second datagram, answering [`PING`].
+pub const PONG: &str = "\
+    08f6f2b887d39020de000000013555289bdd22ca0fdd5da590a4f80a334e5f3638a4bef969b60719d1283941f0fe\
+    c347b28ac49bc11c84ee";
+pub const QUIC_INITIAL: &str = "c000000001696e697469616c";
+/// §10: the device's second datagram, carrying [`QUIC_INITIAL`].
+pub const HANDSHAKE: &str =
+    "08f6f2b887d39020de00000001e447720045aa7803c53687d405ba6b45c524ebdf6bcaf744dd3fc3498c";
+/// §6.1
+pub const REGISTER_SIGNATURE: &str = "\
+    a40c925322fbae45a036e633e8532c1e8b9eb5314ae7d03acb6ccd4a711beff3aed2f68ca3973c50a17db7b8b3b2\
+    59cc129011b1250c49115cf460bbfbd0b602";
+/// §5.2
+pub const ENROL_SIGNATURE: &str = "\
+    33e76486f7381d00fab7649060e6a6d6043b016e4a6ebf843dd25a6817285058ed6925cbc1599a9ce764508b0d26\
+    283dcab2f5065a4ec42a73f3ab0b94bce302";
+/// §6, one constant per frame.
+pub const REGISTER: &str = "\
+    01a3005840a40c925322fbae45a036e633e8532c1e8b9eb5314ae7d03acb6ccd4a711beff3aed2f68ca3973c50a1\
+    7db7b8b3b259cc129011b1250c49115cf460bbfbd0b602016e72696e676261636b2f302e312e300246cacc100da0\
+    28";
+pub const REGISTER_UNKNOWN_ADDRESS: &str = "\
+    01a2005840a40c925322fbae45a036e633e8532c1e8b9eb5314ae7d03acb6ccd4a711beff3aed2f68ca3973c50a1\
+    7db7b8b3b259cc129011b1250c49115cf460bbfbd0b602016e72696e676261636b2f302e312e30";
+pub const UPDATE: &str = "02a1005220010db800000000000000000000000301bb";
+pub const ACK: &str = "03a10007";
+pub const ANSWER: &str = "\
+    04a2000701584c00b4b4423bbfb6abb3826dca6c2ad093b255daf618081f8c0ffe47a67d29eab381990b5b8d89ac\
+    a1f0d6f10ad50d554581c8951bee225ed4126825fcabafd2d45d26c5ecd2a191af374ebb75";
+pub const REFUSE: &str = "\
+    05a2000701585ca4006c726174655f6c696d697465640119010f021a6b49d2010358404d491086d7e0664977b09b\
+    1f54ce0523ad3382e600be9d0a58dfee36710cab0318de09e07f88534d9b6478d0dd92153ff324c75f05bcbdae53\
+    a4aad440c33502";
+pub const PLACE: &str = "\
+    06a30009015820e72c28fe718e3a30afc47438da779d508d2dad5a265fafeb4f377e1d57fb098c0259010ca70001\
+    015820e72c28fe718e3a30afc47438da779d508d2dad5a265fafeb4f377e1d57fb098c025820466627d52773c9d5\
+    cda6c8fd28ea31ec7b94e68aa8d42e2ad31a75dc8d24ed07034870617373776f726404582084d7684d28e9c01300\
+    915d8d1f7ac7131bf513ffb02a89aa1d1c9d2466546235055850b00b3ae2f46bdd8d9e8df306ff1d1de6272f76c4\
+    40f688305dc67275c8b3c8faf35c48ed828a969d9b37584229a4a462f6b3cf4df006c8070fcd54026d9cd168c156\
+    beeabdf7058bd0572e148bf716fe065840a75dfc350efb3eeefc969d3c15d11abbe1b0ed110498117b8645a0241e\
+    a642ea6e6e31784854ec93fd49e26328b6ead7c4619f7ce9e33268082a052cc8f0330b";
+pub const CHALLENGE: &str = "\
+    41a2005820202122232425262728292a2b2c2d2e2f303132333435363738393a3b3c3d3e3f011b000001a3185c50\
+    7b";
+pub const REGISTERED: &str =
+    "42a3006d3230322e3230342e31362e313301636e61730281717374756e2e6578616d706c653a33343738";
+pub const DELIVER: &str = "\
+    43a200070159010ca70001015820e72c28fe718e3a30afc47438da779d508d2dad5a265fafeb4f377e1d57fb098c\
+    025820466627d52773c9d5cda6c8fd28ea31ec7b94e68aa8d42e2ad31a75dc8d24ed07034870617373776f726404\
+    582084d7684d28e9c01300915d8d1f7ac7131bf513ffb02a89aa1d1c9d2466546235055850b00b3ae2f46bdd8d9e\
+    8df306ff1d1de6272f76c440f688305dc67275c8b3c8faf35c48ed828a969d9b37584229a4a462f6b3cf4df006c8\
+    070fcd54026d9cd168c156beeabdf7058bd0572e148bf716fe065840a75dfc350efb3eeefc969d3c15d11abbe1b0\
+    ed110498117b8645a0241ea642ea6e6e31784854ec93fd49e26328b6ead7c4619f7ce9e33268082a052cc8f0330b";
+pub const REJECTED: &str =
+    "44a3006c726174655f6c696d697465640171746f6f206d616e7920617474656d70747302183c";
+pub const REJECTED_FOR_GOOD: &str = "\
+    44a200677265766f6b6564017821746865206f776e657220686173207265766f6b65642074686973206465766963\
+    65";
+pub const UPDATED: &str = "45a1005220010db800000000000000000000000301bb";
+pub const DELIVERED: &str = "51a10000";
+pub const ANSWERED: &str = "\
+    52a2000001584c00b4b4423bbfb6abb3826dca6c2ad093b255daf618081f8c0ffe47a67d29eab381990b5b8d89ac\
+    a1f0d6f10ad50d554581c8951bee225ed4126825fcabafd2d45d26c5ecd2a191af374ebb75";
+pub const REFUSED: &str = "\
+    53a2000001585ca4006c726174655f6c696d697465640119010f021a6b49d2010358404d491086d7e0664977b09b\
+    1f54ce0523ad3382e600be9d0a58dfee36710cab0318de09e07f88534d9b6478d0dd92153ff324c75f05bcbdae53\
+    a4aad440c33502";
+pub const FAILED: &str = "\
+    54a40000016e6465766963655f6f66666c696e6502781b74686520646576696365206973206e6f7420636f6e6e65\
+    63746564041a6b49aaf0";
+pub const FAILED_LIMITED: &str =
+    "54a40000016c726174655f6c696d697465640271746f6f206d616e7920617474656d70747303183c";
+/// §12, with the 2-byte length.
+pub const OPEN: &str = "000761a10063737368";
+pub const OPENED: &str = "000262a0";
+pub const STREAM_REFUSED: &str = "\
+    002c63a2006f756e6b6e6f776e5f7365727669636501776e6f2073657276696365206f662074686973206e616d65";
+/// The device's ID with a padding bit set and a checksum to match: not canonical.
+pub const ID_PADDED: &str = "rb1uukz3ln33carpt7ywsud5aua2zxjmt26ye06l660xalp64lmpxxp08r9ky";

@@ -1,0 +1,432 @@
+//! Byte-exact vectors: what this crate sends is what PROTOCOL.md says, bit for bit (§15).
+
+mod vector;
+
+use std::time::Duration;
+
+use ringback_protocol::candidate::{Candidate, Kind, address};
+use ringback_protocol::envelope::{Envelope, Proof};
+use ringback_protocol::frame::{
+    Ack, Answer, Answered, Challenge, Deliver, Delivered, Failed, Frame, Place, Refuse, Refused,
+    Register, Registered, Rejected, Update, Updated, length_prefixed,
+};
+use ringback_protocol::path::{PathSet, Received, Role, link_tag};
+use ringback_protocol::refusal::Refusal;
+use ringback_protocol::registration::{
+    sign_challenge, sign_enrolment, verify_challenge, verify_enrolment,
+};
+use ringback_protocol::secret::Psk;
+use ringback_protocol::stream::{Open, Opening, StreamRefused};
+use ringback_protocol::{Code, PeerId, label};
+use vector::{bytes, caller, device, psk, reply, request};
+
+fn nonce() -> [u8; 32] {
+    std::array::from_fn(|i| 32 + i as u8)
+}
+
+/// `frame` is written as `expected`, and read back from it.
+fn assert_frame(frame: impl Into<Frame>, expected: &str) {
+    let frame = frame.into();
+    assert_eq!(hex::encode(frame.encode()), expected, "{frame:?}");
+    assert_eq!(Frame::decode(&bytes(expected)), Ok(frame));
+}
+
+#[test]
+fn identities() {
+    for (key, id) in [(device(), vector::DEVICE_ID), (caller(), vector::CALLER_ID)] {
+        assert_eq!(key.id().to_string(), id);
+        assert_eq!(id.parse::<PeerId>(), Ok(key.id()));
+        assert_eq!(id.to_uppercase().parse::<PeerId>(), Ok(key.id()));
+    }
+    assert_eq!(hex::encode(device().id().as_bytes()), vector::DEVICE_PUBLIC);
+    assert_eq!(hex::encode(caller().id().as_bytes()), vector::CALLER_PUBLIC);
+    assert_eq!(*device().seed(), [0xd0; 32]);
+}
+
+#[test]
+fn password() {
+    let derived = Psk::from_password(vector::PASSWORD, &device().id()).expect("a password");
+    assert_eq!(hex::encode(derived.as_bytes()), vector::PSK);
+}
+
+#[test]
+fn envelope_by_password() {
+    let (envelope, _) = vector::seal();
+    assert_eq!(hex::encode(envelope.encode()), vector::ENVELOPE);
+    let received = Envelope::decode(&bytes(vector::ENVELOPE)).expect("an envelope");
+    assert_eq!(received, envelope);
+    let (opened, _) = received.open(&device(), Some(&psk())).expect("it opens");
+    assert_eq!(opened, request());
+    assert_eq!(
+        hex::encode(minicbor::to_vec(request()).expect("CBOR")),
+        vector::REQUEST
+    );
+}
+
+#[test]
+fn envelope_by_key() {
+    let (envelope, _) = vector::seal_with(Proof::Key);
+    assert_eq!(hex::encode(envelope.encode()), vector::ENVELOPE_BY_KEY);
+    let received = Envelope::decode(&bytes(vector::ENVELOPE_BY_KEY)).expect("an envelope");
+    let (opened, _) = received.open(&device(), None).expect("it opens");
+    assert_eq!(opened, request());
+}
+
+#[test]
+fn sealed_reply() {
+    let (_, at_caller) = vector::seal();
+    let (_, at_device) = Envelope::decode(&bytes(vector::ENVELOPE))
+        .expect("an envelope")
+        .open(&device(), Some(&psk()))
+        .expect("it opens");
+    assert_eq!(hex::encode(at_device.reply.seal(&reply())), vector::REPLY);
+    let opened = at_caller
+        .reply
+        .open(&bytes(vector::REPLY), &request().id)
+        .expect("it opens");
+    assert_eq!(opened, reply());
+    assert_eq!(
+        hex::encode(minicbor::to_vec(reply()).expect("CBOR")),
+        vector::REPLY_PLAIN
+    );
+}
+
+#[test]
+fn signed_refusals() {
+    let envelope = bytes(vector::ENVELOPE);
+    for (code, retry, expected) in [
+        (Code::RateLimited, Some(271), vector::REFUSAL),
+        (Code::WrongPassword, None, vector::REFUSAL_PLAIN),
+    ] {
+        let time = vector::ISSUED_AT + 1;
+        let refusal = Refusal::sign(&device(), &envelope, code, retry, time);
+        assert_eq!(hex::encode(refusal.encode()), expected);
+        assert_eq!(
+            Refusal::decode(&bytes(expected), &device().id(), &envelope),
+            Ok(refusal)
+        );
+    }
+}
+
+#[test]
+fn path_datagrams() {
+    let (_, keys) = vector::seal();
+    let keys = keys.path;
+    let to_caller = vector::address(vector::CALLER_PUBLIC_ADDRESS);
+    let to_device = vector::address(vector::DEVICE_PUBLIC_ADDRESS);
+    let mut from_device = PathSet::new(
+        Role::Device,
+        &keys,
+        vector::DEVICE_PATH_SEED,
+        &[Candidate::udp(Kind::ServerReflexive, to_caller)],
+        Duration::ZERO,
+    );
+    let ping = from_device.poll_transmit().expect("a ping");
+    assert_eq!(ping.to, to_caller);
+    assert_eq!(hex::encode(&ping.datagram), vector::PING);
+    let quic = bytes(vector::QUIC_INITIAL);
+    from_device.send_handshake(&quic);
+    let handshake = from_device.poll_transmit().expect("a handshake");
+    assert_eq!(hex::encode(&handshake.datagram), vector::HANDSHAKE);
+    assert_eq!(
+        link_tag(&ping.datagram).map(hex::encode).as_deref(),
+        Some(vector::LINK_TAG)
+    );
+
+    let mut from_caller = PathSet::new(
+        Role::Caller,
+        &keys,
+        vector::CALLER_PATH_SEED,
+        &[Candidate::udp(Kind::Mapped, to_device)],
+        Duration::ZERO,
+    );
+    from_caller.poll_transmit().expect("a ping of its own");
+    let now = Duration::from_millis(20);
+    assert_eq!(
+        from_caller.handle_datagram(to_device, &bytes(vector::PING), now),
+        Received::Authentic
+    );
+    let pong = from_caller.poll_transmit().expect("a pong");
+    assert_eq!(pong.to, to_device);
+    assert_eq!(hex::encode(&pong.datagram), vector::PONG);
+    assert_eq!(
+        from_caller.handle_datagram(to_device, &bytes(vector::HANDSHAKE), now),
+        Received::Handshake(quic)
+    );
+    assert_eq!(
+        from_device.handle_datagram(to_caller, &bytes(vector::PONG), now),
+        Received::Authentic
+    );
+    assert_eq!(from_device.rtt(), Some(now));
+}
+
+#[test]
+fn signatures_of_registration() {
+    let signature = sign_challenge(&device(), &nonce(), vector::ORIGIN);
+    assert_eq!(hex::encode(signature), vector::REGISTER_SIGNATURE);
+    assert!(verify_challenge(
+        &device().id(),
+        &nonce(),
+        vector::ORIGIN,
+        &signature
+    ));
+    assert!(!verify_challenge(
+        &device().id(),
+        &nonce(),
+        "https://other.example",
+        &signature
+    ));
+    let signature = sign_enrolment(&device(), vector::ORIGIN, "olab-23cd-45ef-67gh");
+    assert_eq!(hex::encode(signature), vector::ENROL_SIGNATURE);
+    let canonical = "01AB23CD45EF67GH";
+    assert!(verify_enrolment(
+        &device().id(),
+        vector::ORIGIN,
+        canonical,
+        &signature
+    ));
+}
+
+#[test]
+fn frames_of_the_device() {
+    let public = vector::address(vector::DEVICE_PUBLIC_ADDRESS);
+    let signature = sign_challenge(&device(), &nonce(), vector::ORIGIN);
+    let agent = "ringback/0.1.0".to_owned();
+    assert_frame(
+        Register {
+            signature,
+            agent: agent.clone(),
+            public: Some(public),
+        },
+        vector::REGISTER,
+    );
+    assert_frame(
+        Register {
+            signature,
+            agent,
+            public: None,
+        },
+        vector::REGISTER_UNKNOWN_ADDRESS,
+    );
+    let public = vector::address("[2001:db8::3]:443");
+    assert_frame(Update { public }, vector::UPDATE);
+    assert_frame(Ack { call: 7 }, vector::ACK);
+    assert_frame(
+        Answer {
+            call: 7,
+            reply: bytes(vector::REPLY),
+        },
+        vector::ANSWER,
+    );
+    assert_frame(
+        Refuse {
+            call: 7,
+            refusal: bytes(vector::REFUSAL),
+        },
+        vector::REFUSE,
+    );
+    assert_frame(
+        Place {
+            call: 9,
+            device: device().id(),
+            envelope: bytes(vector::ENVELOPE),
+        },
+        vector::PLACE,
+    );
+}
+
+#[test]
+fn frames_of_the_registry_to_a_device() {
+    let public = vector::address("[2001:db8::3]:443");
+    assert_frame(
+        Challenge {
+            nonce: nonce(),
+            time_ms: 1_800_000_000_123,
+        },
+        vector::CHALLENGE,
+    );
+    assert_frame(
+        Registered {
+            seen: "202.204.16.13".into(),
+            name: "nas".into(),
+            stun: vec!["stun.example:3478".into()],
+        },
+        vector::REGISTERED,
+    );
+    assert_frame(
+        Deliver {
+            call: 7,
+            envelope: bytes(vector::ENVELOPE),
+        },
+        vector::DELIVER,
+    );
+    assert_frame(
+        Rejected {
+            code: Code::RateLimited,
+            detail: "too many attempts".into(),
+            retry_after_s: Some(60),
+        },
+        vector::REJECTED,
+    );
+    assert_frame(
+        Rejected {
+            code: Code::Revoked,
+            detail: "the owner has revoked this device".into(),
+            retry_after_s: None,
+        },
+        vector::REJECTED_FOR_GOOD,
+    );
+    assert_frame(Updated { public }, vector::UPDATED);
+}
+
+#[test]
+fn frames_of_the_registry_to_a_caller() {
+    assert_frame(Delivered { call: 0 }, vector::DELIVERED);
+    assert_frame(
+        Answered {
+            call: 0,
+            reply: bytes(vector::REPLY),
+        },
+        vector::ANSWERED,
+    );
+    assert_frame(
+        Refused {
+            call: 0,
+            refusal: bytes(vector::REFUSAL),
+        },
+        vector::REFUSED,
+    );
+    assert_frame(
+        Failed {
+            call: 0,
+            code: Code::DeviceOffline,
+            detail: "the device is not connected".into(),
+            retry_after_s: None,
+            last_seen: Some(1_799_990_000),
+        },
+        vector::FAILED,
+    );
+    assert_frame(
+        Failed {
+            call: 0,
+            code: Code::RateLimited,
+            detail: "too many attempts".into(),
+            retry_after_s: Some(60),
+            last_seen: None,
+        },
+        vector::FAILED_LIMITED,
+    );
+    let delivered = bytes(vector::DELIVERED);
+    assert_eq!(
+        length_prefixed(&delivered),
+        [&[0, 4], delivered.as_slice()].concat()
+    );
+}
+
+#[test]
+fn stream_headers() {
+    let open = Open {
+        service: "ssh".into(),
+    };
+    assert_eq!(hex::encode(open.encode()), vector::OPEN);
+    assert_eq!(Open::decode(&bytes(vector::OPEN)[2..]), Ok(open));
+    let refused = Opening::Refused(StreamRefused {
+        code: Code::UnknownService,
+        detail: "no service of this name".into(),
+    });
+    for (opening, expected) in [
+        (Opening::Opened, vector::OPENED),
+        (refused, vector::STREAM_REFUSED),
+    ] {
+        assert_eq!(hex::encode(opening.encode()), expected);
+        assert_eq!(Opening::decode(&bytes(expected)[2..]), Ok(opening));
+    }
+}
+
+#[test]
+fn addresses() {
+    for (text, expected) in [
+        ("4.17.168.2:40000", "0411a8029c40"),
+        ("[2001:db8::3]:443", "20010db800000000000000000000000301bb"),
+        ("[::ffff:4.17.168.2]:40000", "0411a8029c40"),
+    ] {
+        let wire = address::to_bytes(vector::address(text));
+        assert_eq!(hex::encode(wire), expected, "{text}");
+    }
+    assert_eq!(
+        address::from_bytes(&bytes("00000000000000000000ffff0411a8029c40")),
+        Some(vector::address("4.17.168.2:40000")),
+        "a mapped address is read as IPv4"
+    );
+}
+
+/// The document shows these very bytes, names every frame with its tag, every label and every code.
+#[test]
+fn the_document_says_the_same() {
+    let document = include_str!("../../PROTOCOL.md");
+    let hex_only: String = document
+        .lines()
+        .map(|line| line.trim().replace(' ', ""))
+        .collect();
+    for (what, hex_text) in [
+        ("device public key", vector::DEVICE_PUBLIC),
+        ("psk", vector::PSK),
+        ("request", vector::REQUEST),
+        ("envelope", vector::ENVELOPE),
+        ("reply plaintext", vector::REPLY_PLAIN),
+        ("reply", vector::REPLY),
+        ("refusal", vector::REFUSAL),
+        ("ping", vector::PING),
+        ("pong", vector::PONG),
+        ("challenge", vector::CHALLENGE),
+        ("register", vector::REGISTER),
+        ("open", vector::OPEN),
+    ] {
+        assert!(hex_only.contains(hex_text), "no {what} in section 15");
+    }
+    for id in [vector::DEVICE_ID, vector::CALLER_ID] {
+        assert!(document.contains(id), "no {id} in section 15");
+    }
+    for label in [
+        label::PASSWORD,
+        label::ENROL,
+        label::REGISTER,
+        label::REQUEST,
+        label::ENVELOPE,
+        label::REPLY,
+        label::REFUSAL,
+        label::PATH_DEVICE,
+        label::PATH_CALLER,
+        label::PATH_TAG,
+    ] {
+        assert!(document.contains(&format!("| `{label}` |")), "{label}");
+    }
+    for code in Code::ALL {
+        let status = match code.http_status() {
+            0 => "–".to_owned(),
+            status => status.to_string(),
+        };
+        let row = format!("| `{code}` | {status} |");
+        assert!(document.contains(&row), "no row {row} in section 13");
+    }
+    for (vector, name) in [
+        (vector::REGISTER, "Register"),
+        (vector::UPDATE, "Update"),
+        (vector::ACK, "Ack"),
+        (vector::ANSWER, "Answer"),
+        (vector::REFUSE, "Refuse"),
+        (vector::PLACE, "Place"),
+        (vector::CHALLENGE, "Challenge"),
+        (vector::REGISTERED, "Registered"),
+        (vector::DELIVER, "Deliver"),
+        (vector::REJECTED, "Rejected"),
+        (vector::UPDATED, "Updated"),
+        (vector::DELIVERED, "Delivered"),
+        (vector::ANSWERED, "Answered"),
+        (vector::REFUSED, "Refused"),
+        (vector::FAILED, "Failed"),
+    ] {
+        let row = format!("| `0x{}` | {name} |", &vector[..2]);
+        assert!(document.contains(&row), "no row {row} in section 6");
+    }
+}
