@@ -1,1 +1,18 @@
-fn main() {}
+//! The `ringback` command: typed arguments → [`ringback_agent::run`] → exit code.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use ringback_agent::{Failure, cli::Cli, run};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if Failure::is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ringback: {error:#}");
+            Failure::exit_code(&error).into()
+        }
+    }
+}

@@ -37,7 +37,7 @@ pub enum Progress {
 #[derive(Debug)]
 pub enum Outcome {
     /// The device admits the call and is dialling.
-    Accepted { reply: Reply, keys: CallKeys },
+    Accepted(Reply),
     /// The device refuses, and proves that it is the device that does.
     Refused(Refusal),
     /// The registry could not do it. Unsigned: it is only the registry's word.
@@ -70,6 +70,11 @@ impl Call {
         &self.envelope
     }
 
+    /// What caller and device share once the device has opened the envelope.
+    pub fn keys(&self) -> &CallKeys {
+        &self.keys
+    }
+
     pub fn device(&self) -> PeerId {
         self.device
     }
@@ -86,10 +91,7 @@ impl Call {
             }
             Frame::Answered(answered) => {
                 match self.keys.reply.open(&answered.reply, &self.request_id) {
-                    Ok(reply) => Outcome::Accepted {
-                        reply,
-                        keys: self.keys.clone(),
-                    },
+                    Ok(reply) => Outcome::Accepted(reply),
                     Err(forged) => Outcome::RegistryMisbehaved(forged.to_string()),
                 }
             }

@@ -1,0 +1,538 @@
+//! The caller: seals a request, hands it to the registry, and takes the dial-back (DESIGN §4).
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, Result, bail};
+use ringback_protocol::call::{Call, Outcome, Progress};
+use ringback_protocol::candidate::Candidate;
+use ringback_protocol::envelope::{LIFETIME, Proof, Request};
+use ringback_protocol::frame::{Failed, Frame};
+use ringback_protocol::receipt::{PathKind, Receipt, Step};
+use ringback_protocol::refusal::Refusal;
+use ringback_protocol::reply::Reply;
+use ringback_protocol::secret::{PASSWORD_ID, Psk};
+use ringback_protocol::{Code, PeerId, SecretKey, UnixTime};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::endpoint::{Addresses, Endpoint, Expecting};
+use crate::failure::{Exit, Failure};
+use crate::link::Link;
+use crate::registry::{Connection, Frames, Registry};
+
+/// From the device's yes to the first authentic datagram.
+const PATH_TIMEOUT: Duration = Duration::from_secs(15);
+/// The registry's own limits are 5 s and 15 s; then it is the registry that is silent.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(25);
+/// For the first ping of the path to come back, before the receipt is written.
+const RTT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Whom to call, and with what right.
+#[derive(Debug, Clone)]
+pub(crate) struct Ring {
+    pub(crate) device: PeerId,
+    pub(crate) credential: Credential,
+    /// The first service wanted.
+    pub(crate) service: String,
+    pub(crate) remember: bool,
+    /// Where the device was last time.
+    pub(crate) hints: Vec<Candidate>,
+}
+
+/// What proves the right to call.
+#[derive(Clone)]
+pub(crate) enum Credential {
+    Password(String),
+    Psk(Psk),
+    /// This caller's key, which the device remembers.
+    Key,
+}
+
+/// What calls are made with.
+#[derive(Debug, Clone)]
+pub(crate) struct Caller {
+    pub(crate) key: SecretKey,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) signalling: Signalling,
+    pub(crate) location: Location,
+}
+
+/// How a request reaches the registry.
+#[derive(Debug, Clone)]
+pub(crate) enum Signalling {
+    /// One HTTPS request of its own.
+    Https(Registry),
+    /// The socket that this agent keeps open.
+    Agent(mpsc::Sender<Placement>),
+}
+
+/// A call to be placed over the agent's socket.
+#[derive(Debug)]
+pub(crate) struct Placement {
+    pub(crate) device: PeerId,
+    pub(crate) envelope: Vec<u8>,
+    pub(crate) frames: mpsc::Sender<Frame>,
+}
+
+/// How the caller learns its own addresses.
+#[derive(Debug, Clone)]
+pub(crate) enum Location {
+    /// By asking these STUN servers now.
+    Stun(Vec<String>),
+    /// The agent keeps them.
+    Known(tokio::sync::watch::Receiver<Addresses>),
+}
+
+/// A link that can be used, and the receipt that follows when the call is complete.
+pub(crate) struct Dialled {
+    pub(crate) link: Link,
+    pub(crate) completed: oneshot::Receiver<Result<Completed>>,
+}
+
+/// What is known once both sides are proven and a path is verified.
+#[derive(Debug, Clone)]
+pub(crate) struct Completed {
+    pub(crate) receipt: Receipt,
+    /// The device's candidates, as hints for the next call.
+    pub(crate) candidates: Vec<Candidate>,
+    /// The device will know this caller's key.
+    pub(crate) remembered: bool,
+}
+
+/// When the steps of a call were done.
+#[derive(Debug, Clone)]
+struct Log {
+    started: Instant,
+    steps: Vec<Step>,
+}
+
+impl Log {
+    fn note(&mut self, step: &str) {
+        let at_ms = self.started.elapsed().as_secs_f64() * 1e3;
+        tracing::debug!(step, at_ms);
+        self.steps.push(Step {
+            step: step.to_owned(),
+            at_ms,
+        });
+    }
+}
+
+impl Caller {
+    /// Calls; gives the link as soon as streams can be opened on it, which is before the device's
+    /// certificate has come (0.5-RTT, PROTOCOL §11).
+    pub(crate) async fn call(&self, ring: &Ring) -> Result<Dialled> {
+        let mut log = Log {
+            started: Instant::now(),
+            steps: Vec::new(),
+        };
+        let (line, addresses, psk) = tokio::try_join!(
+            self.signalling.open(),
+            self.location.find(&self.endpoint),
+            derive(ring)
+        )?;
+        log.note("registry reached");
+        let mut line = line;
+        let mut clock_offset = 0;
+        for attempt in 0..2 {
+            match self
+                .attempt(ring, psk.as_ref(), &mut line, &addresses, clock_offset, log)
+                .await?
+            {
+                Attempt::Dialled(dialled) => return Ok(dialled),
+                Attempt::Stale {
+                    device_time,
+                    log: so_far,
+                } if attempt == 0 => {
+                    clock_offset = i128::from(device_time) - i128::from(unix_time(0));
+                    tracing::warn!(
+                        "the clocks of this host and of the device differ by {clock_offset} s"
+                    );
+                    log = so_far;
+                    line = self.signalling.open().await?;
+                }
+                Attempt::Stale { .. } => break,
+            }
+        }
+        bail!(Failure::new(
+            Exit::Refused,
+            "the device takes the request for an old one: it may have just started, or its clock jumps; try again",
+        ))
+    }
+
+    async fn attempt(
+        &self,
+        ring: &Ring,
+        psk: Option<&Psk>,
+        line: &mut Line,
+        addresses: &Addresses,
+        clock_offset: i128,
+        mut log: Log,
+    ) -> Result<Attempt> {
+        let issued_at = unix_time(clock_offset);
+        let request = Request {
+            id: rand::random(),
+            issued_at,
+            expires_at: issued_at + LIFETIME,
+            service: ring.service.clone(),
+            candidates: addresses.candidates.clone(),
+            remember: ring.remember,
+            path: 0,
+        };
+        let proof = match psk {
+            Some(psk) => Proof::Secret {
+                psk_id: PASSWORD_ID,
+                psk,
+            },
+            None => Proof::Key,
+        };
+        let mut call = Call::seal(&request, &self.key, ring.device, proof, &mut rand::rng())?;
+        // From here on the device may dial: that can be sooner than its answer arrives.
+        let mut expecting = self
+            .endpoint
+            .expect(ring.device, &call.keys().path, &ring.hints)?;
+        let mut answers = line.place(&ring.device, call.envelope().to_vec()).await?;
+        log.note("request sent");
+
+        let mut reply = None;
+        let mut deadline = Instant::now() + ANSWER_TIMEOUT;
+        loop {
+            tokio::select! {
+                frame = answers.next(), if reply.is_none() => {
+                    let progress = frame?.and_then(|frame| call.handle_frame(frame));
+                    match progress {
+                        None => {}
+                        Some(Progress::Delivered) => log.note("delivered"),
+                        Some(Progress::Ended(Outcome::Accepted(accepted))) => {
+                            log.note("accepted");
+                            expecting.add_candidates(&accepted.candidates);
+                            deadline = Instant::now() + PATH_TIMEOUT;
+                            reply = Some(accepted);
+                        }
+                        Some(Progress::Ended(Outcome::Refused(refusal))) if refusal.code == Code::Stale => {
+                            return Ok(Attempt::Stale { device_time: refusal.time, log });
+                        }
+                        Some(Progress::Ended(outcome)) => return Err(explain(outcome)),
+                    }
+                }
+                connecting = expecting.connecting() => {
+                    log.note("device dialled back");
+                    let Ok((connection, established)) = connecting?.into_0rtt() else {
+                        bail!("the link could not be opened");
+                    };
+                    let paths = expecting.paths.clone();
+                    let link = Link { peer: ring.device, connection, paths };
+                    let (sender, completed) = oneshot::channel();
+                    let caller_nat = addresses.nat;
+                    let rest = Rest { link: link.clone(), expecting, call, answers, reply, log, caller_nat };
+                    tokio::spawn(async move {
+                        // Nobody may want the receipt.
+                        let _ = sender.send(rest.complete(established).await);
+                    });
+                    return Ok(Attempt::Dialled(Dialled { link, completed }));
+                }
+                () = tokio::time::sleep_until(deadline.into()) => {
+                    return Err(if reply.is_some() { no_path(&expecting, addresses).into() } else {
+                        Failure::new(Exit::Registry, "the registry did not answer in 25 s").into()
+                    });
+                }
+            }
+        }
+    }
+}
+
+enum Attempt {
+    Dialled(Dialled),
+    Stale { device_time: UnixTime, log: Log },
+}
+
+/// A call whose link is usable, on its way to being complete.
+struct Rest {
+    link: Link,
+    expecting: Expecting,
+    call: Call,
+    answers: Answers,
+    reply: Option<Reply>,
+    log: Log,
+    caller_nat: ringback_protocol::receipt::Nat,
+}
+
+impl Rest {
+    async fn complete(mut self, established: quinn::ZeroRttAccepted) -> Result<Completed> {
+        tokio::pin!(established);
+        let mut proven = false;
+        while !proven || self.reply.is_none() {
+            tokio::select! {
+                () = async { established.as_mut().await; }, if !proven => {
+                    if let Some(reason) = self.link.connection.close_reason() {
+                        bail!(Failure::new(Exit::Trust, format!("the device could not prove its key: {reason}")));
+                    }
+                    self.link.paths.set_established();
+                    self.log.note("link established");
+                    proven = true;
+                }
+                frame = self.answers.next(), if self.reply.is_none() => {
+                    // The registry died after the request was delivered: the link is what counts.
+                    let Ok(Some(frame)) = frame else { self.reply = Some(unanswered()); continue };
+                    match self.call.handle_frame(frame) {
+                        Some(Progress::Ended(Outcome::Accepted(reply))) => {
+                            self.log.note("accepted");
+                            self.expecting.add_candidates(&reply.candidates);
+                            self.reply = Some(reply);
+                        }
+                        Some(Progress::Ended(_)) => self.reply = Some(unanswered()),
+                        _ => {}
+                    }
+                }
+            }
+        }
+        let reply = self.reply.unwrap_or_else(unanswered);
+        let rtt = tokio::time::timeout(RTT_TIMEOUT, self.link.paths.verified()).await;
+        if rtt.is_ok() {
+            self.log.note("path verified");
+        }
+        let remote = self.link.paths.route().context("the link has no path")?;
+        let receipt = Receipt {
+            device: self.link.peer,
+            path: PathKind::Direct,
+            remote,
+            rtt_ms: self.link.paths.rtt().map(|rtt| rtt.as_secs_f64() * 1e3),
+            caller_nat: self.caller_nat,
+            device_nat: reply.nat,
+            steps: self.log.steps,
+            paths: self.link.paths.report(),
+        };
+        Ok(Completed {
+            receipt,
+            candidates: reply.candidates,
+            remembered: reply.remembered,
+        })
+    }
+}
+
+/// Stands for a reply that the registry lost on its way, after the device had dialled already.
+fn unanswered() -> Reply {
+    Reply {
+        request_id: [0; 16],
+        candidates: Vec::new(),
+        remembered: false,
+        nat: Default::default(),
+    }
+}
+
+/// An open way to the registry.
+enum Line {
+    Https(Box<Connection>),
+    Agent(mpsc::Sender<Placement>),
+}
+
+/// The frames that answer a request.
+enum Answers {
+    Https(Frames),
+    Agent(mpsc::Receiver<Frame>),
+}
+
+impl Signalling {
+    async fn open(&self) -> Result<Line> {
+        Ok(match self {
+            Self::Https(registry) => Line::Https(Box::new(
+                Connection::open(registry)
+                    .await
+                    .map_err(|e| Failure::new(Exit::Registry, format!("{e:#}")))?,
+            )),
+            Self::Agent(placements) => Line::Agent(placements.clone()),
+        })
+    }
+}
+
+impl Line {
+    async fn place(&mut self, device: &PeerId, envelope: Vec<u8>) -> Result<Answers> {
+        match self {
+            Self::Https(connection) => match connection.request(device, envelope).await? {
+                Ok(frames) => Ok(Answers::Https(frames)),
+                Err(problem) => Err(explain(Outcome::Failed(Failed {
+                    call: 0,
+                    code: problem.code,
+                    detail: problem.detail,
+                    retry_after_s: problem.retry_after_s,
+                    last_seen: problem.last_seen,
+                }))),
+            },
+            Self::Agent(placements) => {
+                let (sender, frames) = mpsc::channel(8);
+                let placement = Placement {
+                    device: *device,
+                    envelope,
+                    frames: sender,
+                };
+                placements
+                    .send(placement)
+                    .await
+                    .context("the agent is shutting down")?;
+                Ok(Answers::Agent(frames))
+            }
+        }
+    }
+}
+
+impl Answers {
+    /// The next frame. The end before an outcome is an error: the registry has died.
+    async fn next(&mut self) -> Result<Option<Frame>> {
+        let frame = match self {
+            Self::Https(frames) => frames.next().await?,
+            Self::Agent(frames) => frames.recv().await,
+        };
+        match frame {
+            Some(frame) => Ok(Some(frame)),
+            None => bail!(Failure::new(
+                Exit::Registry,
+                "the registry broke off before the device had answered"
+            )),
+        }
+    }
+}
+
+impl Location {
+    async fn find(&self, endpoint: &Endpoint) -> Result<Addresses> {
+        Ok(match self {
+            Self::Stun(servers) => endpoint.find_addresses(servers).await,
+            Self::Known(addresses) => addresses.borrow().clone(),
+        })
+    }
+}
+
+impl std::fmt::Debug for Credential {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Password(_) => "Password([redacted])",
+            Self::Psk(_) => "Psk([redacted])",
+            Self::Key => "Key",
+        })
+    }
+}
+
+async fn derive(ring: &Ring) -> Result<Option<Psk>> {
+    match ring.credential.clone() {
+        Credential::Key => Ok(None),
+        Credential::Psk(psk) => Ok(Some(psk)),
+        Credential::Password(password) => {
+            let device = ring.device;
+            let derived =
+                tokio::task::spawn_blocking(move || Psk::from_password(&password, &device)).await?;
+            derived
+                .map(Some)
+                .map_err(|error| Failure::new(Exit::Usage, error.to_string()).into())
+        }
+    }
+}
+
+/// This host's clock, corrected by `offset` seconds.
+pub(crate) fn unix_time(offset: i128) -> UnixTime {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
+    u64::try_from(i128::from(now) + offset).unwrap_or(0)
+}
+
+fn explain(outcome: Outcome) -> anyhow::Error {
+    match outcome {
+        Outcome::Accepted(_) => unreachable!("handled by the caller"),
+        Outcome::Refused(refusal) => explain_refusal(&refusal),
+        Outcome::Failed(failed) => explain_failed(&failed),
+        Outcome::RegistryMisbehaved(what) => Failure::new(
+            Exit::Trust,
+            format!("the registry is not to be trusted: {what}"),
+        ),
+    }
+    .into()
+}
+
+fn explain_refusal(refusal: &Refusal) -> Failure {
+    match &refusal.code {
+        Code::WrongPassword => Failure::new(Exit::Refused, "wrong password"),
+        Code::UnknownCaller => Failure::new(
+            Exit::Refused,
+            "the device does not remember this caller (any more); give its password with --password",
+        ),
+        Code::RateLimited => Failure::new(
+            Exit::Limited,
+            format!(
+                "the device takes no more attempts for now; try again in {}",
+                duration(refusal.retry_after_s)
+            ),
+        ),
+        Code::UnknownService => {
+            Failure::new(Exit::Refused, "the device exposes no service of this name")
+        }
+        code => Failure::new(
+            Exit::Refused,
+            format!("the device refuses: {}", code.title()),
+        ),
+    }
+}
+
+fn explain_failed(failed: &Failed) -> Failure {
+    match &failed.code {
+        Code::DeviceOffline => {
+            let since = failed
+                .last_seen
+                .map_or(String::new(), |at| format!(", last seen {} ago", ago(at)));
+            Failure::new(Exit::Offline, format!("the device is offline{since}"))
+        }
+        Code::UnknownDevice => {
+            Failure::new(Exit::Offline, "the registry does not know this device")
+        }
+        Code::NoAnswer => Failure::new(
+            Exit::Offline,
+            "the device has the request but did not answer in time",
+        ),
+        Code::RateLimited => Failure::new(
+            Exit::Limited,
+            format!(
+                "the registry takes no more requests for now; try again in {}",
+                duration(failed.retry_after_s)
+            ),
+        ),
+        code => Failure::new(
+            Exit::Registry,
+            format!("the registry refuses: {}", code.title()),
+        ),
+    }
+}
+
+fn no_path(expecting: &Expecting, addresses: &Addresses) -> Failure {
+    let tried: Vec<SocketAddr> = expecting
+        .paths
+        .report()
+        .iter()
+        .map(|tried| tried.address)
+        .collect();
+    let own = if addresses.public.is_some() {
+        ""
+    } else {
+        "; no STUN server answered here, is UDP blocked?"
+    };
+    Failure::new(
+        Exit::NoPath,
+        format!(
+            "the device is willing, but no datagram gets through: {} of its addresses tried{own}",
+            tried.len()
+        ),
+    )
+}
+
+pub(crate) fn duration(seconds: Option<u32>) -> String {
+    match seconds {
+        None => "a while".into(),
+        Some(s @ 0..120) => format!("{s} s"),
+        Some(s) => format!("{} min", s.div_ceil(60)),
+    }
+}
+
+pub(crate) fn ago(at: UnixTime) -> String {
+    match unix_time(0).saturating_sub(at) {
+        s @ 0..120 => format!("{s} s"),
+        s @ 120..7200 => format!("{} min", s / 60),
+        s @ 7200..172_800 => format!("{} h", s / 3600),
+        s => format!("{} days", s / 86_400),
+    }
+}

@@ -1,0 +1,164 @@
+//! The command line, as clap sees it.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::forward::Listen;
+
+/// Reach any device on any LAN. You ring it through a registry; it checks your password and calls
+/// you back directly.
+#[derive(Debug, Parser)]
+#[command(
+    name = "ringback",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true
+)]
+#[command(
+    after_help = "Exit codes: 0 done, 1 other, 2 usage or files, 3 registry, 4 device offline or unknown, \
+5 refused, 6 too many attempts, 7 no path, 8 somebody is not who they should be."
+)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Args)]
+pub struct Global {
+    /// Directory for this agent's key, configuration and state [default: the XDG directories]
+    #[arg(long, global = true, env = "RINGBACK_DIR", value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// Say more; twice: debug logs with addresses
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Results as JSON on standard output
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make this host a device that can be called, and stay so until stopped
+    Up(Up),
+    /// Name a service of this host or its LAN that callers may use
+    Expose {
+        /// The name that callers use
+        name: String,
+        /// HOST:PORT, tcp://HOST:PORT or http://HOST[:PORT]
+        address: String,
+    },
+    /// Take a service away again
+    Unexpose { name: String },
+    /// List the services that callers may use
+    Services,
+    /// Call a device and forward local ports to its services
+    Connect(Connect),
+    /// Call a device and connect its service to standard input and output
+    Pipe(Pipe),
+    /// What the agent of this host is doing
+    Status,
+    /// The devices that this user knows by name
+    Contacts {
+        #[command(subcommand)]
+        action: Option<ContactAction>,
+    },
+    /// The callers that this device remembers: they need no password
+    Callers {
+        #[command(subcommand)]
+        action: Option<CallerAction>,
+    },
+    /// This agent's ID
+    Id,
+}
+
+/// Where the registry is.
+#[derive(Debug, Args)]
+pub struct RegistryArgs {
+    /// The registry's address, as https://registry.example
+    #[arg(long, env = "RINGBACK_REGISTRY", value_name = "URL")]
+    pub registry: Option<String>,
+    /// PEM file of the CAs to trust for the registry, instead of the system's
+    #[arg(long, env = "RINGBACK_REGISTRY_CA", value_name = "FILE")]
+    pub registry_ca: Option<PathBuf>,
+    /// STUN servers that tell the public address [default: the registry's list]
+    #[arg(
+        long,
+        env = "RINGBACK_STUN",
+        value_name = "HOST:PORT",
+        value_delimiter = ','
+    )]
+    pub stun: Option<Vec<String>>,
+}
+
+#[derive(Debug, Args)]
+pub struct Up {
+    #[command(flatten)]
+    pub registry: RegistryArgs,
+    /// The owner's code that lets this device into the registry, once
+    #[arg(long, value_name = "CODE")]
+    pub enroll: Option<String>,
+    /// The name at the registry [default: the enrolment code's]
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Set the password that callers must give [default: keep it; a new one is made at first]
+    #[arg(long, env = "RINGBACK_PASSWORD", hide_env_values = true)]
+    pub password: Option<String>,
+    /// A fixed UDP port, for a static port mapping [default: any]
+    #[arg(long, env = "RINGBACK_PORT")]
+    pub port: Option<u16>,
+    /// Seconds between two keepalives, 1 to 120 [default: 25]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=120))]
+    pub keepalive_s: Option<u16>,
+}
+
+#[derive(Debug, Args)]
+pub struct Target {
+    /// A contact, a name at the registry, or a device ID (rb1…)
+    pub device: String,
+    #[command(flatten)]
+    pub registry: RegistryArgs,
+    /// The device's password [default: asked for, unless the device remembers this caller]
+    #[arg(long, env = "RINGBACK_PASSWORD", hide_env_values = true)]
+    pub password: Option<String>,
+    /// Ask the device to remember this caller, so that the next call needs no password
+    #[arg(long)]
+    pub remember: bool,
+    /// Accept that the name now belongs to another key
+    #[arg(long)]
+    pub accept_new_key: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Connect {
+    #[command(flatten)]
+    pub target: Target,
+    /// Forward a local port to a service; may be given many times
+    #[arg(short = 'L', value_name = "[BIND:]PORT:SERVICE", required = true)]
+    pub listen: Vec<Listen>,
+}
+
+#[derive(Debug, Args)]
+pub struct Pipe {
+    /// DEVICE:SERVICE
+    #[command(flatten)]
+    pub target: Target,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ContactAction {
+    /// Note a device under a name
+    Add { name: String, id: String },
+    /// Forget a device
+    Remove { name: String },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum CallerAction {
+    /// Remember a caller by its ID
+    Remember { id: String },
+    /// Take a caller's right to call without password away, and end its links
+    Revoke { id: String },
+}

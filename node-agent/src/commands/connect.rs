@@ -1,0 +1,271 @@
+//! `connect` and `pipe`: a call through the agent of this host where one runs, since that has the
+//! registry's line open and knows its address; from this process otherwise.
+
+use anyhow::{Context as _, Result, bail};
+use ringback_protocol::secret::Psk;
+use tokio::io::AsyncWriteExt as _;
+use tokio::sync::mpsc;
+
+use super::target::{self, Resolved};
+use super::{terminal, up};
+use crate::caller::{Caller, Credential, Location, Ring, Signalling};
+use crate::cli::{Connect, Global, Pipe, Target};
+use crate::config::Config;
+use crate::contacts::Contacts;
+use crate::control::{Ask, Control};
+use crate::endpoint::Endpoint;
+use crate::failure::{Exit, Failure};
+use crate::forward::{self, CallRequest, Event, Listen};
+use crate::link::close;
+use crate::profile::Profile;
+use crate::registry::Registry;
+
+/// Everything about a call but where its bytes go.
+struct Prepared {
+    resolved: Resolved,
+    registry: Registry,
+    config: Config,
+    agent: Option<Control>,
+}
+
+pub(super) async fn forward(global: &Global, profile: &Profile, connect: Connect) -> Result<()> {
+    let Connect { target, listen } = connect;
+    let service = listen[0].service.clone();
+    let device = target.device.clone();
+    let prepared = prepare(profile, &target, &device, &service).await?;
+    let shown = Shown {
+        global,
+        profile,
+        name: prepared.resolved.name.clone(),
+    };
+    match prepared.agent {
+        Some(agent) => forward_by_agent(agent, &prepared.resolved.ring, listen, &shown).await,
+        None => {
+            let caller = own_caller(profile, &target, &prepared).await?;
+            let (events, mut happened) = mpsc::channel(16);
+            let show = async {
+                while let Some(event) = happened.recv().await {
+                    shown.show(event)?;
+                }
+                anyhow::Ok(())
+            };
+            let result = tokio::select! {
+                result = forward::forward(&caller, &prepared.resolved.ring, &listen, &events) => result,
+                shown = show => shown,
+                () = up::stopped() => Ok(()),
+            };
+            caller.endpoint.close(close::DONE, "done").await;
+            result
+        }
+    }
+}
+
+pub(super) async fn pipe(global: &Global, profile: &Profile, pipe: Pipe) -> Result<()> {
+    let target = pipe.target;
+    let Some((device, service)) = target.device.rsplit_once(':') else {
+        bail!(Failure::new(
+            Exit::Usage,
+            format!(
+                "'{}' names no service; write DEVICE:SERVICE, as nas:ssh",
+                target.device
+            )
+        ));
+    };
+    ringback_protocol::name::check(service)
+        .map_err(|error| Failure::new(Exit::Usage, format!("'{service}': {error}")))?;
+    let prepared = prepare(profile, &target, device, service).await?;
+    // Standard output is the service's: the receipt goes to standard error.
+    let global = Global {
+        json: false,
+        dir: global.dir.clone(),
+        verbose: global.verbose,
+    };
+    let shown = Shown {
+        global: &global,
+        profile,
+        name: prepared.resolved.name.clone(),
+    };
+    match prepared.agent {
+        Some(agent) => pipe_by_agent(agent, &prepared.resolved.ring, &shown).await,
+        None => {
+            let caller = own_caller(profile, &target, &prepared).await?;
+            let (events, mut happened) = mpsc::channel(16);
+            let show = async {
+                while let Some(event) = happened.recv().await {
+                    shown.show(event)?;
+                }
+                anyhow::Ok(())
+            };
+            let piping = forward::pipe(
+                &caller,
+                &prepared.resolved.ring,
+                tokio::io::stdin(),
+                tokio::io::stdout(),
+                &events,
+            );
+            let result = tokio::select! {
+                result = piping => result,
+                shown = show => shown,
+                () = up::stopped() => Ok(()),
+            };
+            caller.endpoint.close(close::DONE, "done").await;
+            result
+        }
+    }
+}
+
+async fn prepare(
+    profile: &Profile,
+    target: &Target,
+    device: &str,
+    service: &str,
+) -> Result<Prepared> {
+    let config = Config::load(profile)?;
+    let registry = target::registry(&target.registry, &config)?;
+    let resolved = target::resolve(profile, &registry, target, device, service).await?;
+    let agent = match Control::connect(profile).await? {
+        Some(control) => {
+            let same = control.ask(&Ask::Status).await?.registry == registry.origin();
+            if same {
+                Control::connect(profile).await?
+            } else {
+                None
+            }
+        }
+        None => None,
+    };
+    Ok(Prepared {
+        resolved,
+        registry,
+        config,
+        agent,
+    })
+}
+
+/// A caller in this very process, with a socket of its own.
+async fn own_caller(profile: &Profile, target: &Target, prepared: &Prepared) -> Result<Caller> {
+    let stun = target::stun(&target.registry, &prepared.config, &prepared.registry).await?;
+    let key = profile.key()?;
+    let endpoint = Endpoint::bind(&key, 0, prepared.registry.is_loopback())
+        .map_err(|error| Failure::new(Exit::Usage, format!("{error:#}")))?;
+    Ok(Caller {
+        key,
+        endpoint,
+        signalling: Signalling::Https(prepared.registry.clone()),
+        location: Location::Stun(stun),
+    })
+}
+
+async fn forward_by_agent(
+    mut agent: Control,
+    ring: &Ring,
+    listens: Vec<Listen>,
+    shown: &Shown<'_>,
+) -> Result<()> {
+    agent.call(call_request(ring, listens).await?).await?;
+    loop {
+        tokio::select! {
+            event = agent.event() => match event? {
+                Some(event) => shown.show(event)?,
+                None => bail!("the agent has ended"),
+            },
+            () = up::stopped() => return Ok(()),
+        }
+    }
+}
+
+async fn pipe_by_agent(mut agent: Control, ring: &Ring, shown: &Shown<'_>) -> Result<()> {
+    agent.call(call_request(ring, Vec::new()).await?).await?;
+    loop {
+        match agent.event().await?.context("the agent has ended")? {
+            Event::Piping => break,
+            event => shown.show(event)?,
+        }
+    }
+    let Control {
+        mut reader,
+        mut write,
+    } = agent;
+    let inward = async {
+        tokio::io::copy(&mut tokio::io::stdin(), &mut write).await?;
+        write.shutdown().await?;
+        std::future::pending::<std::io::Result<()>>().await
+    };
+    let outward = async {
+        let mut stdout = tokio::io::stdout();
+        tokio::io::copy_buf(&mut reader, &mut stdout).await?;
+        stdout.flush().await
+    };
+    tokio::select! {
+        result = outward => Ok(result?),
+        result = inward => Ok(result?),
+        () = up::stopped() => Ok(()),
+    }
+}
+
+async fn call_request(ring: &Ring, listens: Vec<Listen>) -> Result<CallRequest> {
+    let psk = match ring.credential.clone() {
+        Credential::Key => None,
+        Credential::Psk(psk) => Some(psk),
+        Credential::Password(password) => {
+            let device = ring.device;
+            let psk =
+                tokio::task::spawn_blocking(move || Psk::from_password(&password, &device)).await?;
+            Some(psk.map_err(|error| Failure::new(Exit::Usage, error.to_string()))?)
+        }
+    };
+    Ok(CallRequest {
+        device: ring.device,
+        psk: psk.map(|psk| hex::encode(psk.as_bytes())),
+        service: ring.service.clone(),
+        remember: ring.remember,
+        hints: ring.hints.clone(),
+        listens,
+    })
+}
+
+/// Shows what happens, and notes what a call has shown of the device.
+struct Shown<'a> {
+    global: &'a Global,
+    profile: &'a Profile,
+    name: Option<String>,
+}
+
+impl Shown<'_> {
+    fn show(&self, event: Event) -> Result<()> {
+        match &event {
+            Event::Failed { exit, message } => bail!(Failure::from_code(*exit, message.clone())),
+            Event::Connected {
+                receipt,
+                remembered,
+                candidates,
+            } => {
+                let mut contacts = Contacts::load(self.profile)?;
+                let contact = contacts.note(self.name.as_deref(), receipt.device);
+                contact.remembered |= *remembered;
+                contact.hints.clone_from(candidates);
+                contacts.store(self.profile)?;
+                if self.global.verbose > 0 {
+                    eprint!("{}", terminal::receipt(receipt));
+                }
+            }
+            _ => {}
+        }
+        if self.global.json {
+            return terminal::data(self.global, &event, |_| String::new());
+        }
+        match event {
+            Event::Listening { bind, service } => eprintln!("{bind} → {service}"),
+            Event::Connected { receipt, .. } if self.global.verbose == 0 => {
+                let rtt = receipt
+                    .rtt_ms
+                    .map_or(String::new(), |rtt| format!(", {rtt:.1} ms"));
+                eprintln!("connected directly{rtt}");
+            }
+            Event::Lost { reason } => eprintln!("{reason}; calling again"),
+            Event::Refused { message } => eprintln!("{message}"),
+            _ => {}
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,66 @@
+//! One file per command: typed arguments → what is to be done → output. Human text goes to standard
+//! error, data to standard output.
+
+mod callers;
+mod connect;
+mod contacts;
+mod services;
+mod status;
+mod target;
+mod terminal;
+mod up;
+
+use anyhow::{Context as _, Result};
+use tracing_subscriber::EnvFilter;
+
+use crate::cli::{Cli, Command, Global};
+use crate::profile::Profile;
+
+/// Runs one command to its end.
+pub fn run(cli: Cli) -> Result<()> {
+    log(&cli.global);
+    let profile = Profile::open(cli.global.dir.as_deref())?;
+    // Two workers: the sockets of one link and the rest.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("can not start")?;
+    let result = runtime.block_on(dispatch(cli, profile));
+    // A thread that waits for standard input would never end.
+    runtime.shutdown_background();
+    result
+}
+
+async fn dispatch(cli: Cli, profile: Profile) -> Result<()> {
+    let Cli { global, command } = cli;
+    match command {
+        Command::Up(up) => up::run(&global, profile, up).await,
+        Command::Expose { name, address } => services::expose(&profile, &name, &address).await,
+        Command::Unexpose { name } => services::unexpose(&profile, &name).await,
+        Command::Services => services::list(&global, &profile),
+        Command::Connect(connect) => connect::forward(&global, &profile, connect).await,
+        Command::Pipe(pipe) => connect::pipe(&global, &profile, pipe).await,
+        Command::Status => status::run(&global, &profile).await,
+        Command::Contacts { action } => contacts::run(&global, &profile, action),
+        Command::Callers { action } => callers::run(&global, &profile, action).await,
+        Command::Id => terminal::data(&global, &profile.key()?.id(), |id| format!("{id}\n")),
+    }
+}
+
+/// Logs go to standard error: warnings always, more with `-v`, or as `RINGBACK_LOG` says.
+fn log(global: &Global) {
+    let default = match global.verbose {
+        0 => "warn",
+        1 => "ringback_agent=info,warn",
+        _ => "ringback_agent=debug,quinn=info,warn",
+    };
+    let filter =
+        EnvFilter::try_from_env("RINGBACK_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .init();
+}

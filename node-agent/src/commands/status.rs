@@ -1,0 +1,68 @@
+//! `status`: what the agent of this host is doing.
+
+use anyhow::{Result, bail};
+
+use super::terminal;
+use crate::caller::ago;
+use crate::cli::Global;
+use crate::control::{Ask, Control, Status};
+use crate::device::Presence;
+use crate::failure::{Exit, Failure};
+use crate::profile::Profile;
+
+pub(super) async fn run(global: &Global, profile: &Profile) -> Result<()> {
+    let Some(control) = Control::connect(profile).await? else {
+        bail!(Failure::new(
+            Exit::Other,
+            "no agent runs here; start it with: ringback up"
+        ));
+    };
+    let status = control.ask(&Ask::Status).await?;
+    terminal::data(global, &status, text)
+}
+
+fn text(status: &Status) -> String {
+    let presence = match &status.presence {
+        Presence::Connecting => "connecting".to_owned(),
+        Presence::Registered { name } => format!("registered as {name}"),
+        Presence::Offline { reason } => format!("not connected: {reason}"),
+        Presence::Rejected { detail, .. } => format!("refused: {detail}"),
+    };
+    let public = status
+        .public_address
+        .map_or("unknown".to_owned(), |address| address.to_string());
+    let mut out = format!(
+        "ID        {}\nRegistry  {}, {presence}\nUDP       port {}, public {public}, NAT {}\n",
+        status.id,
+        status.registry,
+        status.udp_port,
+        terminal::nat(status.nat),
+    );
+    for (name, service) in &status.services {
+        out += &format!("Service   {name} → {service}\n");
+    }
+    for link in &status.links {
+        let remote = link
+            .remote
+            .map_or("?".to_owned(), |address| address.to_string());
+        let rtt = link
+            .rtt_ms
+            .map_or(String::new(), |rtt| format!(", {rtt:.1} ms"));
+        out += &format!(
+            "Link      {} at {remote}{rtt}, for {}, {} sent, {} received\n",
+            link.caller,
+            ago(link.since),
+            bytes(link.bytes_sent),
+            bytes(link.bytes_received),
+        );
+    }
+    out
+}
+
+fn bytes(count: u64) -> String {
+    match count {
+        0..10_000 => format!("{count} B"),
+        10_000..10_000_000 => format!("{:.1} kB", count as f64 / 1e3),
+        _ => format!("{:.1} MB", count as f64 / 1e6),
+    }
+}

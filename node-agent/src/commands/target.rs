@@ -1,0 +1,150 @@
+//! Who is to be called: from what a person typed to a device ID and a right to call.
+
+use anyhow::{Context as _, Result, bail};
+use hyper::Method;
+use ringback_protocol::{Code, PeerId};
+use serde::Deserialize;
+
+use super::terminal;
+use crate::caller::{Credential, Ring};
+use crate::cli::{RegistryArgs, Target};
+use crate::config::Config;
+use crate::contacts::Contacts;
+use crate::failure::{Exit, Failure};
+use crate::profile::Profile;
+use crate::registry::{Connection, Registry};
+
+/// A target that can be called.
+pub(super) struct Resolved {
+    pub(super) ring: Ring,
+    /// The name to note it under.
+    pub(super) name: Option<String>,
+}
+
+/// The registry of the arguments, or else of the configuration.
+pub(super) fn registry(args: &RegistryArgs, config: &Config) -> Result<Registry> {
+    let url = args.registry.as_ref().or(config.registry.as_ref()).ok_or_else(|| {
+        Failure::new(Exit::Usage, "which registry? Give --registry https://registry.example (it is remembered by `up`)")
+    })?;
+    let ca = args.registry_ca.as_ref().or(config.registry_ca.as_ref());
+    Registry::new(url, ca.map(std::path::PathBuf::as_path))
+        .map_err(|error| Failure::new(Exit::Usage, format!("{error:#}")).into())
+}
+
+/// The STUN servers of the arguments, the configuration, or the registry.
+pub(super) async fn stun(
+    args: &RegistryArgs,
+    config: &Config,
+    registry: &Registry,
+) -> Result<Vec<String>> {
+    #[derive(Deserialize)]
+    struct Info {
+        stun: Vec<String>,
+    }
+    if let Some(stun) = args.stun.clone().or_else(|| config.stun.clone()) {
+        return Ok(stun);
+    }
+    let mut connection = open(registry).await?;
+    let info: Info = connection.json(Method::GET, "/v1/registry", None).await??;
+    Ok(info.stun)
+}
+
+/// Finds the device that `target` means and the right to call it.
+pub(super) async fn resolve(
+    profile: &Profile,
+    registry: &Registry,
+    target: &Target,
+    device: &str,
+    service: &str,
+) -> Result<Resolved> {
+    let mut contacts = Contacts::load(profile)?;
+    let (id, name) = match device.parse::<PeerId>() {
+        Ok(id) => (id, None),
+        Err(error) if device.starts_with("rb1") || device.starts_with("RB1") => {
+            bail!(Failure::new(Exit::Usage, error.to_string()))
+        }
+        Err(_) => (
+            by_name(profile, &mut contacts, registry, target, device).await?,
+            Some(device.to_owned()),
+        ),
+    };
+    let contact = contacts.by_id(&id).map(|(_, contact)| contact.clone());
+    let remembered = contact.as_ref().is_some_and(|contact| contact.remembered);
+    let credential = match &target.password {
+        Some(password) => Credential::Password(password.clone()),
+        None if remembered => Credential::Key,
+        None => match terminal::ask_password(device)? {
+            Some(password) => Credential::Password(password),
+            None => bail!(Failure::new(
+                Exit::Usage,
+                "no password; give --password or set RINGBACK_PASSWORD, or have the device remember this caller",
+            )),
+        },
+    };
+    let ring = Ring {
+        device: id,
+        credential,
+        service: service.to_owned(),
+        remember: target.remember,
+        hints: contact.map(|contact| contact.hints).unwrap_or_default(),
+    };
+    Ok(Resolved { ring, name })
+}
+
+/// A contact's key counts; the registry is asked too only for names that are not contacts, and
+/// when the user says that the key has changed.
+async fn by_name(
+    profile: &Profile,
+    contacts: &mut Contacts,
+    registry: &Registry,
+    target: &Target,
+    name: &str,
+) -> Result<PeerId> {
+    #[derive(Deserialize)]
+    struct Alias {
+        id: PeerId,
+    }
+    ringback_protocol::name::check(name).map_err(|error| {
+        Failure::new(
+            Exit::Usage,
+            format!("'{name}' is neither a device ID nor a name: {error}"),
+        )
+    })?;
+    let known = contacts.0.get(name).map(|contact| contact.id);
+    if let Some(id) = known
+        && !target.accept_new_key
+    {
+        return Ok(id);
+    }
+    let mut connection = open(registry).await?;
+    match connection
+        .json::<Alias>(Method::GET, &format!("/v1/aliases/{name}"), None)
+        .await?
+    {
+        Ok(alias) => {
+            if known.is_some_and(|known| known != alias.id) {
+                eprintln!("'{name}' is now {}", alias.id);
+                contacts.0.remove(name);
+                contacts.store(profile)?;
+            }
+            Ok(alias.id)
+        }
+        Err(problem) if problem.code == Code::UnknownAlias => {
+            bail!(Failure::new(
+                Exit::Offline,
+                format!("neither a contact nor a device of the registry is named '{name}'")
+            ))
+        }
+        Err(problem) => bail!(Failure::new(
+            Exit::Registry,
+            format!("the registry refuses: {}", problem.code.title())
+        )),
+    }
+}
+
+async fn open(registry: &Registry) -> Result<Connection> {
+    Connection::open(registry)
+        .await
+        .map_err(|error| Failure::new(Exit::Registry, format!("{error:#}")))
+        .context("can not resolve the device's name")
+}

@@ -1,0 +1,108 @@
+//! What a person or a script sees.
+
+use std::io::{self, IsTerminal as _, Write as _};
+
+use anyhow::Result;
+use qrcode::QrCode;
+use qrcode::render::unicode::Dense1x2;
+use ringback_protocol::candidate::Kind;
+use ringback_protocol::receipt::{Nat, Receipt, TriedResult};
+use serde::Serialize;
+
+use crate::cli::Global;
+
+/// Prints data on standard output: one JSON line with `--json`, `text` of it otherwise.
+pub(super) fn data<T: Serialize>(
+    global: &Global,
+    value: &T,
+    text: impl FnOnce(&T) -> String,
+) -> Result<()> {
+    let output = if global.json {
+        serde_json::to_string(value)? + "\n"
+    } else {
+        text(value)
+    };
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(output.as_bytes())?;
+    Ok(stdout.flush()?)
+}
+
+/// A QR code on standard error, where that is a terminal.
+pub(super) fn qr(text: &str) {
+    if !io::stderr().is_terminal() {
+        return;
+    }
+    if let Ok(code) = QrCode::new(text) {
+        // Dark modules light: terminals are mostly dark.
+        let image = code
+            .render::<Dense1x2>()
+            .dark_color(Dense1x2::Light)
+            .light_color(Dense1x2::Dark)
+            .build();
+        eprintln!("{image}");
+    }
+}
+
+/// Asks for a password, if there is somebody to ask.
+pub(super) fn ask_password(device: &str) -> Result<Option<String>> {
+    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        return Ok(None);
+    }
+    eprint!("Password of {device}: ");
+    let password = rpassword::read_password()?;
+    Ok(Some(password))
+}
+
+/// The connection receipt as a person reads it.
+pub(super) fn receipt(receipt: &Receipt) -> String {
+    let mut out = String::new();
+    let rtt = receipt
+        .rtt_ms
+        .map_or(String::new(), |rtt| format!(", round trip {rtt:.1} ms"));
+    out += &format!("  path      direct, UDP to {}{rtt}\n", receipt.remote);
+    out += &format!(
+        "  NAT       here {}, at the device {}\n",
+        nat(receipt.caller_nat),
+        nat(receipt.device_nat)
+    );
+    for step in &receipt.steps {
+        out += &format!("  {:>8.1} ms  {}\n", step.at_ms, step.step);
+    }
+    for tried in &receipt.paths {
+        let result = match tried.result {
+            TriedResult::Won => "in use",
+            TriedResult::Works => "works, slower",
+            TriedResult::HeardOnly => "heard, did not answer",
+            TriedResult::NoAnswer => "no answer",
+        };
+        let rtt = tried
+            .rtt_ms
+            .map_or(String::new(), |rtt| format!(", {rtt:.1} ms"));
+        out += &format!(
+            "  tried     {} ({}): {result}{rtt}\n",
+            tried.address,
+            kind(tried.kind)
+        );
+    }
+    out
+}
+
+pub(super) fn nat(nat: Nat) -> &'static str {
+    match nat {
+        Nat::Unknown => "unknown",
+        Nat::None => "none",
+        Nat::EndpointIndependent => "endpoint-independent mapping",
+        Nat::EndpointDependent => "endpoint-dependent mapping (symmetric)",
+    }
+}
+
+fn kind(kind: Kind) -> String {
+    match kind {
+        Kind::Host => "its own address".into(),
+        Kind::ServerReflexive => "seen by STUN".into(),
+        Kind::Mapped => "port mapping".into(),
+        Kind::Static => "fixed port".into(),
+        Kind::PeerReflexive => "seen on the way".into(),
+        Kind::Unknown(number) => format!("kind {number}"),
+    }
+}

@@ -1,0 +1,292 @@
+//! `up`: makes this host a device and keeps it one.
+
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use hyper::Method;
+use ringback_protocol::registration::{canonical_code, sign_enrolment};
+use ringback_protocol::secret::Psk;
+use ringback_protocol::{Code, SecretKey};
+use serde::{Deserialize, Serialize};
+use toml_edit::value;
+
+use super::{target, terminal};
+use crate::cli::{Global, Up};
+use crate::config::{Config, KEEPALIVE_S};
+use crate::control;
+use crate::device::{self, Agent, Presence};
+use crate::endpoint::Endpoint;
+use crate::failure::{Exit, Failure};
+use crate::link::{close, printable};
+use crate::profile::Profile;
+use crate::registry::{Connection, Registry};
+
+/// For the first answer of the registry, before `up` says that it keeps trying.
+const FIRST_ANSWER: Duration = Duration::from_secs(8);
+
+pub(super) async fn run(global: &Global, profile: Profile, up: Up) -> Result<()> {
+    let Some(_lock) = profile.lock("agent.lock")? else {
+        bail!(Failure::new(
+            Exit::Usage,
+            "an agent of this profile runs already; see: ringback status"
+        ));
+    };
+    let config = Config::load(&profile)?;
+    let registry = target::registry(&up.registry, &config)?;
+    let key = profile.key()?;
+    let new_password = password(&profile, &key, up.password.as_deref())?;
+    if let Some(name) = &up.name {
+        ringback_protocol::name::check(name)
+            .map_err(|e| Failure::new(Exit::Usage, format!("'{name}': {e}")))?;
+    }
+    if let Some(code) = &up.enroll {
+        enroll(&registry, &key, code, up.name.as_deref()).await?;
+    }
+    let port = up.port.or(config.port).unwrap_or(0);
+    let endpoint = Endpoint::bind(&key, port, registry.is_loopback())
+        .map_err(|error| Failure::new(Exit::Usage, format!("{error:#}")))?;
+    remember_settings(&profile, &up, &registry)?;
+
+    let stun = up
+        .registry
+        .stun
+        .clone()
+        .or_else(|| config.stun.clone())
+        .unwrap_or_default();
+    let (agent, inbound) = Agent::new(key, profile.clone(), registry, endpoint, stun)?;
+    let listener = control::bind(&profile.control_socket())?;
+    let interval = Duration::from_secs(
+        up.keepalive_s
+            .or(config.keepalive_s)
+            .unwrap_or(KEEPALIVE_S)
+            .into(),
+    );
+    tokio::spawn(control::serve(agent.clone(), listener));
+    tokio::spawn(device::keep_mapping(agent.clone(), interval));
+    tokio::spawn(device::stay_registered(agent.clone(), inbound));
+
+    let mut presence = agent.presence.subscribe();
+    let first = presence.wait_for(|presence| !matches!(presence, Presence::Connecting));
+    let registered = tokio::select! {
+        presence = tokio::time::timeout(FIRST_ANSWER, first) => match presence {
+            Ok(presence) => presence?.clone(),
+            Err(_) => Presence::Connecting,
+        },
+        () = stopped() => return Ok(()),
+    };
+    match &registered {
+        Presence::Rejected { code, detail } => bail!(device::rejection(code, detail)),
+        Presence::Registered { .. } | Presence::Connecting | Presence::Offline { .. } => {
+            announce(global, &agent, &registered, new_password.as_deref())?;
+        }
+    }
+    tokio::select! {
+        () = stopped() => {}
+        ended = watch(agent.clone(), registered) => ended?,
+    }
+    agent
+        .endpoint
+        .close(close::SHUTTING_DOWN, "shutting down")
+        .await;
+    // Nobody can ask this agent any more; a file that is gone already is as good.
+    let _ = std::fs::remove_file(profile.control_socket());
+    Ok(())
+}
+
+/// Tells of changes of the registration, until the process ends.
+async fn watch(agent: std::sync::Arc<Agent>, mut last: Presence) -> Result<()> {
+    let mut presence = agent.presence.subscribe();
+    loop {
+        let now = presence.borrow_and_update().clone();
+        if std::mem::discriminant(&now) != std::mem::discriminant(&last) {
+            match &now {
+                Presence::Registered { name } => eprintln!("registered as {name}"),
+                Presence::Offline { reason } => {
+                    eprintln!("the registry is away, trying again: {reason}")
+                }
+                Presence::Rejected { code, detail } => {
+                    eprintln!("{}", device::rejection(code, detail))
+                }
+                Presence::Connecting => {}
+            }
+            last = now;
+        }
+        presence.changed().await?;
+    }
+}
+
+/// Waits for Ctrl-C or a request to terminate.
+pub(super) async fn stopped() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+/// Sets the password that was given, or makes one if there is none. Gives it if it is new and made.
+fn password(profile: &Profile, key: &SecretKey, given: Option<&str>) -> Result<Option<String>> {
+    let made = match given {
+        Some(_) => None,
+        None if profile.password()?.is_some() => return Ok(None),
+        None => Some(make_password()),
+    };
+    let password = given.or(made.as_deref()).unwrap_or_default();
+    let psk = Psk::from_password(password, &key.id())
+        .map_err(|e| Failure::new(Exit::Usage, e.to_string()))?;
+    if profile.password()? != Some(psk.clone()) {
+        profile.set_password(&psk)?;
+    }
+    Ok(made)
+}
+
+/// 60 random bits in three groups that are easy to read out.
+fn make_password() -> String {
+    const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+    let group = || -> String {
+        (0..4)
+            .map(|_| char::from(DIGITS[usize::from(rand::random::<u8>() % 32)]))
+            .collect()
+    };
+    [group(), group(), group()].join("-")
+}
+
+#[derive(Deserialize)]
+struct Enrolled {
+    name: String,
+}
+
+/// Uses the owner's code (PROTOCOL §5.2).
+async fn enroll(
+    registry: &Registry,
+    key: &SecretKey,
+    code: &str,
+    name: Option<&str>,
+) -> Result<()> {
+    let signature = sign_enrolment(key, &registry.origin(), code);
+    let mut body = serde_json::json!({
+        "code": canonical_code(code),
+        "device": key.id(),
+        "signature": BASE64_URL_SAFE_NO_PAD.encode(signature),
+    });
+    if let Some(name) = name {
+        body["name"] = name.into();
+    }
+    let mut connection = Connection::open(registry)
+        .await
+        .map_err(|e| Failure::new(Exit::Registry, format!("{e:#}")))?;
+    match connection
+        .json::<Enrolled>(Method::POST, "/v1/enrollments", Some(&body))
+        .await?
+    {
+        Ok(enrolled) => {
+            eprintln!("enrolled as {}", printable(&enrolled.name));
+            Ok(())
+        }
+        Err(problem) => {
+            let message = match problem.code {
+                Code::BadCode => "the enrolment code is unknown, used or expired; ask the registry's owner for another".into(),
+                Code::NameTaken => "the registry has another device of this name; choose one with --name".into(),
+                code => format!("the registry does not enrol this device: {} ({})", code.title(), printable(&problem.detail)),
+            };
+            bail!(Failure::new(Exit::Registry, message))
+        }
+    }
+}
+
+/// What was given once need not be given again.
+fn remember_settings(profile: &Profile, up: &Up, registry: &Registry) -> Result<()> {
+    let ca = up
+        .registry
+        .registry_ca
+        .as_deref()
+        .map(std::path::absolute)
+        .transpose()?;
+    Config::edit(profile, |document| {
+        if up.registry.registry.is_some() {
+            document["registry"] = value(registry.origin());
+        }
+        if let Some(ca) = ca.as_deref().and_then(std::path::Path::to_str) {
+            document["registry_ca"] = value(ca);
+        }
+        if let Some(stun) = &up.registry.stun {
+            document["stun"] = value(stun.iter().collect::<toml_edit::Array>());
+        }
+        if let Some(port) = up.port {
+            document["port"] = value(i64::from(port));
+        }
+        if let Some(seconds) = up.keepalive_s {
+            document["keepalive_s"] = value(i64::from(seconds));
+        }
+    })
+}
+
+#[derive(Serialize)]
+struct Announcement<'a> {
+    id: ringback_protocol::PeerId,
+    name: Option<&'a str>,
+    registry: String,
+    registered: bool,
+    /// Only when it was made just now.
+    password: Option<&'a str>,
+    services: Vec<String>,
+}
+
+fn announce(
+    global: &Global,
+    agent: &Agent,
+    presence: &Presence,
+    password: Option<&str>,
+) -> Result<()> {
+    let (name, trouble) = match presence {
+        Presence::Registered { name } => (Some(name.as_str()), None),
+        Presence::Offline { reason } => (None, Some(reason.clone())),
+        _ => (None, Some("no answer yet".to_owned())),
+    };
+    let services = agent.services();
+    if global.json {
+        let announcement = Announcement {
+            id: agent.key.id(),
+            name,
+            registry: agent.registry.origin(),
+            registered: name.is_some(),
+            password,
+            services: services.keys().cloned().collect(),
+        };
+        return terminal::data(global, &announcement, |_| String::new());
+    }
+    let id = agent.key.id();
+    eprintln!("This device can be called.\n");
+    eprintln!("  ID        {id}");
+    if let Some(name) = name {
+        eprintln!("  Name      {name}");
+    }
+    match password {
+        Some(password) => eprintln!("  Password  {password}   (shown this once)"),
+        None => eprintln!("  Password  as set before; change it with --password"),
+    }
+    eprintln!("  Registry  {}", agent.registry.origin());
+    if let Some(trouble) = trouble {
+        eprintln!("            not connected, trying again: {trouble}");
+    }
+    for (name, service) in &services {
+        eprintln!("  Service   {name} → {service}");
+    }
+    eprintln!();
+    terminal::qr(&format!("{}/#{id}", agent.registry.origin()));
+    match services.keys().next() {
+        None => eprintln!(
+            "Nothing is exposed yet. In another terminal: ringback expose ssh 127.0.0.1:22"
+        ),
+        Some(service) => {
+            let target = name.map_or_else(|| id.to_string(), ToOwned::to_owned);
+            eprintln!("From elsewhere: ringback connect {target} -L 8000:{service}");
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,120 @@
+//! `config.toml`: what `up` has been told and `expose` has named. Edited in place, so that a
+//! person's comments stay.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use serde::Deserialize;
+use toml_edit::{DocumentMut, Item, Table, value};
+
+use crate::failure::{Exit, Failure};
+use crate::profile::{Profile, write_atomically};
+use crate::service::Service;
+
+/// Seconds between two keepalives to the STUN server.
+pub(crate) const KEEPALIVE_S: u16 = 25;
+
+/// Everything that the file may hold.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Config {
+    /// The registry's origin.
+    pub(crate) registry: Option<String>,
+    /// PEM file of the CAs to trust for the registry instead of the system's.
+    pub(crate) registry_ca: Option<PathBuf>,
+    /// The fixed UDP port; absent or 0: any.
+    pub(crate) port: Option<u16>,
+    /// STUN servers, `host:port`; absent: the registry's.
+    pub(crate) stun: Option<Vec<String>>,
+    /// Seconds between two keepalives, 1 to 120.
+    pub(crate) keepalive_s: Option<u16>,
+    #[serde(default)]
+    pub(crate) services: BTreeMap<String, Service>,
+}
+
+impl Config {
+    pub(crate) fn load(profile: &Profile) -> Result<Self> {
+        let path = profile.config_file();
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(error) => bail!(Failure::new(
+                Exit::Usage,
+                format!("can not read {}: {error}", path.display())
+            )),
+        };
+        let config: Self = toml_edit::de::from_str(&text).map_err(|error| {
+            let line = error
+                .span()
+                .map(|span| text[..span.start.min(text.len())].lines().count().max(1));
+            let at = line.map_or(String::new(), |line| format!(", line {line}"));
+            Failure::new(
+                Exit::Usage,
+                format!("{}{at}: {}", path.display(), error.message().trim()),
+            )
+        })?;
+        if let Some(seconds) = config.keepalive_s
+            && !(1..=120).contains(&seconds)
+        {
+            bail!(Failure::new(
+                Exit::Usage,
+                format!("{}: keepalive_s is 1 to 120", path.display())
+            ));
+        }
+        for name in config.services.keys() {
+            ringback_protocol::name::check(name).map_err(|error| {
+                Failure::new(
+                    Exit::Usage,
+                    format!("{}: service '{name}': {error}", path.display()),
+                )
+            })?;
+        }
+        Ok(config)
+    }
+
+    /// Changes the file, keeping what is not touched as it is.
+    pub(crate) fn edit(profile: &Profile, change: impl FnOnce(&mut DocumentMut)) -> Result<()> {
+        // Says so if the file is not valid, before anything is changed.
+        Self::load(profile)?;
+        let path = profile.config_file();
+        let text = fs::read_to_string(&path).or_else(|error| match error.kind() {
+            io::ErrorKind::NotFound => Ok(String::new()),
+            _ => Err(error),
+        })?;
+        let mut document: DocumentMut = text.parse()?;
+        change(&mut document);
+        let changed = document.to_string();
+        if changed == text {
+            Ok(())
+        } else {
+            write_atomically(&path, changed.as_bytes())
+        }
+    }
+
+    /// Names a service; replaces one of the same name.
+    pub(crate) fn expose(profile: &Profile, name: &str, service: &Service) -> Result<()> {
+        Self::edit(profile, |document| {
+            let services = document
+                .entry("services")
+                .or_insert(Item::Table(Table::new()));
+            services[name] = value(service.to_string());
+        })
+    }
+
+    /// Removes a service; false if there was none of this name.
+    pub(crate) fn unexpose(profile: &Profile, name: &str) -> Result<bool> {
+        let mut found = false;
+        Self::edit(profile, |document| {
+            if let Some(services) = document
+                .get_mut("services")
+                .and_then(Item::as_table_like_mut)
+            {
+                found = services.remove(name).is_some();
+            }
+        })?;
+        Ok(found)
+    }
+}

@@ -1,0 +1,306 @@
+//! The agent's control socket: how the commands of this host talk to the agent that `up` runs.
+//! JSON lines over a Unix socket that only the profile's owner can reach; a call without local
+//! ports turns into its raw bytes after the [`Event::Piping`] line.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, bail};
+use ringback_protocol::PeerId;
+use ringback_protocol::receipt::Nat;
+use ringback_protocol::secret::Psk;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc;
+
+use crate::caller::{Caller, Credential, Location, Ring, Signalling};
+use crate::device::{Agent, LinkStatus, Presence};
+use crate::failure::Failure;
+use crate::forward::{self, CallRequest, Event};
+use crate::profile::Profile;
+
+/// Bytes of the longest line.
+const MAX_LINE: usize = 64 * 1024;
+
+/// What a command asks of the agent.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "ask")]
+pub(crate) enum Ask {
+    Status,
+    /// The files have changed.
+    Reload,
+    /// A caller's right to call was taken away.
+    Disconnect {
+        caller: PeerId,
+    },
+    Call(CallRequest),
+}
+
+/// The agent's answer to everything but a call.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Status {
+    pub(crate) id: PeerId,
+    pub(crate) registry: String,
+    pub(crate) presence: Presence,
+    pub(crate) udp_port: u16,
+    pub(crate) public_address: Option<std::net::SocketAddr>,
+    pub(crate) nat: Nat,
+    pub(crate) services: std::collections::BTreeMap<String, String>,
+    pub(crate) links: Vec<LinkStatus>,
+}
+
+/// Serves the control socket until the process ends.
+pub(crate) async fn serve(agent: Arc<Agent>, listener: UnixListener) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let agent = agent.clone();
+                tokio::spawn(async move {
+                    if let Err(error) = handle(&agent, stream).await {
+                        tracing::debug!("a control connection ended: {error:#}");
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!("can not accept on the control socket: {error}");
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+/// Binds the control socket; one that a killed agent left behind is replaced. The caller holds the
+/// agent's lock.
+pub(crate) fn bind(path: &Path) -> Result<UnixListener> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("can not replace {}", path.display()));
+        }
+        _ => {}
+    }
+    // The directory has mode 0700.
+    UnixListener::bind(path)
+        .with_context(|| format!("can not make the control socket {}", path.display()))
+}
+
+async fn handle(agent: &Arc<Agent>, stream: UnixStream) -> Result<()> {
+    let (read, mut write) = stream.into_split();
+    let mut reader = BufReader::new(read);
+    match read_line(&mut reader).await? {
+        None => Ok(()),
+        Some(Ask::Status) => write_line(&mut write, &status(agent)).await,
+        Some(Ask::Reload) => {
+            if let Err(error) = agent.reload() {
+                tracing::warn!("the changed files are not taken over: {error:#}");
+            }
+            write_line(&mut write, &status(agent)).await
+        }
+        Some(Ask::Disconnect { caller }) => {
+            agent.reload()?;
+            agent.disconnect(&caller);
+            write_line(&mut write, &status(agent)).await
+        }
+        Some(Ask::Call(call)) => serve_call(agent, call, reader, write).await,
+    }
+}
+
+async fn serve_call(
+    agent: &Arc<Agent>,
+    call: CallRequest,
+    mut reader: BufReader<OwnedReadHalf>,
+    mut write: OwnedWriteHalf,
+) -> Result<()> {
+    let caller = Caller {
+        key: agent.key.clone(),
+        endpoint: agent.endpoint.clone(),
+        signalling: Signalling::Agent(agent.placements.clone()),
+        location: Location::Known(agent.addresses.subscribe()),
+    };
+    let listens = call.listens.clone();
+    let ring = call.try_into()?;
+    let (events, mut happened) = mpsc::channel(16);
+    if listens.is_empty() {
+        let (local, remote) = tokio::io::duplex(256 * 1024);
+        let (local_read, local_write) = tokio::io::split(local);
+        let piping = forward::pipe(&caller, &ring, local_read, local_write, &events);
+        tokio::pin!(piping);
+        // Until the stream is open the connection carries lines, then bytes.
+        loop {
+            tokio::select! {
+                result = &mut piping => {
+                    return match result {
+                        Ok(()) => Ok(()),
+                        Err(error) => write_line(&mut write, &failed(&error)).await,
+                    };
+                }
+                Some(event) = happened.recv() => {
+                    write_line(&mut write, &event).await?;
+                    if matches!(event, Event::Piping) {
+                        break;
+                    }
+                }
+            }
+        }
+        let bytes = async {
+            let (mut remote_read, mut remote_write) = tokio::io::split(remote);
+            let inward = async {
+                tokio::io::copy_buf(&mut reader, &mut remote_write).await?;
+                remote_write.shutdown().await
+            };
+            let outward = async {
+                tokio::io::copy(&mut remote_read, &mut write).await?;
+                write.shutdown().await
+            };
+            tokio::try_join!(inward, outward)
+        };
+        let drain = async { while happened.recv().await.is_some() {} };
+        tokio::join!(piping, bytes, drain).0?;
+        return Ok(());
+    }
+    let forwarding = forward::forward(&caller, &ring, &listens, &events);
+    tokio::pin!(forwarding);
+    let mut nothing = String::new();
+    loop {
+        tokio::select! {
+            result = &mut forwarding => {
+                if let Err(error) = result {
+                    write_line(&mut write, &failed(&error)).await?;
+                }
+                return Ok(());
+            }
+            Some(event) = happened.recv() => write_line(&mut write, &event).await?,
+            // The command has ended: so does the call.
+            _ = reader.read_line(&mut nothing) => return Ok(()),
+        }
+    }
+}
+
+fn failed(error: &anyhow::Error) -> Event {
+    Event::Failed {
+        exit: Failure::exit_code(error),
+        message: format!("{error:#}"),
+    }
+}
+
+fn status(agent: &Agent) -> Status {
+    let addresses = agent.addresses.borrow().clone();
+    Status {
+        id: agent.key.id(),
+        registry: agent.registry.origin(),
+        presence: agent.presence.borrow().clone(),
+        udp_port: agent.endpoint.port(),
+        public_address: addresses.public,
+        nat: addresses.nat,
+        services: agent
+            .services()
+            .into_iter()
+            .map(|(name, service)| (name, service.to_string()))
+            .collect(),
+        links: agent.links(),
+    }
+}
+
+/// A command's connection to the agent of its profile.
+pub(crate) struct Control {
+    pub(crate) reader: BufReader<OwnedReadHalf>,
+    pub(crate) write: OwnedWriteHalf,
+}
+
+impl Control {
+    /// `None` if no agent runs.
+    pub(crate) async fn connect(profile: &Profile) -> Result<Option<Self>> {
+        match UnixStream::connect(profile.control_socket()).await {
+            Ok(stream) => {
+                let (read, write) = stream.into_split();
+                Ok(Some(Self {
+                    reader: BufReader::new(read),
+                    write,
+                }))
+            }
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+                ) =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(error).context("can not talk to the agent"),
+        }
+    }
+
+    /// Asks for anything but a call.
+    pub(crate) async fn ask(mut self, ask: &Ask) -> Result<Status> {
+        write_line(&mut self.write, ask).await?;
+        read_line(&mut self.reader)
+            .await?
+            .context("the agent did not answer; its log says why")
+    }
+
+    /// Asks for a call; its events follow.
+    pub(crate) async fn call(&mut self, call: CallRequest) -> Result<()> {
+        write_line(&mut self.write, &Ask::Call(call)).await
+    }
+
+    pub(crate) async fn event(&mut self) -> Result<Option<Event>> {
+        read_line(&mut self.reader).await
+    }
+}
+
+impl TryFrom<CallRequest> for Ring {
+    type Error = anyhow::Error;
+
+    fn try_from(call: CallRequest) -> Result<Self> {
+        let credential = match &call.psk {
+            None => Credential::Key,
+            Some(text) => {
+                let mut psk = [0; 32];
+                hex::decode_to_slice(text, &mut psk)
+                    .context("the psk is not 64 hexadecimal digits")?;
+                Credential::Psk(Psk::from_bytes(psk))
+            }
+        };
+        Ok(Self {
+            device: call.device,
+            credential,
+            service: call.service,
+            remember: call.remember,
+            hints: call.hints,
+        })
+    }
+}
+
+async fn read_line<T: serde::de::DeserializeOwned>(
+    reader: &mut BufReader<OwnedReadHalf>,
+) -> Result<Option<T>> {
+    let mut line = Vec::new();
+    loop {
+        let available = reader.fill_buf().await?;
+        if available.is_empty() {
+            if line.is_empty() {
+                return Ok(None);
+            }
+            bail!("a line of the control connection broke off");
+        }
+        let end = available.iter().position(|byte| *byte == b'\n');
+        let taken = end.map_or(available.len(), |end| end + 1);
+        line.extend_from_slice(&available[..taken]);
+        reader.consume(taken);
+        if line.len() > MAX_LINE {
+            bail!("a line of the control connection is over {MAX_LINE} bytes");
+        }
+        if end.is_some() {
+            return Ok(Some(serde_json::from_slice(&line)?));
+        }
+    }
+}
+
+async fn write_line(write: &mut OwnedWriteHalf, value: &impl Serialize) -> Result<()> {
+    let mut line = serde_json::to_vec(value)?;
+    line.push(b'\n');
+    Ok(write.write_all(&line).await?)
+}

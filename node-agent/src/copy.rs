@@ -1,0 +1,122 @@
+//! Bytes between a local connection and a stream of the link, with half-close both ways.
+
+use std::io::{self, IoSlice};
+
+use anyhow::Result;
+use bytes::{Buf as _, Bytes, BytesMut};
+use quinn::{RecvStream, SendStream, VarInt};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+
+use crate::link::Opened;
+
+/// Stream error code: the connection behind the stream was reset (PROTOCOL §12).
+pub(crate) const RESET: VarInt = VarInt::from_u32(1);
+/// Read at once from a local connection, in bytes.
+const READ: usize = 128 * 1024;
+/// Chunks of a stream written at once; each is about one datagram's worth.
+const CHUNKS: usize = 64;
+
+/// Copies both ways until both have ended. A failure on one side resets the other. Gives the bytes
+/// sent into and received from the stream.
+pub(crate) async fn both_ways(
+    (reader, writer): (impl AsyncRead + Unpin, impl AsyncWrite + Unpin),
+    (mut send, mut recv): (SendStream, RecvStream),
+) -> io::Result<(u64, u64)> {
+    let result = tokio::try_join!(
+        into_stream(reader, &mut send),
+        out_of_stream(&mut recv, writer)
+    );
+    if result.is_err() {
+        abandon(&mut send, &mut recv);
+    }
+    result
+}
+
+/// The same for a stream that the device has still to confirm: local data goes out meanwhile.
+pub(crate) async fn with_opening(
+    reader: impl AsyncRead + Unpin,
+    writer: impl AsyncWrite + Unpin,
+    opened: Opened,
+) -> Result<(u64, u64)> {
+    let (mut send, mut answer) = opened.split();
+    let result = tokio::try_join!(async { Ok(into_stream(reader, &mut send).await?) }, async {
+        answer.confirm().await?;
+        Ok(out_of_stream(answer.stream(), writer).await?)
+    },);
+    if result.is_err() {
+        abandon(&mut send, answer.stream());
+    }
+    result
+}
+
+fn abandon(send: &mut SendStream, recv: &mut RecvStream) {
+    // Already closed by the peer: nothing is left to reset.
+    let _ = send.reset(RESET);
+    let _ = recv.stop(RESET);
+}
+
+async fn into_stream(mut reader: impl AsyncRead + Unpin, send: &mut SendStream) -> io::Result<u64> {
+    let mut total = 0;
+    let mut buffer = BytesMut::new();
+    loop {
+        buffer.reserve(READ);
+        let read = tokio::select! {
+            read = reader.read_buf(&mut buffer) => read?,
+            // The peer wants no more: a local side that still reads may go on.
+            _ = send.stopped() => return Ok(total),
+        };
+        if read == 0 {
+            // The peer may have stopped the stream meanwhile, which ends it too.
+            let _ = send.finish();
+            return Ok(total);
+        }
+        total += read as u64;
+        send.write_chunk(buffer.split().freeze()).await?;
+    }
+}
+
+async fn out_of_stream(
+    recv: &mut RecvStream,
+    mut writer: impl AsyncWrite + Unpin,
+) -> io::Result<u64> {
+    let mut total = 0;
+    let mut chunks: [Bytes; CHUNKS] = std::array::from_fn(|_| Bytes::new());
+    while let Some(count) = recv.read_chunks(&mut chunks).await? {
+        total += chunks[..count]
+            .iter()
+            .map(|chunk| chunk.len() as u64)
+            .sum::<u64>();
+        write_all(&mut writer, &mut chunks[..count]).await?;
+        writer.flush().await?;
+    }
+    match writer.shutdown().await {
+        Err(error) if error.kind() != io::ErrorKind::NotConnected => Err(error),
+        _ => Ok(total),
+    }
+}
+
+async fn write_all(
+    writer: &mut (impl AsyncWrite + Unpin),
+    mut chunks: &mut [Bytes],
+) -> io::Result<()> {
+    while !chunks.is_empty() {
+        let mut slices = [IoSlice::new(&[]); CHUNKS];
+        for (slice, chunk) in slices.iter_mut().zip(chunks.iter()) {
+            *slice = IoSlice::new(chunk);
+        }
+        let mut written = writer.write_vectored(&slices[..chunks.len()]).await?;
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        while let Some(first) = chunks.first_mut() {
+            if written < first.len() {
+                first.advance(written);
+                break;
+            }
+            written -= first.len();
+            *first = Bytes::new();
+            chunks = &mut chunks[1..];
+        }
+    }
+    Ok(())
+}

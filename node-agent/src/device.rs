@@ -1,0 +1,554 @@
+//! The agent that `up` runs: registers the device, admits requests, dials back, serves streams;
+//! and places calls for the commands of this host over the socket that it has open.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use quinn::{RecvStream, SendStream};
+use ringback_protocol::admission::{Admission, Admitted};
+use ringback_protocol::frame::{Answer, Deliver, Frame, Place, Refuse};
+use ringback_protocol::refusal::Refusal;
+use ringback_protocol::registration::{CloseReason, Output};
+use ringback_protocol::reply::Reply;
+use ringback_protocol::stream::{Opening, StreamRefused};
+use ringback_protocol::{Code, PeerId, SecretKey};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, watch};
+
+use crate::caller::{Placement, unix_time};
+use crate::copy;
+use crate::endpoint::{Addresses, Endpoint};
+use crate::failure::{Exit, Failure};
+use crate::link::{self, Link, close};
+use crate::profile::Profile;
+use crate::registry::{Registry, RegistrySocket, connect_socket};
+use crate::remembered::{Remembered, RememberedCallers};
+use crate::service::Service;
+
+/// From the device's yes to the established link.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(15);
+/// First pause before reconnecting to the registry; doubles up to [`MAX_PAUSE`], or to
+/// [`MAX_PAUSE_LATER`] once the registry has been away for [`PATIENCE`]. Jittered: a deploy drops
+/// all sockets at the same moment.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const MAX_PAUSE: Duration = Duration::from_secs(3);
+const MAX_PAUSE_LATER: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// What the agent's tasks share.
+pub(crate) struct Agent {
+    pub(crate) key: SecretKey,
+    pub(crate) profile: Profile,
+    pub(crate) registry: Registry,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) addresses: watch::Sender<Addresses>,
+    pub(crate) presence: watch::Sender<Presence>,
+    admission: Mutex<Admission>,
+    services: RwLock<BTreeMap<String, Service>>,
+    /// Configured, or else the registry's.
+    stun: watch::Sender<Vec<String>>,
+    links: Mutex<Vec<Serving>>,
+    frames: mpsc::Sender<Frame>,
+    pub(crate) placements: mpsc::Sender<Placement>,
+}
+
+/// The ends of the agent's channels that its registry task reads.
+pub(crate) struct Inbound {
+    frames: mpsc::Receiver<Frame>,
+    placements: mpsc::Receiver<Placement>,
+}
+
+/// Is the device in the registry's list?
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "state")]
+pub(crate) enum Presence {
+    Connecting,
+    Registered {
+        name: String,
+    },
+    Offline {
+        reason: String,
+    },
+    /// The registry will not have this device.
+    Rejected {
+        code: Code,
+        detail: String,
+    },
+}
+
+/// A link that a caller has to this device.
+struct Serving {
+    link: Link,
+    since: u64,
+}
+
+/// One line of `ringback status`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct LinkStatus {
+    pub(crate) caller: PeerId,
+    pub(crate) since: u64,
+    pub(crate) remote: Option<std::net::SocketAddr>,
+    pub(crate) rtt_ms: Option<f64>,
+    pub(crate) bytes_sent: u64,
+    pub(crate) bytes_received: u64,
+}
+
+impl Agent {
+    pub(crate) fn new(
+        key: SecretKey,
+        profile: Profile,
+        registry: Registry,
+        endpoint: Endpoint,
+        stun: Vec<String>,
+    ) -> Result<(Arc<Self>, Inbound)> {
+        let mut admission = Admission::new(key.clone(), unix_time(0));
+        if let Some(psk) = profile.password()? {
+            admission.set_secret(ringback_protocol::secret::PASSWORD_ID, psk);
+        }
+        let (frames, frames_in) = mpsc::channel(64);
+        let (placements, placements_in) = mpsc::channel(16);
+        let agent = Self {
+            key,
+            profile,
+            registry,
+            endpoint,
+            addresses: watch::Sender::default(),
+            presence: watch::Sender::new(Presence::Connecting),
+            admission: Mutex::new(admission),
+            services: RwLock::default(),
+            stun: watch::Sender::new(stun),
+            links: Mutex::default(),
+            frames,
+            placements,
+        };
+        agent.reload()?;
+        Ok((
+            Arc::new(agent),
+            Inbound {
+                frames: frames_in,
+                placements: placements_in,
+            },
+        ))
+    }
+
+    /// Takes over what the files say now: services, password, remembered callers. Links of callers
+    /// that are remembered no more stay: they were admitted.
+    pub(crate) fn reload(&self) -> Result<()> {
+        let config = crate::config::Config::load(&self.profile)?;
+        let callers = RememberedCallers::load(&self.profile)?;
+        let password = self.profile.password()?;
+        let mut admission = self.admission.lock().expect("not poisoned");
+        admission.set_remembered(callers.0.into_keys());
+        if let Some(psk) = password {
+            admission.set_secret(ringback_protocol::secret::PASSWORD_ID, psk);
+        }
+        *self.services.write().expect("not poisoned") = config.services;
+        Ok(())
+    }
+
+    pub(crate) fn services(&self) -> BTreeMap<String, Service> {
+        self.services.read().expect("not poisoned").clone()
+    }
+
+    pub(crate) fn links(&self) -> Vec<LinkStatus> {
+        let links = self.links.lock().expect("not poisoned");
+        links
+            .iter()
+            .map(|serving| {
+                let stats = serving.link.connection.stats();
+                LinkStatus {
+                    caller: serving.link.peer,
+                    since: serving.since,
+                    remote: serving.link.paths.route(),
+                    rtt_ms: serving.link.paths.rtt().map(|rtt| rtt.as_secs_f64() * 1e3),
+                    bytes_sent: stats.udp_tx.bytes,
+                    bytes_received: stats.udp_rx.bytes,
+                }
+            })
+            .collect()
+    }
+
+    /// Ends the links of a caller whose right to call was taken away.
+    pub(crate) fn disconnect(&self, caller: &PeerId) {
+        for serving in self
+            .links
+            .lock()
+            .expect("not poisoned")
+            .iter()
+            .filter(|s| s.link.peer == *caller)
+        {
+            serving
+                .link
+                .connection
+                .close(close::REVOKED.into(), b"revoked");
+        }
+    }
+
+    /// A request has come: admits it and dials, or refuses.
+    async fn handle_request(self: Arc<Self>, deliver: Deliver) {
+        let call = deliver.call;
+        let admitted = match self.admit(&deliver.envelope) {
+            Ok(admitted) => admitted,
+            Err(refusal) => {
+                tracing::info!(code = %refusal.code, "refused a request");
+                self.send(Refuse {
+                    call,
+                    refusal: refusal.encode(),
+                })
+                .await;
+                return;
+            }
+        };
+        tracing::info!(caller = ?admitted.caller, service = admitted.request.service, "admitted a request");
+        let remembered =
+            admitted.by_key || (admitted.request.remember && self.remember(admitted.caller));
+        let addresses = self.addresses.borrow().clone();
+        let reply = Reply {
+            request_id: admitted.request.id,
+            candidates: addresses.candidates,
+            remembered,
+            nat: addresses.nat,
+        };
+        let reply = admitted.keys.reply.clone().seal(&reply);
+        // The first datagrams leave while the answer is on its way.
+        let dial = self.endpoint.dial(
+            admitted.caller,
+            &admitted.keys.path,
+            &admitted.request.candidates,
+        );
+        let answer = self.send(Answer { call, reply });
+        let (dialled, ()) = tokio::join!(tokio::time::timeout(DIAL_TIMEOUT, dial), answer);
+        match dialled {
+            Ok(Ok((connection, paths))) => {
+                self.serve(Link {
+                    peer: admitted.caller,
+                    connection,
+                    paths,
+                })
+                .await;
+            }
+            Ok(Err(error)) => {
+                tracing::info!(caller = ?admitted.caller, "the dial-back failed: {error:#}")
+            }
+            Err(_) => {
+                tracing::info!(caller = ?admitted.caller, "the dial-back found no path in 15 s")
+            }
+        }
+    }
+
+    fn admit(&self, envelope: &[u8]) -> Result<Admitted, Refusal> {
+        let now = unix_time(0);
+        let admitted = self
+            .admission
+            .lock()
+            .expect("not poisoned")
+            .admit(envelope, now)?;
+        if self
+            .services
+            .read()
+            .expect("not poisoned")
+            .contains_key(&admitted.request.service)
+        {
+            Ok(admitted)
+        } else {
+            Err(Refusal::sign(
+                &self.key,
+                envelope,
+                Code::UnknownService,
+                None,
+                now,
+            ))
+        }
+    }
+
+    fn remember(&self, caller: PeerId) -> bool {
+        let note = || -> Result<()> {
+            let mut callers = RememberedCallers::load(&self.profile)?;
+            let now = unix_time(0);
+            callers.0.insert(
+                caller,
+                Remembered {
+                    since: now,
+                    last_call: now,
+                },
+            );
+            callers.store(&self.profile)
+        };
+        match note() {
+            Ok(()) => {
+                self.admission
+                    .lock()
+                    .expect("not poisoned")
+                    .remember(caller);
+                true
+            }
+            Err(error) => {
+                tracing::warn!("a caller asked to be remembered and could not be: {error:#}");
+                false
+            }
+        }
+    }
+
+    async fn serve(self: &Arc<Self>, link: Link) {
+        tracing::info!(caller = ?link.peer, "link established");
+        let id = link.connection.stable_id();
+        self.links.lock().expect("not poisoned").push(Serving {
+            link: link.clone(),
+            since: unix_time(0),
+        });
+        while let Some((send, recv)) = link.accept().await {
+            let agent = self.clone();
+            tokio::spawn(async move {
+                if let Err(error) = agent.serve_stream(send, recv).await {
+                    tracing::debug!("a stream ended: {error:#}");
+                }
+            });
+        }
+        self.links
+            .lock()
+            .expect("not poisoned")
+            .retain(|serving| serving.link.connection.stable_id() != id);
+        tracing::info!(caller = ?link.peer, "link ended");
+    }
+
+    async fn serve_stream(&self, mut send: SendStream, mut recv: RecvStream) -> Result<()> {
+        let open = link::read_open(&mut send, &mut recv).await?;
+        let service = self
+            .services
+            .read()
+            .expect("not poisoned")
+            .get(&open.service)
+            .cloned();
+        let connected = match service {
+            Some(service) => service
+                .connect()
+                .await
+                .map_err(|error| (Code::ServiceUnreachable, error.to_string())),
+            None => Err((Code::UnknownService, String::new())),
+        };
+        match connected {
+            Ok(stream) => {
+                send.write_all(&Opening::Opened.encode()).await?;
+                let halves = stream.into_split();
+                copy::both_ways(halves, (send, recv)).await?;
+            }
+            Err((code, detail)) => {
+                send.write_all(&Opening::Refused(StreamRefused { code, detail }).encode())
+                    .await?;
+                send.finish()?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn send(&self, frame: impl Into<Frame>) {
+        // Fails only at shutdown.
+        let _ = self.frames.send(frame.into()).await;
+    }
+}
+
+/// Keeps the device registered until the process ends, whatever happens to the registry.
+pub(crate) async fn stay_registered(agent: Arc<Agent>, mut inbound: Inbound) {
+    let mut pause = FIRST_PAUSE;
+    let mut away_since = Instant::now();
+    loop {
+        let before = Instant::now();
+        let Err(error) = session(&agent, &mut inbound).await;
+        let was_registered = matches!(*agent.presence.borrow(), Presence::Registered { .. });
+        if was_registered {
+            pause = FIRST_PAUSE;
+            away_since = Instant::now();
+        }
+        let rejected = error.downcast_ref::<Rejection>().cloned();
+        tracing::info!(after = ?before.elapsed(), "the registry's connection ended: {error:#}");
+        agent.presence.send_replace(match rejected {
+            Some(Rejection { code, detail }) => {
+                pause = MAX_PAUSE_LATER;
+                Presence::Rejected { code, detail }
+            }
+            None => Presence::Offline {
+                reason: format!("{error:#}"),
+            },
+        });
+        tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
+        let most = if away_since.elapsed() < PATIENCE {
+            MAX_PAUSE
+        } else {
+            MAX_PAUSE_LATER
+        };
+        pause = (pause * 2).min(most.max(pause.min(MAX_PAUSE_LATER)));
+    }
+}
+
+/// The registry will not have this device.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{detail}")]
+struct Rejection {
+    code: Code,
+    detail: String,
+}
+
+/// One socket to the registry, from the first byte to its end.
+async fn session(agent: &Arc<Agent>, inbound: &mut Inbound) -> Result<std::convert::Infallible> {
+    let mut addresses = agent.addresses.subscribe();
+    let public = addresses.borrow_and_update().public;
+    let mut socket = connect_socket(&agent.registry, &agent.key, public).await?;
+    let mut placed: HashMap<u64, mpsc::Sender<Frame>> = HashMap::new();
+    let mut next_call = 0;
+    loop {
+        while let Some(output) = socket.drain().await? {
+            handle_output(agent, output, &mut placed)?;
+        }
+        let registered = matches!(*agent.presence.borrow(), Presence::Registered { .. });
+        tokio::select! {
+            ended = socket.wait() => ended?,
+            Some(frame) = inbound.frames.recv() => socket.send(&frame).await?,
+            Some(placement) = inbound.placements.recv(), if registered => {
+                next_call += 1;
+                placed.retain(|_, frames| !frames.is_closed());
+                place(&mut socket, next_call, placement, &mut placed).await?;
+            }
+            Ok(()) = addresses.changed() => {
+                if let Some(public) = addresses.borrow_and_update().public {
+                    socket.set_public(public);
+                }
+                // A new address usually means that the old connection is dead.
+                socket.check();
+            }
+        }
+    }
+}
+
+async fn place(
+    socket: &mut RegistrySocket,
+    call: u64,
+    placement: Placement,
+    placed: &mut HashMap<u64, mpsc::Sender<Frame>>,
+) -> Result<()> {
+    let Placement {
+        device,
+        envelope,
+        frames,
+    } = placement;
+    placed.insert(call, frames);
+    socket
+        .send(
+            &Place {
+                call,
+                device,
+                envelope,
+            }
+            .into(),
+        )
+        .await
+}
+
+fn handle_output(
+    agent: &Arc<Agent>,
+    output: Output,
+    placed: &mut HashMap<u64, mpsc::Sender<Frame>>,
+) -> Result<()> {
+    match output {
+        Output::Send(_) | Output::SendPing => unreachable!("sent by the socket"),
+        Output::Time(time_ms) => warn_of_clock(time_ms),
+        Output::Registered(registered) => {
+            tracing::info!(name = registered.name, "registered");
+            if agent.stun.borrow().is_empty() {
+                agent.stun.send_replace(registered.stun);
+            }
+            agent.presence.send_replace(Presence::Registered {
+                name: registered.name,
+            });
+        }
+        Output::Deliver(deliver) => {
+            tokio::spawn(agent.clone().handle_request(deliver));
+        }
+        Output::Placed(frame) => {
+            let (call, ended) = match &frame {
+                Frame::Delivered(f) => (f.call, false),
+                Frame::Answered(f) => (f.call, true),
+                Frame::Refused(f) => (f.call, true),
+                Frame::Failed(f) => (f.call, true),
+                _ => return Ok(()),
+            };
+            if let Some(frames) = placed.get(&call) {
+                // The call may have been given up.
+                let _ = frames.try_send(frame);
+            }
+            if ended {
+                placed.remove(&call);
+            }
+        }
+        Output::Close(CloseReason::Rejected(rejected)) => {
+            let detail = link::printable(&rejected.detail);
+            bail!(Rejection {
+                code: rejected.code,
+                detail
+            })
+        }
+        Output::Close(CloseReason::Dead) => bail!("the registry does not answer any more"),
+        Output::Close(CloseReason::Misbehaved(what)) => {
+            bail!("the registry does not keep to the protocol: {what}")
+        }
+    }
+    Ok(())
+}
+
+/// Keeps the NAT's mapping open, and notices when the public address changes (S2). `interval` is
+/// the pause between two keepalives.
+pub(crate) async fn keep_mapping(agent: Arc<Agent>, interval: Duration) {
+    let mut stun = agent.stun.subscribe();
+    loop {
+        let servers = stun.borrow_and_update().clone();
+        if servers.is_empty() {
+            agent
+                .addresses
+                .send_replace(agent.endpoint.find_addresses(&[]).await);
+            if stun.changed().await.is_err() {
+                return;
+            }
+            continue;
+        }
+        let found = agent.endpoint.find_addresses(&servers).await;
+        agent.addresses.send_if_modified(|known| {
+            // Without an answer the old knowledge is better than none.
+            let news = *known != found && (found.public.is_some() || known.public.is_none());
+            if news {
+                *known = found;
+            }
+            news
+        });
+        loop {
+            tokio::time::sleep(interval).await;
+            let known = agent.addresses.borrow().public;
+            let seen = agent.endpoint.public_address(&servers[0]).await;
+            if seen.is_none() || seen != known {
+                break;
+            }
+        }
+    }
+}
+
+fn warn_of_clock(time_ms: u64) {
+    let off = i128::from(time_ms / 1000) - i128::from(unix_time(0));
+    if off.abs() > 60 {
+        tracing::warn!(
+            "this host's clock and the registry's differ by {} s; set the clock, or calls may be refused",
+            off.abs()
+        );
+    }
+}
+
+/// The rejection that ends `up` at its start.
+pub(crate) fn rejection(code: &Code, detail: &str) -> Failure {
+    let message = match code {
+        Code::NotEnrolled => {
+            "the registry does not know this device; ask its owner for a code and run: ringback up --enroll CODE".into()
+        }
+        Code::Revoked => "the registry's owner has revoked this device; a new code enrols it again".into(),
+        code => format!("the registry refuses this device: {} ({})", code.title(), link::printable(detail)),
+    };
+    Failure::new(Exit::Registry, message)
+}

@@ -1,0 +1,557 @@
+//! The one UDP socket of an agent (DESIGN: one socket serves QUIC, STUN and path probes).
+//!
+//! quinn sees one made-up IPv6 address per peer and never learns which path its datagrams take:
+//! [`PathSocket`] maps that *virtual address* to the current path on the way out, and real
+//! addresses back to it on the way in. It stands for the peer and not for the link because two
+//! agents that call each other have two links between the same two sockets. Datagrams are told apart by their first byte (RFC 9443);
+//! with receive offload every segment of a batch is looked at.
+//!
+//! The fast path (QUIC datagrams with a short header) costs one hash look-up per batch and keeps
+//! segmentation offload; everything else goes through the link's [`PathSet`].
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::io::{self, IoSliceMut};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, RwLock, Weak};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use quinn::udp::{RecvMeta, Transmit};
+use quinn::{AsyncUdpSocket, UdpPoller};
+use ringback_protocol::PeerId;
+use ringback_protocol::candidate::{Candidate, canonical};
+use ringback_protocol::path::{self, PathKeys, PathSet, Received, Role};
+use ringback_protocol::receipt::Tried;
+use tokio::sync::{Notify, watch};
+
+use super::stun::Stun;
+
+/// fd72:6262::/64: unique local addresses that stand for peers inside this process.
+const VIRTUAL_PREFIX: [u16; 4] = [0xfd72, 0x6262, 0, 0];
+const VIRTUAL_PORT: u16 = 1;
+/// QUIC: set in the first byte of long headers (RFC 9000, 17.2).
+const LONG_HEADER: u8 = 0x80;
+/// Handshake datagrams that wait for quinn to take them; more are dropped, as a full socket would.
+const MAX_INBOX: usize = 256;
+
+/// The socket under quinn. Shared by the endpoint, the links and STUN.
+pub(crate) struct PathSocket {
+    io: Arc<dyn AsyncUdpSocket>,
+    /// The socket is IPv6 and takes IPv4 as mapped addresses.
+    dual_stack: bool,
+    started: Instant,
+    links: RwLock<Links>,
+    /// Opened handshake datagrams for quinn.
+    inbox: Mutex<VecDeque<(SocketAddr, Vec<u8>)>>,
+    pub(crate) stun: Stun,
+}
+
+#[derive(Default)]
+struct Links {
+    next: u64,
+    peers: HashMap<PeerId, Arc<Peer>>,
+    by_virtual: HashMap<SocketAddr, Arc<Peer>>,
+    by_tag: HashMap<[u8; 8], Arc<LinkPath>>,
+    by_address: HashMap<SocketAddr, SocketAddr>,
+}
+
+/// A peer with at least one link.
+struct Peer {
+    id: PeerId,
+    virtual_address: SocketAddr,
+    /// Oldest first.
+    links: Mutex<Vec<Arc<LinkPath>>>,
+    /// Where its datagrams go: the route of its newest link that has one.
+    route: Mutex<Option<SocketAddr>>,
+}
+
+/// The paths of one link, as the socket sees them.
+struct LinkPath {
+    tag: [u8; 8],
+    peer: Arc<Peer>,
+    paths: Mutex<PathSet>,
+    /// Timers have changed.
+    changed: Notify,
+    /// Some path has answered a ping.
+    verified: watch::Sender<bool>,
+}
+
+/// Keeps a link's paths open; dropping it closes them.
+#[derive(Clone)]
+pub(crate) struct Paths {
+    link: Arc<LinkPath>,
+    guard: Arc<PathsGuard>,
+}
+
+struct PathsGuard {
+    socket: Arc<PathSocket>,
+    link: Arc<LinkPath>,
+    driver: tokio::task::AbortHandle,
+}
+
+impl PathSocket {
+    pub(crate) fn new(io: Arc<dyn AsyncUdpSocket>) -> io::Result<Self> {
+        Ok(Self {
+            dual_stack: io.local_addr()?.is_ipv6(),
+            io,
+            started: Instant::now(),
+            links: RwLock::default(),
+            inbox: Mutex::default(),
+            stun: Stun::default(),
+        })
+    }
+
+    /// The address that the socket is bound to.
+    pub(crate) fn bound(&self) -> io::Result<SocketAddr> {
+        self.io.local_addr()
+    }
+
+    /// Opens the paths of a new link to `peer`. `candidates` must be ranked.
+    pub(crate) fn open(
+        self: &Arc<Self>,
+        peer: PeerId,
+        role: Role,
+        keys: &PathKeys,
+        candidates: &[Candidate],
+    ) -> Paths {
+        let paths = PathSet::new(role, keys, rand::random(), candidates, self.now());
+        let mut links = self.links.write().expect("not poisoned");
+        let peer = links.peer(peer);
+        let link = Arc::new(LinkPath {
+            tag: keys.tag(),
+            peer: peer.clone(),
+            paths: Mutex::new(paths),
+            changed: Notify::new(),
+            verified: watch::Sender::new(false),
+        });
+        peer.links.lock().expect("not poisoned").push(link.clone());
+        links.by_tag.insert(link.tag, link.clone());
+        drop(links);
+        let driver = tokio::spawn(drive(Arc::downgrade(self), link.clone())).abort_handle();
+        self.flush(&link);
+        Paths {
+            link: link.clone(),
+            guard: Arc::new(PathsGuard {
+                socket: self.clone(),
+                link,
+                driver,
+            }),
+        }
+    }
+
+    /// Sends one datagram that is not QUIC's. Lost if the socket is full, like any datagram.
+    pub(crate) fn send(&self, to: SocketAddr, datagram: &[u8]) {
+        let transmit = Transmit {
+            destination: self.outward(to),
+            ecn: None,
+            contents: datagram,
+            segment_size: None,
+            src_ip: None,
+        };
+        if let Err(error) = self.io.try_send(&transmit) {
+            tracing::trace!(%error, "datagram not sent");
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Sends what the link's path set has to send and copies its route.
+    fn flush(&self, link: &LinkPath) {
+        let mut paths = link.paths.lock().expect("not poisoned");
+        while let Some(transmit) = paths.poll_transmit() {
+            self.send(transmit.to, &transmit.datagram);
+        }
+        let verified = paths.rtt().is_some();
+        drop(paths);
+        link.verified
+            .send_if_modified(|known| std::mem::replace(known, verified) != verified);
+        link.peer.update_route();
+        link.changed.notify_one();
+    }
+
+    fn outward(&self, address: SocketAddr) -> SocketAddr {
+        match address.ip() {
+            IpAddr::V4(ip) if self.dual_stack => (ip.to_ipv6_mapped(), address.port()).into(),
+            _ => address,
+        }
+    }
+
+    /// Takes out of a received batch what is not QUIC's and returns how many bytes are left. All
+    /// segments of a batch come from one address and have one length, but for the last.
+    fn sort(&self, from: SocketAddr, batch: &mut [u8], stride: usize) -> usize {
+        if batch
+            .chunks(stride)
+            .all(|segment| is_quic(segment) && !is_long_header(segment))
+        {
+            return batch.len();
+        }
+        let mut kept = 0;
+        let mut at = 0;
+        while at < batch.len() {
+            let end = (at + stride).min(batch.len());
+            let segment = &batch[at..end];
+            if is_quic(segment) {
+                // A bare long header starts no handshake here: those come sealed.
+                if !is_long_header(segment) {
+                    batch.copy_within(at..end, kept);
+                    kept += end - at;
+                }
+            } else if segment.first() == Some(&path::FIRST_BYTE) {
+                self.handle_path_datagram(from, segment);
+            } else if segment.first().is_some_and(|first| *first < 4) {
+                self.stun.handle(from, segment);
+            }
+            at = end;
+        }
+        kept
+    }
+
+    fn handle_path_datagram(&self, from: SocketAddr, datagram: &[u8]) {
+        let Some(tag) = path::link_tag(datagram) else {
+            return;
+        };
+        let Some(link) = self
+            .links
+            .read()
+            .expect("not poisoned")
+            .by_tag
+            .get(&tag)
+            .cloned()
+        else {
+            return;
+        };
+        let received =
+            link.paths
+                .lock()
+                .expect("not poisoned")
+                .handle_datagram(from, datagram, self.now());
+        if received == Received::Nothing {
+            return;
+        }
+        let known = self
+            .links
+            .read()
+            .expect("not poisoned")
+            .by_address
+            .get(&from)
+            == Some(&link.peer.virtual_address);
+        if !known {
+            self.links
+                .write()
+                .expect("not poisoned")
+                .by_address
+                .insert(from, link.peer.virtual_address);
+        }
+        if let Received::Handshake(quic) = received {
+            let mut inbox = self.inbox.lock().expect("not poisoned");
+            if inbox.len() < MAX_INBOX {
+                inbox.push_back((link.peer.virtual_address, quic));
+            }
+        }
+        self.flush(&link);
+    }
+
+    /// Hands opened handshake datagrams to quinn, one per buffer.
+    fn drain_inbox(&self, bufs: &mut [IoSliceMut<'_>], meta: &mut [RecvMeta]) -> usize {
+        let mut inbox = self.inbox.lock().expect("not poisoned");
+        let mut count = 0;
+        for (buf, meta) in bufs.iter_mut().zip(meta) {
+            let Some((from, quic)) = inbox.pop_front() else {
+                break;
+            };
+            buf[..quic.len()].copy_from_slice(&quic);
+            *meta = RecvMeta {
+                addr: from,
+                len: quic.len(),
+                stride: quic.len(),
+                ecn: None,
+                dst_ip: None,
+            };
+            count += 1;
+        }
+        count
+    }
+
+    fn send_handshake(&self, peer: &Peer, transmit: &Transmit<'_>) {
+        let Some(link) = peer.links.lock().expect("not poisoned").last().cloned() else {
+            return;
+        };
+        let stride = transmit
+            .segment_size
+            .unwrap_or(transmit.contents.len())
+            .max(1);
+        for segment in transmit.contents.chunks(stride) {
+            if is_long_header(segment) {
+                link.paths
+                    .lock()
+                    .expect("not poisoned")
+                    .send_handshake(segment);
+                self.flush(&link);
+            } else if let Some(route) = peer.route() {
+                self.send(route, segment);
+            }
+        }
+    }
+}
+
+impl Links {
+    fn peer(&mut self, id: PeerId) -> Arc<Peer> {
+        if let Some(peer) = self.peers.get(&id) {
+            return peer.clone();
+        }
+        self.next += 1;
+        let peer = Arc::new(Peer {
+            id,
+            virtual_address: virtual_address(self.next),
+            links: Mutex::default(),
+            route: Mutex::default(),
+        });
+        self.peers.insert(id, peer.clone());
+        self.by_virtual.insert(peer.virtual_address, peer.clone());
+        peer
+    }
+
+    fn remove(&mut self, link: &Arc<LinkPath>) {
+        self.by_tag.remove(&link.tag);
+        let peer = &link.peer;
+        let mut of_peer = peer.links.lock().expect("not poisoned");
+        of_peer.retain(|other| !Arc::ptr_eq(other, link));
+        if of_peer.is_empty() {
+            self.peers.remove(&peer.id);
+            self.by_virtual.remove(&peer.virtual_address);
+            self.by_address
+                .retain(|_, virtual_address| *virtual_address != peer.virtual_address);
+        }
+    }
+}
+
+impl Peer {
+    fn route(&self) -> Option<SocketAddr> {
+        *self.route.lock().expect("not poisoned")
+    }
+
+    fn update_route(&self) {
+        let links = self.links.lock().expect("not poisoned");
+        let route = links
+            .iter()
+            .rev()
+            .find_map(|link| link.paths.lock().expect("not poisoned").route());
+        *self.route.lock().expect("not poisoned") = route;
+    }
+}
+
+impl AsyncUdpSocket for PathSocket {
+    fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
+        self.io.clone().create_io_poller()
+    }
+
+    fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        let peer = self
+            .links
+            .read()
+            .expect("not poisoned")
+            .by_virtual
+            .get(&transmit.destination)
+            .cloned();
+        // The last datagrams of a link that is gone go nowhere.
+        let Some(peer) = peer else { return Ok(()) };
+        let stride = transmit
+            .segment_size
+            .unwrap_or(transmit.contents.len())
+            .max(1);
+        if transmit.contents.chunks(stride).any(is_long_header) {
+            self.send_handshake(&peer, transmit);
+            return Ok(());
+        }
+        let Some(route) = peer.route() else {
+            return Ok(());
+        };
+        self.io.try_send(&Transmit {
+            destination: self.outward(route),
+            ecn: transmit.ecn,
+            contents: transmit.contents,
+            segment_size: transmit.segment_size,
+            src_ip: None,
+        })
+    }
+
+    fn poll_recv(
+        &self,
+        cx: &mut Context<'_>,
+        bufs: &mut [IoSliceMut<'_>],
+        meta: &mut [RecvMeta],
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            let drained = self.drain_inbox(bufs, meta);
+            if drained > 0 {
+                return Poll::Ready(Ok(drained));
+            }
+            let count = match self.io.poll_recv(cx, bufs, meta) {
+                Poll::Ready(Ok(count)) => count,
+                other => return other,
+            };
+            let mut for_quinn = false;
+            for (buf, meta) in bufs.iter_mut().zip(meta.iter_mut()).take(count) {
+                let from = canonical(meta.addr);
+                let stride = meta.stride.max(1);
+                meta.len = self.sort(from, &mut buf[..meta.len], stride);
+                meta.dst_ip = None;
+                match self
+                    .links
+                    .read()
+                    .expect("not poisoned")
+                    .by_address
+                    .get(&from)
+                {
+                    Some(virtual_address) => meta.addr = *virtual_address,
+                    None => meta.len = 0,
+                }
+                for_quinn |= meta.len > 0;
+            }
+            if for_quinn {
+                return Poll::Ready(Ok(count));
+            }
+        }
+    }
+
+    /// Always IPv6, as the virtual addresses are.
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok((Ipv6Addr::UNSPECIFIED, self.io.local_addr()?.port()).into())
+    }
+
+    fn max_transmit_segments(&self) -> usize {
+        self.io.max_transmit_segments()
+    }
+
+    fn max_receive_segments(&self) -> usize {
+        self.io.max_receive_segments()
+    }
+
+    fn may_fragment(&self) -> bool {
+        self.io.may_fragment()
+    }
+}
+
+impl Paths {
+    /// The address by which quinn knows the peer.
+    pub(crate) fn virtual_address(&self) -> SocketAddr {
+        self.link.peer.virtual_address
+    }
+
+    /// More addresses of the peer; they are pinged at once. Must be ranked.
+    pub(crate) fn add_candidates(&self, candidates: &[Candidate]) {
+        let socket = &self.guard.socket;
+        self.link
+            .paths
+            .lock()
+            .expect("not poisoned")
+            .add_candidates(candidates, socket.now());
+        socket.flush(&self.link);
+    }
+
+    /// The QUIC handshake is complete.
+    pub(crate) fn set_established(&self) {
+        self.link
+            .paths
+            .lock()
+            .expect("not poisoned")
+            .set_established();
+    }
+
+    /// Waits until a path has answered a ping.
+    pub(crate) async fn verified(&self) {
+        // The sender lives as long as the link, which `self` holds.
+        let _ = self
+            .link
+            .verified
+            .subscribe()
+            .wait_for(|verified| *verified)
+            .await;
+    }
+
+    pub(crate) fn route(&self) -> Option<SocketAddr> {
+        self.link.paths.lock().expect("not poisoned").route()
+    }
+
+    pub(crate) fn rtt(&self) -> Option<Duration> {
+        self.link.paths.lock().expect("not poisoned").rtt()
+    }
+
+    pub(crate) fn report(&self) -> Vec<Tried> {
+        self.link.paths.lock().expect("not poisoned").report()
+    }
+}
+
+impl Drop for PathsGuard {
+    fn drop(&mut self) {
+        self.driver.abort();
+        self.socket
+            .links
+            .write()
+            .expect("not poisoned")
+            .remove(&self.link);
+        self.link.peer.update_route();
+    }
+}
+
+impl fmt::Debug for PathSocket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PathSocket")
+            .field("io", &self.io)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Paths {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Paths({:?})", self.link.peer.id)
+    }
+}
+
+/// Runs the timers of a link's path set until its [`Paths`] are dropped.
+async fn drive(socket: Weak<PathSocket>, link: Arc<LinkPath>) {
+    loop {
+        let Some(started) = socket.upgrade().map(|socket| socket.started) else {
+            return;
+        };
+        let timeout = link.paths.lock().expect("not poisoned").poll_timeout();
+        match timeout {
+            Some(at) => tokio::select! {
+                () = tokio::time::sleep_until((started + at).into()) => {
+                    let Some(socket) = socket.upgrade() else { return };
+                    link.paths.lock().expect("not poisoned").handle_timeout(socket.now());
+                    socket.flush(&link);
+                }
+                () = link.changed.notified() => {}
+            },
+            None => link.changed.notified().await,
+        }
+    }
+}
+
+fn virtual_address(number: u64) -> SocketAddr {
+    let [a, b, c, d] = VIRTUAL_PREFIX;
+    let n = number.to_be_bytes();
+    let word = |i: usize| u16::from_be_bytes([n[i], n[i + 1]]);
+    (
+        Ipv6Addr::new(a, b, c, d, word(0), word(2), word(4), word(6)),
+        VIRTUAL_PORT,
+    )
+        .into()
+}
+
+fn is_quic(datagram: &[u8]) -> bool {
+    datagram
+        .first()
+        .is_some_and(|first| matches!(first, 64..=127 | 192..=255))
+}
+
+fn is_long_header(datagram: &[u8]) -> bool {
+    datagram
+        .first()
+        .is_some_and(|first| first & LONG_HEADER != 0)
+}

@@ -1,0 +1,73 @@
+//! Failures that a script can tell apart by their exit code.
+
+use std::io;
+
+/// Why a command ended, by who has to do something about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// Anything without a code of its own.
+    Other = 1,
+    /// Arguments, configuration or files of this host.
+    Usage = 2,
+    /// The registry can not be reached or is not well.
+    Registry = 3,
+    /// The device is offline or unknown.
+    Offline = 4,
+    /// The device refuses: password, caller key, service.
+    Refused = 5,
+    /// Too many attempts; later.
+    Limited = 6,
+    /// Admitted, but no path between the two could be found.
+    NoPath = 7,
+    /// Somebody is not who they should be. Do not ignore.
+    Trust = 8,
+}
+
+/// An error with an exit code and one line for a person: what is wrong and what to do.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    exit: Exit,
+    message: String,
+}
+
+impl Failure {
+    pub fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Self {
+            exit,
+            message: message.into(),
+        }
+    }
+
+    pub fn exit_code(error: &anyhow::Error) -> u8 {
+        error
+            .chain()
+            .find_map(|cause| cause.downcast_ref::<Self>())
+            .map_or(Exit::Other, |f| f.exit) as u8
+    }
+
+    pub(crate) fn from_code(exit: u8, message: String) -> Self {
+        let known = [
+            Exit::Usage,
+            Exit::Registry,
+            Exit::Offline,
+            Exit::Refused,
+            Exit::Limited,
+            Exit::NoPath,
+            Exit::Trust,
+        ];
+        let exit = known
+            .into_iter()
+            .find(|known| *known as u8 == exit)
+            .unwrap_or(Exit::Other);
+        Self { exit, message }
+    }
+
+    /// Whoever read our output has stopped reading: that is no error.
+    pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
+        error
+            .chain()
+            .filter_map(|cause| cause.downcast_ref::<io::Error>())
+            .any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
+    }
+}

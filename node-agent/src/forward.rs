@@ -1,0 +1,296 @@
+//! A call as a person asks for it: local ports or stdio onto a device's services, redialled when
+//! the link is lost. Runs in the command's own process or in the agent, and tells what happens as
+//! [`Event`]s.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::str::FromStr;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use ringback_protocol::candidate::Candidate;
+use ringback_protocol::receipt::Receipt;
+use ringback_protocol::{PeerId, name};
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use crate::caller::{Caller, Completed, Dialled, Ring};
+use crate::copy;
+use crate::failure::{Exit, Failure};
+use crate::link::Link;
+
+/// How long a local connection waits for a link that is being redialled.
+const REDIAL_PATIENCE: Duration = Duration::from_secs(10);
+/// Pauses between attempts to call again; the last one repeats.
+const REDIAL_PAUSES: [Duration; 6] = [
+    Duration::from_millis(200),
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(5),
+    Duration::from_secs(15),
+    Duration::from_secs(30),
+];
+
+/// `-L [BIND:]PORT:SERVICE`, as in ssh.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listen {
+    pub bind: SocketAddr,
+    pub service: String,
+}
+
+/// What happens in a call, for the terminal and for the control socket.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "event")]
+pub(crate) enum Event {
+    /// A local port is ready.
+    Listening { bind: SocketAddr, service: String },
+    /// Stdio is connected to the service.
+    Piping,
+    /// The call is complete.
+    Connected {
+        receipt: Receipt,
+        remembered: bool,
+        candidates: Vec<Candidate>,
+    },
+    /// The link is lost; it is being called again.
+    Lost { reason: String },
+    /// A local connection could not be served.
+    Refused { message: String },
+    /// The end, and the exit code that says why.
+    Failed { exit: u8, message: String },
+}
+
+/// A link that may be replaced by a newer one.
+type CurrentLink = watch::Receiver<Option<Link>>;
+
+/// Calls, and keeps the local ports of `listens` forwarded until the call is refused for good.
+pub(crate) async fn forward(
+    caller: &Caller,
+    ring: &Ring,
+    listens: &[Listen],
+    events: &mpsc::Sender<Event>,
+) -> Result<()> {
+    let mut listeners = Vec::new();
+    for listen in listens {
+        let listener = TcpListener::bind(listen.bind).await.map_err(|error| {
+            Failure::new(
+                Exit::Usage,
+                format!(
+                    "can not listen on {}: {error}; choose another port",
+                    listen.bind
+                ),
+            )
+        })?;
+        listeners.push((listener, listen.service.clone()));
+    }
+    let (current, link) = watch::channel(None);
+    let mut dialled = caller.call(ring).await?;
+    current.send_replace(Some(dialled.link.clone()));
+    let mut serving = JoinSet::new();
+    for (listener, service) in listeners {
+        let bind = listener.local_addr()?;
+        serving.spawn(accept(
+            listener,
+            service.clone(),
+            link.clone(),
+            events.clone(),
+        ));
+        tell(events, Event::Listening { bind, service }).await;
+    }
+    let mut ring = ring.clone();
+    loop {
+        let Dialled { link, completed } = dialled;
+        match completed.await.context("the call ended")? {
+            Ok(completed) => {
+                ring.hints.clone_from(&completed.candidates);
+                tell(events, connected(completed)).await;
+            }
+            // Before it was complete the link may be lost like later; a wrong key ends it.
+            Err(error) if Failure::exit_code(&error) != Exit::Other as u8 => return Err(error),
+            Err(error) => tracing::debug!("the call was not completed: {error:#}"),
+        }
+        let reason = link.ended().await;
+        current.send_replace(None);
+        tell(events, Event::Lost { reason }).await;
+        dialled = redial(caller, &ring).await?;
+        current.send_replace(Some(dialled.link.clone()));
+    }
+}
+
+/// Calls, and connects `reader` and `writer` to the service; ends when the service or the reader
+/// does.
+pub(crate) async fn pipe(
+    caller: &Caller,
+    ring: &Ring,
+    reader: impl AsyncRead + Unpin,
+    writer: impl AsyncWrite + Unpin,
+    events: &mpsc::Sender<Event>,
+) -> Result<()> {
+    let Dialled { link, completed } = caller.call(ring).await?;
+    let opened = link.open(&ring.service).await?;
+    tell(events, Event::Piping).await;
+    let receipt = async {
+        if let Ok(Ok(completed)) = completed.await {
+            tell(events, connected(completed)).await;
+        }
+        std::future::pending::<()>().await
+    };
+    tokio::select! {
+        result = copy::with_opening(reader, writer, opened) => result.map(|_| ()),
+        () = receipt => unreachable!("waits for ever"),
+    }
+}
+
+fn connected(completed: Completed) -> Event {
+    Event::Connected {
+        receipt: completed.receipt,
+        remembered: completed.remembered,
+        candidates: completed.candidates,
+    }
+}
+
+/// Calls again until it works; gives up when the device or the registry says that it never will.
+async fn redial(caller: &Caller, ring: &Ring) -> Result<Dialled> {
+    let mut pauses = REDIAL_PAUSES.iter();
+    let mut pause = REDIAL_PAUSES[0];
+    loop {
+        tokio::time::sleep(pause.mul_f64(rand::random_range(0.7..1.3))).await;
+        match caller.call(ring).await {
+            Ok(dialled) => return Ok(dialled),
+            Err(error) => {
+                let code = Failure::exit_code(&error);
+                if [Exit::Refused, Exit::Trust, Exit::Usage]
+                    .iter()
+                    .any(|exit| *exit as u8 == code)
+                {
+                    return Err(error);
+                }
+                tracing::debug!("not yet: {error:#}");
+            }
+        }
+        pause = *pauses
+            .next()
+            .unwrap_or(&REDIAL_PAUSES[REDIAL_PAUSES.len() - 1]);
+    }
+}
+
+async fn accept(
+    listener: TcpListener,
+    service: String,
+    link: CurrentLink,
+    events: mpsc::Sender<Event>,
+) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((tcp, _)) => {
+                    let (service, link, events) = (service.clone(), link.clone(), events.clone());
+                    connections.spawn(async move {
+                        if let Err(error) = connect(tcp, &service, link).await {
+                            tell(&events, Event::Refused { message: format!("{error:#}") }).await;
+                        }
+                    });
+                }
+                Err(error) => {
+                    // Out of file descriptors, most likely: wait for some to come back.
+                    tracing::warn!("can not accept: {error}");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            },
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+async fn connect(tcp: TcpStream, service: &str, mut link: CurrentLink) -> Result<()> {
+    tcp.set_nodelay(true)?;
+    let link = tokio::time::timeout(REDIAL_PATIENCE, link.wait_for(Option::is_some))
+        .await
+        .context("the device is not connected")??
+        .clone()
+        .context("the device is not connected")?;
+    let opened = link.open(service).await?;
+    let (reader, writer) = tcp.into_split();
+    // Local data goes out before the device has answered: the stream's first round trip is used.
+    match copy::with_opening(reader, writer, opened).await {
+        Ok(_) => Ok(()),
+        // A connection that was reset, here or there, is everyday life.
+        Err(error) if error.downcast_ref::<std::io::Error>().is_some() => {
+            tracing::debug!("a connection broke off: {error:#}");
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+async fn tell(events: &mpsc::Sender<Event>, event: Event) {
+    // Whoever listened has gone; the call goes on or is dropped with them.
+    let _ = events.send(event).await;
+}
+
+impl FromStr for Listen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bad =
+            || format!("'{text}' is not [BIND:]PORT:SERVICE, as in 8080:web or 0.0.0.0:8080:web");
+        let (address, service) = text.rsplit_once(':').ok_or_else(bad)?;
+        name::check(service).map_err(|error| format!("'{service}': {error}"))?;
+        let bind = match address.parse::<u16>() {
+            Ok(port) => (Ipv4Addr::LOCALHOST, port).into(),
+            Err(_) => address
+                .replace("localhost", "127.0.0.1")
+                .parse()
+                .map_err(|_| bad())?,
+        };
+        Ok(Self {
+            bind,
+            service: service.to_owned(),
+        })
+    }
+}
+
+/// What the control socket is asked for a call.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct CallRequest {
+    pub(crate) device: PeerId,
+    /// Hexadecimal; absent: the caller's key is the proof.
+    pub(crate) psk: Option<String>,
+    pub(crate) service: String,
+    pub(crate) remember: bool,
+    pub(crate) hints: Vec<Candidate>,
+    /// Empty: the rest of the control connection is the stream.
+    pub(crate) listens: Vec<Listen>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_listens_as_ssh_does() {
+        let listen: Listen = "8080:web".parse().unwrap();
+        assert_eq!(
+            (listen.bind.to_string().as_str(), listen.service.as_str()),
+            ("127.0.0.1:8080", "web")
+        );
+        assert_eq!(
+            "[::1]:80:web".parse::<Listen>().unwrap().bind.to_string(),
+            "[::1]:80"
+        );
+        assert_eq!(
+            "localhost:80:web"
+                .parse::<Listen>()
+                .unwrap()
+                .bind
+                .to_string(),
+            "127.0.0.1:80"
+        );
+        for bad in ["", "web", "80", "80:", "99999:web", "x:80:web", "80:We b"] {
+            assert!(bad.parse::<Listen>().is_err(), "{bad}");
+        }
+    }
+}

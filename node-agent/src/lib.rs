@@ -1,0 +1,25 @@
+//! The native agent: a device that is called, and a caller.
+//!
+//! The way of a call: [`cli`] → [`commands`] → `caller` (seals the request, hands it to the
+//! `registry`) … `device` (admits it, answers) → [`endpoint`] (dials back over the path socket) →
+//! `link` (streams) → `service` on the one side, `forward` on the other.
+
+mod caller;
+pub mod cli;
+mod commands;
+mod config;
+mod contacts;
+mod control;
+mod copy;
+mod device;
+mod endpoint;
+mod failure;
+mod forward;
+mod link;
+mod profile;
+mod registry;
+mod remembered;
+mod service;
+
+pub use commands::run;
+pub use failure::Failure;

@@ -1,0 +1,163 @@
+//! A link: an authenticated QUIC session between caller and device, and the streams on it
+//! (PROTOCOL §12).
+
+use std::io;
+
+use anyhow::{Context as _, Result, bail};
+use quinn::{Connection, RecvStream, SendStream, VarInt};
+use ringback_protocol::stream::{MAX_HEADER, Open, Opening};
+use ringback_protocol::{Code, PeerId};
+
+use crate::endpoint::Paths;
+use crate::failure::{Exit, Failure};
+
+/// Application close codes (PROTOCOL §11).
+pub(crate) mod close {
+    pub(crate) const DONE: u32 = 0;
+    pub(crate) const SHUTTING_DOWN: u32 = 2;
+    pub(crate) const REVOKED: u32 = 3;
+}
+
+/// Stream error code: the stream does not start as it must.
+const BAD_HEADER: VarInt = VarInt::from_u32(2);
+
+/// One end of a link. Cheap to clone; the link closes when the last clone is dropped.
+#[derive(Debug, Clone)]
+pub(crate) struct Link {
+    pub(crate) peer: PeerId,
+    pub(crate) connection: Connection,
+    pub(crate) paths: Paths,
+}
+
+/// A stream whose `Open` has been sent; the answer is still to come.
+pub(crate) struct Opened {
+    send: SendStream,
+    answer: Answer,
+}
+
+/// The receiving half of a stream that the device has still to confirm.
+pub(crate) struct Answer {
+    recv: RecvStream,
+    service: String,
+}
+
+impl Link {
+    /// As the caller: opens a stream to a service without waiting for the device's answer, so
+    /// that data can follow in the same flight.
+    pub(crate) async fn open(&self, service: &str) -> Result<Opened> {
+        let (mut send, recv) = self
+            .connection
+            .open_bi()
+            .await
+            .context("the link is gone")?;
+        send.write_all(
+            &Open {
+                service: service.to_owned(),
+            }
+            .encode(),
+        )
+        .await?;
+        Ok(Opened {
+            send,
+            answer: Answer {
+                recv,
+                service: service.to_owned(),
+            },
+        })
+    }
+
+    /// As the device: the next stream that the caller opens; `None` when the link has ended.
+    pub(crate) async fn accept(&self) -> Option<(SendStream, RecvStream)> {
+        self.connection.accept_bi().await.ok()
+    }
+
+    /// Why the link ended, for a person.
+    pub(crate) async fn ended(&self) -> String {
+        match self.connection.closed().await {
+            quinn::ConnectionError::ApplicationClosed(closed) => {
+                match u32::try_from(closed.error_code.into_inner()) {
+                    Ok(close::DONE) => "the device ended the link".into(),
+                    Ok(close::SHUTTING_DOWN) => "the device is shutting down".into(),
+                    Ok(close::REVOKED) => "the device has revoked this caller".into(),
+                    _ => format!("the device ended the link: {closed}"),
+                }
+            }
+            quinn::ConnectionError::TimedOut => "the device does not answer any more".into(),
+            quinn::ConnectionError::LocallyClosed => "the link was closed".into(),
+            other => format!("the link broke: {other}"),
+        }
+    }
+}
+
+impl Opened {
+    /// The two halves, to be used at the same time.
+    pub(crate) fn split(self) -> (SendStream, Answer) {
+        (self.send, self.answer)
+    }
+}
+
+impl Answer {
+    /// What follows the device's confirmation.
+    pub(crate) fn stream(&mut self) -> &mut RecvStream {
+        &mut self.recv
+    }
+
+    /// Waits for the device's word. Must be called once, before the stream is read.
+    pub(crate) async fn confirm(&mut self) -> Result<()> {
+        let frame = read_frame(&mut self.recv).await?;
+        match Opening::decode(&frame)? {
+            Opening::Opened => Ok(()),
+            Opening::Refused(refused) => {
+                let service = &self.service;
+                let message = match refused.code {
+                    Code::UnknownService => format!("the device exposes no service '{service}'"),
+                    Code::ServiceUnreachable => {
+                        format!(
+                            "the device can not reach its service '{service}': {}",
+                            printable(&refused.detail)
+                        )
+                    }
+                    code => format!("the device refuses '{service}': {}", code.title()),
+                };
+                bail!(Failure::new(Exit::Refused, message))
+            }
+        }
+    }
+}
+
+/// Reads the `Open` of a stream that the peer has opened. A wrong start resets the stream.
+pub(crate) async fn read_open(send: &mut SendStream, recv: &mut RecvStream) -> Result<Open> {
+    let open = async { Ok(Open::decode(&read_frame(recv).await?)?) }.await;
+    if open.is_err() {
+        // Gone already is as good.
+        let _ = send.reset(BAD_HEADER);
+        let _ = recv.stop(BAD_HEADER);
+    }
+    open
+}
+
+async fn read_frame(recv: &mut RecvStream) -> Result<Vec<u8>> {
+    let mut length = [0; 2];
+    recv.read_exact(&mut length)
+        .await
+        .map_err(io::Error::other)
+        .context("the stream ended early")?;
+    let length = usize::from(u16::from_be_bytes(length));
+    if length > MAX_HEADER {
+        bail!("a stream header of {length} bytes is over {MAX_HEADER}");
+    }
+    let mut frame = vec![0; length];
+    recv.read_exact(&mut frame)
+        .await
+        .map_err(io::Error::other)
+        .context("the stream ended early")?;
+    Ok(frame)
+}
+
+/// Text of the peer, made safe for a terminal.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .take(200)
+        .collect()
+}

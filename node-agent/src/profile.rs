@@ -1,0 +1,201 @@
+//! The files of one agent: its key, its password, its configuration, and what it remembers.
+//! Written whole or not at all; secrets readable by their owner only.
+
+use std::fs::{self, File};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use ringback_protocol::SecretKey;
+use ringback_protocol::secret::Psk;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::failure::{Exit, Failure};
+
+const KEY: &str = "key";
+const PASSWORD: &str = "password";
+
+/// Where an agent's files are.
+#[derive(Debug, Clone)]
+pub(crate) struct Profile {
+    config: PathBuf,
+    state: PathBuf,
+}
+
+impl Profile {
+    /// `dir` holds everything; without it the XDG directories do.
+    pub(crate) fn open(dir: Option<&Path>) -> Result<Self> {
+        let profile = match dir {
+            Some(dir) => Self {
+                config: dir.to_owned(),
+                state: dir.to_owned(),
+            },
+            None => Self {
+                config: xdg("XDG_CONFIG_HOME", ".config")?.join("ringback"),
+                state: xdg("XDG_STATE_HOME", ".local/state")?.join("ringback"),
+            },
+        };
+        for dir in [&profile.config, &profile.state] {
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(dir)
+                .with_context(|| format!("can not make the directory {}", dir.display()))
+                .map_err(|error| Failure::new(Exit::Usage, format!("{error:#}")))?;
+        }
+        Ok(profile)
+    }
+
+    pub(crate) fn config_file(&self) -> PathBuf {
+        self.config.join("config.toml")
+    }
+
+    pub(crate) fn control_socket(&self) -> PathBuf {
+        self.state.join("agent.sock")
+    }
+
+    /// This agent's key; made on the first use.
+    pub(crate) fn key(&self) -> Result<SecretKey> {
+        if let Some(key) = self.existing_key()? {
+            return Ok(key);
+        }
+        let key = SecretKey::from_seed(&rand::random());
+        self.write_secret(KEY, key.seed().as_slice())?;
+        Ok(key)
+    }
+
+    pub(crate) fn existing_key(&self) -> Result<Option<SecretKey>> {
+        Ok(self
+            .read_secret(KEY)?
+            .map(|seed| SecretKey::from_seed(&seed)))
+    }
+
+    /// The key derived from the device's password, if it has one.
+    pub(crate) fn password(&self) -> Result<Option<Psk>> {
+        Ok(self.read_secret(PASSWORD)?.map(Psk::from_bytes))
+    }
+
+    pub(crate) fn set_password(&self, psk: &Psk) -> Result<()> {
+        self.write_secret(PASSWORD, psk.as_bytes())
+    }
+
+    /// What a JSON file of the state directory holds; the default if there is none.
+    pub(crate) fn load<T: DeserializeOwned + Default>(&self, name: &str) -> Result<T> {
+        let path = self.state.join(name);
+        match fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| {
+                Failure::new(
+                    Exit::Usage,
+                    format!(
+                        "{} is damaged: {error}; repair or remove it",
+                        path.display()
+                    ),
+                )
+                .into()
+            }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(T::default()),
+            Err(error) => Err(unreadable(&path, &error)),
+        }
+    }
+
+    pub(crate) fn store<T: Serialize>(&self, name: &str, value: &T) -> Result<()> {
+        let mut json = serde_json::to_vec_pretty(value)?;
+        json.push(b'\n');
+        write_atomically(&self.state.join(name), &json)
+    }
+
+    /// Held by the one process that may write this profile's files or be its agent.
+    pub(crate) fn lock(&self, name: &str) -> Result<Option<File>> {
+        let path = self.state.join(name);
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .with_context(|| format!("can not open {}", path.display()))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(file)),
+            Err(fs::TryLockError::WouldBlock) => Ok(None),
+            Err(fs::TryLockError::Error(error)) => {
+                Err(error).context(format!("can not lock {}", path.display()))
+            }
+        }
+    }
+
+    fn read_secret(&self, name: &str) -> Result<Option<[u8; 32]>> {
+        let path = self.config.join(name);
+        let mut file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(unreadable(&path, &error)),
+        };
+        let mode = file.metadata()?.permissions().mode() & 0o777;
+        if mode & 0o077 != 0 {
+            bail!(Failure::new(
+                Exit::Usage,
+                format!(
+                    "{0} can be read by others (mode {mode:04o}); run: chmod 600 {0}",
+                    path.display()
+                ),
+            ));
+        }
+        let mut text = String::new();
+        file.read_to_string(&mut text)
+            .map_err(|error| unreadable(&path, &error))?;
+        let mut secret = [0; 32];
+        hex::decode_to_slice(text.trim(), &mut secret).map_err(|_| {
+            Failure::new(
+                Exit::Usage,
+                format!(
+                    "{} is damaged: it should hold 64 hexadecimal digits; restore it from a backup",
+                    path.display()
+                ),
+            )
+        })?;
+        Ok(Some(secret))
+    }
+
+    fn write_secret(&self, name: &str, secret: &[u8]) -> Result<()> {
+        write_atomically(
+            &self.config.join(name),
+            format!("{}\n", hex::encode(secret)).as_bytes(),
+        )
+    }
+}
+
+/// Writes a file that is whole or not there, readable by its owner only.
+pub(crate) fn write_atomically(path: &Path, contents: &[u8]) -> Result<()> {
+    let write = || -> io::Result<()> {
+        let dir = path.parent().unwrap_or(Path::new("."));
+        // The temporary file has mode 0600 and is removed if anything fails.
+        let mut file = tempfile::NamedTempFile::new_in(dir)?;
+        file.write_all(contents)?;
+        file.as_file().sync_all()?;
+        file.persist(path)?;
+        File::open(dir)?.sync_all()
+    };
+    write().with_context(|| format!("can not write {}", path.display()))
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> anyhow::Error {
+    Failure::new(
+        Exit::Usage,
+        format!("can not read {}: {error}", path.display()),
+    )
+    .into()
+}
+
+fn xdg(variable: &str, fallback: &str) -> Result<PathBuf> {
+    if let Some(dir) = std::env::var_os(variable)
+        .map(PathBuf::from)
+        .filter(|dir| dir.is_absolute())
+    {
+        return Ok(dir);
+    }
+    let home = std::env::home_dir().filter(|home| home.is_absolute());
+    let home =
+        home.ok_or_else(|| Failure::new(Exit::Usage, "no home directory; give --dir DIR"))?;
+    Ok(home.join(fallback))
+}

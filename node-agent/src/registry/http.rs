@@ -1,0 +1,167 @@
+//! HTTPS to the registry (PROTOCOL §5), one connection at a time: it can be opened before the
+//! request is ready, so that TLS is set up while addresses are gathered.
+
+use anyhow::{Context as _, Result};
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, USER_AGENT};
+use hyper::{Method, Response};
+use hyper_util::rt::TokioIo;
+use ringback_protocol::frame::{Frame, FrameReader};
+use ringback_protocol::{Code, PeerId};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::Registry;
+
+/// Bytes of the largest JSON answer that is read.
+const MAX_ANSWER: usize = 4 << 20;
+
+/// An open HTTP/1.1 connection to the registry.
+pub(crate) struct Connection {
+    requests: SendRequest<Full<Bytes>>,
+    host: String,
+}
+
+/// The registry says no (RFC 9457).
+#[derive(Debug, Clone, Deserialize, thiserror::Error)]
+#[error("{detail}")]
+pub(crate) struct Problem {
+    pub(crate) code: Code,
+    pub(crate) detail: String,
+    pub(crate) retry_after_s: Option<u32>,
+    pub(crate) last_seen: Option<u64>,
+}
+
+/// The frames that answer a request, as they come.
+pub(crate) struct Frames {
+    body: Incoming,
+    reader: FrameReader,
+}
+
+impl Connection {
+    pub(crate) async fn open(registry: &Registry) -> Result<Self> {
+        let stream = registry.connect().await?;
+        let (requests, connection) = handshake(TokioIo::new(stream)).await?;
+        // Ends by itself when the requests are dropped.
+        tokio::spawn(connection);
+        let host = match registry.url.port() {
+            Some(port) => format!("{}:{port}", registry.host()),
+            None => registry.host().to_owned(),
+        };
+        Ok(Self { requests, host })
+    }
+
+    /// Hands `envelope` to the registry (§5.3). The outer error is the connection's.
+    pub(crate) async fn request(
+        &mut self,
+        device: &PeerId,
+        envelope: Vec<u8>,
+    ) -> Result<Result<Frames, Problem>> {
+        let path = format!("/v1/devices/{device}/requests");
+        let response = self
+            .send(
+                Method::POST,
+                &path,
+                "application/octet-stream",
+                envelope,
+                None,
+            )
+            .await?;
+        if response.status().is_success() {
+            return Ok(Ok(Frames {
+                body: response.into_body(),
+                reader: FrameReader::default(),
+            }));
+        }
+        Ok(Err(problem(response).await?))
+    }
+
+    /// A JSON call. The outer error is the connection's.
+    pub(crate) async fn json<T: DeserializeOwned>(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Option<&serde_json::Value>,
+    ) -> Result<Result<T, Problem>> {
+        let body = body.map_or_else(Vec::new, |body| body.to_string().into_bytes());
+        let response = self
+            .send(method, path, "application/json", body, None)
+            .await?;
+        if !response.status().is_success() {
+            return Ok(Err(problem(response).await?));
+        }
+        let body = Limited::new(response.into_body(), MAX_ANSWER)
+            .collect()
+            .await
+            .map_err(|error| anyhow::anyhow!("the registry's answer broke off: {error}"))?
+            .to_bytes();
+        serde_json::from_slice(&body)
+            .map(Ok)
+            .context("the registry's answer is not what this version expects")
+    }
+
+    async fn send(
+        &mut self,
+        method: Method,
+        path: &str,
+        content_type: &str,
+        body: Vec<u8>,
+        bearer: Option<&str>,
+    ) -> Result<Response<Incoming>> {
+        let mut request = hyper::Request::builder()
+            .method(method)
+            .uri(path)
+            .header(HOST, &self.host)
+            .header(USER_AGENT, concat!("ringback/", env!("CARGO_PKG_VERSION")));
+        if !body.is_empty() {
+            request = request.header(CONTENT_TYPE, content_type);
+        }
+        if let Some(bearer) = bearer {
+            request = request.header(AUTHORIZATION, format!("Bearer {bearer}"));
+        }
+        let request = request.body(Full::new(Bytes::from(body)))?;
+        self.requests
+            .send_request(request)
+            .await
+            .context("the connection to the registry broke off")
+    }
+}
+
+impl Frames {
+    /// The next frame; `None` at the end.
+    pub(crate) async fn next(&mut self) -> Result<Option<Frame>> {
+        loop {
+            if let Some(frame) = self.reader.next_frame() {
+                return Ok(Some(
+                    frame.context("the registry's answer is not in the protocol")?,
+                ));
+            }
+            match self.body.frame().await {
+                None => return Ok(None),
+                Some(part) => {
+                    let part = part.context("the connection to the registry broke off")?;
+                    if let Some(data) = part.data_ref() {
+                        self.reader.push(data);
+                    }
+                }
+            }
+        }
+    }
+}
+
+async fn problem(response: Response<Incoming>) -> Result<Problem> {
+    let status = response.status();
+    let body = Limited::new(response.into_body(), MAX_ANSWER)
+        .collect()
+        .await
+        .map(|body| body.to_bytes());
+    let parsed = body
+        .ok()
+        .and_then(|body| serde_json::from_slice(&body).ok());
+    parsed.with_context(|| {
+        format!("this is not a Ringback registry, or it is not well: it answered HTTP {status}")
+    })
+}

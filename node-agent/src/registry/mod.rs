@@ -1,0 +1,120 @@
+//! The registry from an agent's side: its address, HTTPS calls, and the device's socket.
+
+mod http;
+mod socket;
+mod tls;
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Result, bail};
+use tokio_rustls::TlsConnector;
+use url::{Host, Url};
+
+pub(crate) use http::{Connection, Frames, Problem};
+pub(crate) use socket::{RegistrySocket, connect as connect_socket};
+
+/// Where the registry is and how to trust it.
+#[derive(Clone)]
+pub(crate) struct Registry {
+    url: Url,
+    tls: Option<TlsConnector>,
+}
+
+impl Registry {
+    /// `url` is an origin as `https://registry.example`; `http` is for loopback only. `ca` is a PEM
+    /// file of certificates to trust instead of the system's.
+    pub(crate) fn new(url: &str, ca: Option<&Path>) -> Result<Self> {
+        let with_scheme = if url.contains("://") {
+            url.to_owned()
+        } else {
+            format!("https://{url}")
+        };
+        let Ok(url) = Url::parse(&with_scheme) else {
+            bail!("'{url}' is not a registry address; one looks like https://registry.example");
+        };
+        let Some(host) = url.host() else {
+            bail!(
+                "'{url}' has no host name; a registry address looks like https://registry.example"
+            );
+        };
+        if url.path() != "/" || url.query().is_some() || !url.username().is_empty() {
+            bail!(
+                "a registry address is only a scheme and a host, as {}",
+                url.origin().ascii_serialization()
+            );
+        }
+        let tls = match url.scheme() {
+            "https" => Some(tls::connector(ca)?),
+            "http" if is_loopback(&host) => None,
+            "http" => bail!("plain http is for loopback only; use https://{host}"),
+            other => bail!("a registry address starts with https://, not {other}://"),
+        };
+        Ok(Self { url, tls })
+    }
+
+    /// The ASCII origin (RFC 6454), which registrations are signed for.
+    pub(crate) fn origin(&self) -> String {
+        self.url.origin().ascii_serialization()
+    }
+
+    /// Is the registry on this very host? Then loopback addresses are offered to peers too.
+    pub(crate) fn is_loopback(&self) -> bool {
+        self.url.host().is_some_and(|host| is_loopback(&host))
+    }
+
+    fn host(&self) -> &str {
+        self.url.host_str().expect("checked when made")
+    }
+
+    fn port(&self) -> u16 {
+        self.url
+            .port_or_known_default()
+            .expect("http and https have ports")
+    }
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Registry({})", self.origin())
+    }
+}
+
+/// What both plain and TLS connections are.
+trait Stream: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send {}
+impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send> Stream for T {}
+
+impl Registry {
+    /// A TCP connection, with TLS where the address says so.
+    async fn connect(&self) -> Result<Box<dyn Stream>> {
+        use anyhow::Context as _;
+        let host = self.host();
+        // URL hosts write IPv6 addresses in brackets.
+        let name = host.trim_start_matches('[').trim_end_matches(']');
+        let tcp = tokio::net::TcpStream::connect((name, self.port()))
+            .await
+            .with_context(|| format!("can not reach the registry at {}", self.origin()))?;
+        tcp.set_nodelay(true)?;
+        let Some(tls) = &self.tls else {
+            return Ok(Box::new(tcp));
+        };
+        let server = rustls::pki_types::ServerName::try_from(name.to_owned())?;
+        let stream = tls
+            .connect(server, tcp)
+            .await
+            .map_err(|error| tls::explain(&error, &self.origin()))?;
+        Ok(Box::new(stream))
+    }
+}
+
+fn is_loopback(host: &Host<&str>) -> bool {
+    match host {
+        Host::Domain(name) => *name == "localhost" || name.ends_with(".localhost"),
+        Host::Ipv4(ip) => ip.is_loopback(),
+        Host::Ipv6(ip) => ip.is_loopback(),
+    }
+}
+
+/// Shared by all connections of a process: parsing the system's CAs takes milliseconds.
+type Roots = Arc<rustls::RootCertStore>;

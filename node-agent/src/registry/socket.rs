@@ -1,0 +1,149 @@
+//! The device's WebSocket to the registry (PROTOCOL §6), driven by the sans-IO registration.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use futures_util::{SinkExt as _, StreamExt as _};
+use ringback_protocol::SecretKey;
+use ringback_protocol::frame::{Frame, MAX_FRAME};
+use ringback_protocol::registration::{Output, Registration};
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+use tokio_tungstenite::tungstenite::http::HeaderValue;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::tungstenite::{self, Message};
+use tokio_tungstenite::{WebSocketStream, client_async_with_config};
+
+use super::{Registry, Stream};
+
+/// Longest wait where no timer runs.
+const IDLE: Duration = Duration::from_secs(3600);
+
+/// A registration and the socket that it lives on.
+pub(crate) struct RegistrySocket {
+    socket: WebSocketStream<Box<dyn Stream>>,
+    registration: Registration,
+    started: Instant,
+}
+
+/// Opens the device's socket. The registration then runs by
+/// [`RegistrySocket::drain`] and [`RegistrySocket::wait`].
+pub(crate) async fn connect(
+    registry: &Registry,
+    device: &SecretKey,
+    public: Option<SocketAddr>,
+) -> Result<RegistrySocket> {
+    let stream = registry.connect().await?;
+    let scheme = if registry.tls.is_some() { "wss" } else { "ws" };
+    let authority = &registry.url[url::Position::BeforeHost..url::Position::AfterPort];
+    let url = format!("{scheme}://{authority}/v1/devices/{}/socket", device.id());
+    let mut request = url.into_client_request()?;
+    request.headers_mut().insert(
+        "Sec-WebSocket-Protocol",
+        HeaderValue::from_static("ringback.1"),
+    );
+    let config = WebSocketConfig::default()
+        .max_message_size(Some(MAX_FRAME))
+        .max_frame_size(Some(MAX_FRAME))
+        .read_buffer_size(4096)
+        .write_buffer_size(0);
+    let (socket, _) = client_async_with_config(request, stream, Some(config))
+        .await
+        .map_err(explain)?;
+    let agent = concat!("ringback/", env!("CARGO_PKG_VERSION")).to_owned();
+    let started = Instant::now();
+    let registration = Registration::new(
+        device.clone(),
+        registry.origin(),
+        agent,
+        public,
+        Duration::ZERO,
+    );
+    Ok(RegistrySocket {
+        socket,
+        registration,
+        started,
+    })
+}
+
+impl RegistrySocket {
+    /// Sends what the registration wants sent and gives the next thing that the agent has to know;
+    /// `None`: nothing before the next input. After [`Output::Close`] nothing comes any more. Not
+    /// cancellation-safe.
+    pub(crate) async fn drain(&mut self) -> Result<Option<Output>> {
+        while let Some(output) = self.registration.poll_output() {
+            match output {
+                Output::Send(frame) => self.send(&frame).await?,
+                Output::SendPing => self.send_message(Message::text("ping")).await?,
+                Output::Close(_) => {
+                    let _ = self.socket.close(None).await;
+                    return Ok(Some(output));
+                }
+                output => return Ok(Some(output)),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Waits for the next input or timer. The error is the connection's end. Cancellation-safe.
+    pub(crate) async fn wait(&mut self) -> Result<()> {
+        let timeout = self.registration.poll_timeout().unwrap_or(IDLE);
+        match tokio::time::timeout_at((self.started + timeout).into(), self.socket.next()).await {
+            Err(_) => self.registration.handle_timeout(self.now()),
+            Ok(None) => anyhow::bail!("the registry closed the connection"),
+            Ok(Some(Err(error))) => return Err(explain(error)),
+            Ok(Some(Ok(Message::Binary(bytes)))) => {
+                self.registration.handle_message(&bytes, self.now())
+            }
+            Ok(Some(Ok(Message::Text(text)))) if text.as_str() == "pong" => {
+                self.registration.handle_pong()
+            }
+            Ok(Some(Ok(Message::Close(frame)))) => {
+                let reason = frame
+                    .map(|f| format!(" ({} {})", f.code, f.reason))
+                    .unwrap_or_default();
+                anyhow::bail!("the registry closed the connection{reason}");
+            }
+            Ok(Some(Ok(_))) => {}
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn send(&mut self, frame: &Frame) -> Result<()> {
+        self.send_message(Message::binary(frame.encode())).await
+    }
+
+    /// STUN shows this public address: tells the registry if that is news. Sent by `drain`.
+    pub(crate) fn set_public(&mut self, public: SocketAddr) {
+        let now = self.now();
+        self.registration.set_public(public, now);
+    }
+
+    /// The network may have changed: finds out whether the socket still lives.
+    pub(crate) fn check(&mut self) {
+        let now = self.now();
+        self.registration.check(now);
+    }
+
+    async fn send_message(&mut self, message: Message) -> Result<()> {
+        self.socket.send(message).await.map_err(explain)
+    }
+
+    fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+}
+
+fn explain(error: tungstenite::Error) -> anyhow::Error {
+    let tungstenite::Error::Http(response) = error else {
+        return anyhow::Error::new(error).context("the connection to the registry broke off");
+    };
+    let problem = response
+        .body()
+        .as_deref()
+        .and_then(|body| serde_json::from_slice::<super::Problem>(body).ok());
+    problem.map_or_else(
+        || anyhow::anyhow!("the registry answered HTTP {}", response.status()),
+        Into::into,
+    )
+}
