@@ -3,6 +3,7 @@
 mod child;
 mod say;
 mod setup;
+mod test;
 mod wasm;
 mod worker;
 
@@ -29,6 +30,8 @@ enum Command {
     Setup(setup::Arguments),
     /// Build the registry into worker/build and state its size
     Worker(worker::Arguments),
+    /// Run the tests: all of them, or the parts that are named
+    Test(test::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -46,6 +49,7 @@ fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Setup(arguments) => setup::run(&arguments)?,
         Command::Worker(arguments) => worker::run(&arguments)?,
+        Command::Test(arguments) => return test::run(&arguments),
     }
     Ok(ExitCode::SUCCESS)
 }

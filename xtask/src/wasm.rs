@@ -74,11 +74,6 @@ impl Toolchain {
         }
     }
 
-    /// The user's own compiler, or Debian's beside it.
-    pub(crate) fn is_debian(&self) -> bool {
-        self.debian.is_some()
-    }
-
     pub(crate) fn target_dir(&self) -> PathBuf {
         place::workspace().join("target/worker").join(&self.key)
     }

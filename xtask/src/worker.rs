@@ -1,6 +1,12 @@
 //! `cargo xtask worker`: the registry as wrangler and workerd take it, in `worker/build`.
 
-use std::{fs, io::Write, path::Path, process::Stdio, time::Instant};
+use std::{
+    fs,
+    io::Write,
+    path::Path,
+    process::{Command, Stdio},
+    time::Instant,
+};
 
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
@@ -67,6 +73,15 @@ pub(crate) fn build() -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// wrangler, in the folder of the registry.
+pub(crate) fn wrangler() -> Result<Command> {
+    let mut command = child::command(place::npm_tool("wrangler")?);
+    command
+        .current_dir(place::workspace().join("worker"))
+        .env("WRANGLER_SEND_METRICS", "false");
+    Ok(command)
 }
 
 /// worker-build compiles (again, which finds everything done), binds, optimises and bundles.

@@ -21,7 +21,7 @@ use xtask::place;
 
 use crate::say;
 
-pub(crate) use packages::Packages;
+pub(crate) use packages::{Packages, as_root, is_root};
 
 #[derive(clap::Args, Debug)]
 pub(crate) struct Arguments {
@@ -45,8 +45,6 @@ pub(crate) enum Need {
     CargoDeny,
 }
 
-/// What compiling the Rust programs needs.
-pub(crate) const NATIVE: &[Need] = &[Need::Packages(Packages::Build)];
 /// What building the registry and running it locally needs.
 pub(crate) const WORKER: &[Need] = &[
     Need::Packages(Packages::Build),
