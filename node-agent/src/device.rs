@@ -230,10 +230,10 @@ impl Agent {
                 .await;
             }
             Ok(Err(error)) => {
-                tracing::info!(caller = ?admitted.caller, "the dial-back failed: {error:#}")
+                tracing::info!(caller = ?admitted.caller, "the dial-back failed: {error:#}");
             }
             Err(_) => {
-                tracing::info!(caller = ?admitted.caller, "the dial-back found no path in 15 s")
+                tracing::info!(caller = ?admitted.caller, "the dial-back found no path in 15 s");
             }
         }
     }

@@ -135,7 +135,7 @@ pub(crate) async fn pipe(
         if let Ok(Ok(completed)) = completed.await {
             tell(events, connected(completed)).await;
         }
-        std::future::pending::<()>().await
+        std::future::pending::<()>().await;
     };
     tokio::select! {
         result = copy::with_opening(reader, writer, opened) => result.map(|_| ()),

@@ -104,10 +104,10 @@ async fn watch(agent: std::sync::Arc<Agent>, mut last: Presence) -> Result<()> {
             match &now {
                 Presence::Registered { name } => eprintln!("registered as {name}"),
                 Presence::Offline { reason } => {
-                    eprintln!("the registry is away, trying again: {reason}")
+                    eprintln!("the registry is away, trying again: {reason}");
                 }
                 Presence::Rejected { code, detail } => {
-                    eprintln!("{}", device::rejection(code, detail))
+                    eprintln!("{}", device::rejection(code, detail));
                 }
                 Presence::Connecting => {}
             }

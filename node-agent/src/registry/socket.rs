@@ -93,10 +93,10 @@ impl RegistrySocket {
             Ok(None) => anyhow::bail!("the registry closed the connection"),
             Ok(Some(Err(error))) => return Err(explain(error)),
             Ok(Some(Ok(Message::Binary(bytes)))) => {
-                self.registration.handle_message(&bytes, self.now())
+                self.registration.handle_message(&bytes, self.now());
             }
             Ok(Some(Ok(Message::Text(text)))) if text.as_str() == "pong" => {
-                self.registration.handle_pong()
+                self.registration.handle_pong();
             }
             Ok(Some(Ok(Message::Close(frame)))) => {
                 let reason = frame
