@@ -45,6 +45,15 @@ pub enum Received {
     Handshake(Vec<u8>),
 }
 
+/// What hearing from an address changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Heard {
+    First,
+    Again,
+    /// Not an address of this link, and there are too many already: it is not answered.
+    NoRoom,
+}
+
 /// The paths of one link. Drain [`poll_transmit`](Self::poll_transmit) after every input.
 #[derive(Debug)]
 pub struct PathSet {
@@ -106,14 +115,15 @@ impl PathSet {
         let Some(message) = self.opener.open(datagram) else {
             return Received::Nothing;
         };
-        let new_address = self.hear(from, now);
-        match message {
+        let heard = self.hear(from, now);
+        let received = match message {
             Message::Ping(nonce) => {
-                self.push(from, &Message::Pong(nonce, from));
-                if new_address {
+                if heard != Heard::NoRoom {
+                    self.push(from, &Message::Pong(nonce, from));
+                }
+                if heard == Heard::First {
                     self.resend_flight(from);
                 }
-                self.handle_timeout(now);
                 Received::Authentic
             }
             Message::Pong(nonce, _) => {
@@ -128,7 +138,9 @@ impl PathSet {
             }
             Message::Handshake(quic) => Received::Handshake(quic),
             Message::Unknown => Received::Authentic,
-        }
+        };
+        self.handle_timeout(now);
+        received
     }
 
     /// Seals and routes one QUIC datagram of the handshake.
@@ -139,7 +151,12 @@ impl PathSet {
             }
             self.flight.push_back(quic.to_vec());
         }
-        match self.route() {
+        let only = if self.established {
+            self.route()
+        } else {
+            self.best
+        };
+        match only {
             Some(to) => self.push_handshake(to, quic),
             None => {
                 let all: Vec<SocketAddr> = self.remotes.iter().map(|r| r.address).collect();
@@ -180,33 +197,18 @@ impl PathSet {
     pub fn poll_timeout(&self) -> Option<Duration> {
         self.remotes
             .iter()
-            .filter_map(|r| r.next_ping(self.established, Some(r.address) == self.best))
+            .filter_map(|r| r.next_ping(self.established, self.best))
             .min()
     }
 
-    /// Sends the pings that are due and gives up addresses that do not answer.
+    /// Sends the pings that are due and gives up addresses that do not answer. The next timeout
+    /// is later than `now`.
     pub fn handle_timeout(&mut self, now: Duration) {
-        let mut due = Vec::new();
-        for remote in &mut self.remotes {
-            let best = Some(remote.address) == self.best;
-            if remote
-                .next_ping(self.established, best)
-                .is_some_and(|at| at <= now)
-            {
-                self.pings += 1;
-                let nonce = nonce(&self.nonce_seed, self.pings);
-                remote.pinged(nonce, now);
-                due.push((remote.address, nonce));
-            }
-        }
-        for (to, nonce) in due {
-            self.push(to, &Message::Ping(nonce));
-        }
-        if self
-            .best
-            .is_some_and(|best| !self.find(best).is_some_and(Remote::is_verified))
-        {
-            self.fall_back(now);
+        self.send_pings(now);
+        let works = |best| self.find(best).is_some_and(Remote::is_verified);
+        if self.best.is_some_and(|best| !works(best)) {
+            self.fall_back();
+            self.send_pings(now);
         }
     }
 
@@ -237,30 +239,50 @@ impl PathSet {
         self.remotes.iter().find(|r| r.address == address)
     }
 
-    fn add(&mut self, address: SocketAddr, kind: Kind, now: Duration) -> bool {
+    /// At most [`MAX_CANDIDATES`] addresses are tried because the peer named them, and as many
+    /// because it was heard from there. Of the latter a lost one gives way to a new one; one that
+    /// never answered does not, so that no peer can have strangers pinged without end.
+    fn add(&mut self, address: SocketAddr, kind: Kind, now: Duration) {
         let address = canonical(address);
-        let known = self.find(address).is_some();
-        let room = self.remotes.len() < MAX_CANDIDATES
-            || (kind == Kind::PeerReflexive && self.remotes.len() < 2 * MAX_CANDIDATES);
-        if !known && room {
-            self.remotes.push(Remote::new(address, kind, now));
+        if self.find(address).is_some() {
+            return;
         }
-        !known && room
+        let heard = |r: &Remote| r.kind == Kind::PeerReflexive;
+        let alike = |r: &&Remote| heard(r) == (kind == Kind::PeerReflexive);
+        if self.remotes.iter().filter(alike).count() == MAX_CANDIDATES {
+            let oldest = self
+                .remotes
+                .iter()
+                .filter(|r| heard(r) && r.is_lost())
+                .min_by_key(|r| r.heard)
+                .map(|r| r.address);
+            match oldest {
+                Some(oldest) if kind == Kind::PeerReflexive => {
+                    self.remotes.retain(|r| r.address != oldest);
+                }
+                _ => return,
+            }
+        }
+        self.remotes.push(Remote::new(address, kind, now));
     }
 
-    /// An authentic datagram came from `from`. Is that the first time?
-    fn hear(&mut self, from: SocketAddr, now: Duration) -> bool {
+    /// An authentic datagram came from `from`.
+    fn hear(&mut self, from: SocketAddr, now: Duration) -> Heard {
         self.add(from, Kind::PeerReflexive, now);
+        let best = self.best;
         let Some(remote) = self.remotes.iter_mut().find(|r| r.address == from) else {
-            return false;
+            return Heard::NoRoom;
         };
-        let first = remote.heard.is_none();
-        remote.heard = Some(now);
-        if first {
-            remote.ping_soon(now);
-        }
+        let first = remote.hear(now);
         self.last_heard = Some(from);
-        first
+        if !first {
+            return Heard::Again;
+        }
+        // The peer may have moved: find out soon whether the path in use still works.
+        if let Some(best) = self.remotes.iter_mut().find(|r| Some(r.address) == best) {
+            best.renew();
+        }
+        Heard::First
     }
 
     /// `address` has just answered: should it carry the link?
@@ -277,7 +299,8 @@ impl PathSet {
     }
 
     /// The best path is silent: take the fastest verified one, and try every address anew.
-    fn fall_back(&mut self, now: Duration) {
+    fn fall_back(&mut self) {
+        let lost = self.best;
         self.best = self
             .remotes
             .iter()
@@ -285,9 +308,25 @@ impl PathSet {
             .min_by_key(|r| r.rtt)
             .map(|r| r.address);
         for remote in &mut self.remotes {
-            if !remote.is_verified() {
-                remote.renew(now);
+            if Some(remote.address) != lost {
+                remote.renew();
             }
+        }
+    }
+
+    fn send_pings(&mut self, now: Duration) {
+        let mut due = Vec::new();
+        for remote in &mut self.remotes {
+            let next = remote.next_ping(self.established, self.best);
+            if next.is_some_and(|at| at <= now) {
+                self.pings += 1;
+                let nonce = nonce(&self.nonce_seed, self.pings);
+                remote.pinged(nonce, now);
+                due.push((remote.address, nonce));
+            }
+        }
+        for (to, nonce) in due {
+            self.push(to, &Message::Ping(nonce));
         }
     }
 

@@ -17,7 +17,7 @@ const PROBE_SCHEDULE: [Duration; 8] = [
     Duration::from_millis(1500),
     Duration::from_secs(2),
 ];
-/// To an address that is not verified, in all.
+/// Left for an address that has never answered; once more if it is heard.
 const MAX_PINGS: u32 = 12;
 const MAX_HANDSHAKES: u32 = 8;
 /// Between pings to the path in use, and to others that work.
@@ -38,12 +38,32 @@ pub(super) struct Remote {
     pub(super) rtt: Option<Duration>,
     /// In all, for the receipt.
     pub(super) pings_sent: u32,
-    verified: bool,
-    /// Since the last answer or renewal.
+    standing: Standing,
+    /// Pings since the last answer, or since the probing was started anew.
     unanswered: u32,
-    handshakes: u32,
     last_ping: Duration,
+    /// The next ping is due at once.
+    hurry: bool,
     outstanding: VecDeque<([u8; 8], Duration)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// Has never answered, and may be somebody else's: what may still be sent there.
+    Stranger {
+        pings: u32,
+        handshakes: u32,
+    },
+    Verified,
+    /// Was verified and fell silent.
+    Lost,
+}
+
+impl Standing {
+    const STRANGER: Self = Self::Stranger {
+        pings: MAX_PINGS,
+        handshakes: MAX_HANDSHAKES,
+    };
 }
 
 impl Remote {
@@ -54,32 +74,43 @@ impl Remote {
             heard: None,
             rtt: None,
             pings_sent: 0,
-            verified: false,
+            standing: Standing::STRANGER,
             unanswered: 0,
-            handshakes: 0,
             last_ping: now,
+            hurry: false,
             outstanding: VecDeque::new(),
         }
     }
 
     pub(super) fn is_verified(&self) -> bool {
-        self.verified
+        self.standing == Standing::Verified
     }
 
-    /// When the next ping is due; `None` if this address is left alone. Addresses that never
-    /// answered are left alone once the link is `established`.
-    pub(super) fn next_ping(&self, established: bool, best: bool) -> Option<Duration> {
-        if self.verified {
-            let pause = match (self.unanswered, best) {
-                (1.., _) => RETRY,
-                (0, true) => KEEPALIVE,
-                (0, false) => STANDBY,
-            };
-            return Some(self.last_ping + pause);
-        }
-        let hopeless = self.unanswered >= MAX_PINGS || (established && self.heard.is_none());
+    pub(super) fn is_lost(&self) -> bool {
+        self.standing == Standing::Lost
+    }
+
+    /// When the next ping is due; `None` if this address is left alone. `best` is the path in use.
+    /// Addresses that were never heard are left alone once the link is `established`; lost ones
+    /// are tried on and on only while nothing else works.
+    pub(super) fn next_ping(
+        &self,
+        established: bool,
+        best: Option<SocketAddr>,
+    ) -> Option<Duration> {
         let step = (self.unanswered as usize).min(PROBE_SCHEDULE.len() - 1);
-        (!hopeless).then(|| self.last_ping + PROBE_SCHEDULE[step])
+        let pause = match self.standing {
+            Standing::Stranger { pings: 0, .. } => return None,
+            Standing::Stranger { .. } if established && self.heard.is_none() => return None,
+            Standing::Stranger { .. } => PROBE_SCHEDULE[step],
+            Standing::Verified if self.unanswered > 0 => RETRY,
+            Standing::Verified if best == Some(self.address) => KEEPALIVE,
+            Standing::Verified => STANDBY,
+            Standing::Lost if self.unanswered < MAX_PINGS => PROBE_SCHEDULE[step],
+            Standing::Lost if best.is_none() => KEEPALIVE,
+            Standing::Lost => return None,
+        };
+        Some(self.last_ping + if self.hurry { Duration::ZERO } else { pause })
     }
 
     pub(super) fn pinged(&mut self, nonce: [u8; 8], now: Duration) {
@@ -88,10 +119,16 @@ impl Remote {
         }
         self.outstanding.push_back((nonce, now));
         self.last_ping = now;
+        self.hurry = false;
         self.pings_sent += 1;
         self.unanswered += 1;
-        if self.verified && self.unanswered > LOST_AFTER {
-            self.verified = false;
+        match &mut self.standing {
+            Standing::Stranger { pings, .. } => *pings -= 1,
+            Standing::Verified if self.unanswered > LOST_AFTER => {
+                self.standing = Standing::Lost;
+                self.unanswered = 1;
+            }
+            Standing::Verified | Standing::Lost => {}
         }
     }
 
@@ -103,28 +140,44 @@ impl Remote {
         let (_, sent) = self.outstanding[position];
         self.outstanding.drain(..=position);
         self.rtt = Some(now.saturating_sub(sent));
-        self.verified = true;
+        self.standing = Standing::Verified;
         self.unanswered = 0;
         true
     }
 
-    /// The peer was heard from here: ask back at once.
-    pub(super) fn ping_soon(&mut self, now: Duration) {
-        if !self.verified && self.pings_sent > 0 {
-            self.last_ping = now.saturating_sub(*PROBE_SCHEDULE.last().expect("not empty"));
+    /// An authentic datagram came from here: ask back, unless it is known to work. Is it the first?
+    pub(super) fn hear(&mut self, now: Duration) -> bool {
+        let first = self.heard.is_none();
+        match self.standing {
+            Standing::Stranger { .. } if first => {
+                self.standing = Standing::STRANGER;
+                self.renew();
+            }
+            Standing::Lost if self.last_ping + RETRY <= now => self.renew(),
+            _ => {}
         }
+        self.heard = Some(now);
+        first
     }
 
-    /// Starts the probing anew, after the path in use was lost.
-    pub(super) fn renew(&mut self, now: Duration) {
-        self.unanswered = 0;
-        self.last_ping = now;
-        self.outstanding.clear();
+    /// Pings at once; what does not answer is probed from the start of the schedule, within what
+    /// is left for it.
+    pub(super) fn renew(&mut self) {
+        self.hurry = true;
+        if !self.is_verified() {
+            self.unanswered = 0;
+        }
     }
 
     /// May one more handshake datagram go here?
     pub(super) fn take_handshake(&mut self) -> bool {
-        self.handshakes += 1;
-        self.verified || self.handshakes <= MAX_HANDSHAKES
+        match &mut self.standing {
+            Standing::Stranger { handshakes: 0, .. } => false,
+            Standing::Stranger { handshakes, .. } => {
+                *handshakes -= 1;
+                true
+            }
+            Standing::Verified | Standing::Lost => true,
+        }
     }
 }

@@ -16,9 +16,18 @@ const FINISH: u8 = 0xe3;
 #[derive(Debug)]
 pub enum Handshake {
     Idle,
-    Client { server: u8, again: Repeat },
-    Server { client: u8, again: Option<Repeat> },
-    ClientDone,
+    Client {
+        server: u8,
+        again: Repeat,
+    },
+    Server {
+        client: u8,
+        again: Option<Repeat>,
+    },
+    /// Until the server confirms (RFC 9001, 4.1.2), the finish is sent again.
+    ClientDone {
+        again: Option<Repeat>,
+    },
     ServerDone,
 }
 
@@ -48,23 +57,26 @@ impl Handshake {
     }
 
     pub fn is_done(&self) -> bool {
-        matches!(self, Self::ClientDone | Self::ServerDone)
+        matches!(self, Self::ClientDone { .. } | Self::ServerDone)
     }
 
     pub fn poll_timeout(&self) -> Option<Duration> {
         match self {
             Self::Client { again, .. } => Some(again.at),
-            Self::Server { again, .. } => again.as_ref().map(|again| again.at),
-            Self::Idle | Self::ClientDone | Self::ServerDone => None,
+            Self::Server { again, .. } | Self::ClientDone { again } => {
+                again.as_ref().map(|again| again.at)
+            }
+            Self::Idle | Self::ServerDone => None,
         }
     }
 
     pub fn handle_timeout(&mut self, now: Duration) -> Vec<Vec<u8>> {
-        let (kind, again) = match self {
-            Self::Client { again, .. } => (CLIENT, again),
+        let (flight, again) = match self {
+            Self::Client { again, .. } => (flight(CLIENT), again),
             Self::Server {
                 again: Some(again), ..
-            } => (SERVER, again),
+            } => (flight(SERVER), again),
+            Self::ClientDone { again: Some(again) } => (finish(), again),
             _ => return Vec::new(),
         };
         if again.at > now {
@@ -72,7 +84,14 @@ impl Handshake {
         }
         again.at = now + again.pause;
         again.pause *= 2;
-        flight(kind)
+        flight
+    }
+
+    /// A bare datagram of the server confirms the handshake.
+    pub fn confirm(&mut self) {
+        if let Self::ClientDone { again } = self {
+            *again = None;
+        }
     }
 
     pub fn handle(&mut self, quic: &[u8], now: Duration) -> Vec<Vec<u8>> {
@@ -81,26 +100,38 @@ impl Handshake {
             (Self::Server { client, again }, CLIENT) => {
                 *client |= 1 << part;
                 if *client == 0b11 && again.is_none() {
-                    *again = Some(Repeat {
-                        at: now + PROBE,
-                        pause: 2 * PROBE,
-                    });
+                    *again = Some(Repeat::after(now));
                     return flight(SERVER);
                 }
             }
             (Self::Client { server, .. }, SERVER) => {
                 *server |= 1 << part;
                 if *server == 0b11 {
-                    *self = Self::ClientDone;
-                    return vec![datagram(FINISH, 0)];
+                    *self = Self::ClientDone {
+                        again: Some(Repeat::after(now)),
+                    };
+                    return finish();
                 }
             }
-            (Self::ClientDone, SERVER) => return vec![datagram(FINISH, 0)],
+            (Self::ClientDone { .. }, SERVER) => return finish(),
             (Self::Server { .. }, FINISH) => *self = Self::ServerDone,
             _ => {}
         }
         Vec::new()
     }
+}
+
+impl Repeat {
+    fn after(now: Duration) -> Self {
+        Self {
+            at: now + PROBE,
+            pause: 2 * PROBE,
+        }
+    }
+}
+
+fn finish() -> Vec<Vec<u8>> {
+    vec![datagram(FINISH, 0)]
 }
 
 fn flight(kind: u8) -> Vec<Vec<u8>> {

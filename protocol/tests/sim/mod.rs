@@ -504,6 +504,7 @@ impl World {
         let Some(paths) = &mut side.paths else { return };
         if bytes[0] != FIRST_BYTE {
             side.heard_bare.push(now);
+            side.handshake.confirm();
             return;
         }
         if let Received::Handshake(quic) = paths.handle_datagram(from, bytes, now) {
