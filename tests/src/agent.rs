@@ -10,10 +10,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use crate::{
-    lab::{Lab, coturn::Coturn, namespace::Namespace, process::Process},
-    registry::Registry,
-};
+use crate::lab::{Lab, coturn::Coturn, namespace::Namespace, process::Process, registry::Registry};
 
 /// How long an agent may take to register, or a call to go through, on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -123,10 +120,18 @@ impl Device {
     }
 }
 
+/// A call by `ringback connect` whose local ports are open; the link may still be on its way.
+#[derive(Debug)]
+pub struct Call {
+    start: Instant,
+    /// The running caller.
+    pub process: Process,
+}
+
 /// A link that `ringback connect` holds open.
 #[derive(Debug)]
 pub struct Link {
-    /// What the caller printed: the connection receipt.
+    /// How the call went, as the caller printed it.
     pub receipt: Value,
     /// From the start of the process to the receipt.
     pub time: Duration,
@@ -134,7 +139,7 @@ pub struct Link {
     pub process: Process,
 }
 
-impl Link {
+impl Call {
     /// Calls a device from a namespace and forwards local ports (`listen`, service), and returns
     /// when the ports are open.
     pub fn start(
@@ -150,14 +155,25 @@ impl Link {
         }
         let start = Instant::now();
         let process = lab.spawn(&format!("caller-{:08x}", fastrand::u32(..)), connect)?;
-        let line = process.stdout_line(PATIENCE, |line| line.starts_with('{'))?;
-        let time = start.elapsed();
-        let receipt = serde_json::from_str(&line).with_context(|| line.clone())?;
-        Ok(Self {
-            receipt,
-            time,
-            process,
+        let call = Self { start, process };
+        call.event("listening")?;
+        Ok(call)
+    }
+
+    /// Waits until the link is up.
+    pub fn connected(self) -> Result<Link> {
+        let mut event = self.event("connected")?;
+        Ok(Link {
+            receipt: event["receipt"].take(),
+            time: self.start.elapsed(),
+            process: self.process,
         })
+    }
+
+    fn event(&self, name: &str) -> Result<Value> {
+        let parse = |line: &str| serde_json::from_str::<Value>(line);
+        let is = |line: &str| parse(line).is_ok_and(|told| told["event"] == name);
+        Ok(parse(&self.process.stdout_line(PATIENCE, is)?)?)
     }
 }
 

@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::{
-    agent::{Device, LOCAL, Link},
+    agent::{Call, Device, LOCAL},
     lab::{
         Lab,
         content::{Content, hash},
@@ -22,8 +22,8 @@ use crate::{
         impairment::Impairment,
         kind::Kind,
         namespace::Namespace,
+        registry::Registry,
     },
-    registry::Registry,
 };
 
 /// The host on the device's LAN whose files are fetched.
@@ -146,20 +146,30 @@ impl Stage {
 
     /// Starts the device `nas` on the device's main host, with the service `web`.
     pub fn device(&self) -> Result<Device> {
-        let web = format!("http://{NAS}:80");
+        self.device_with(&[("web", &format!("http://{NAS}:80"))])
+    }
+
+    /// Starts the device `nas` on the device's main host, with services (name, target).
+    pub fn device_with(&self, services: &[(&str, &str)]) -> Result<Device> {
         Device::start(
             &self.lab,
             &self.registry,
             self.lab.device().host(),
             "nas",
-            &[("web", &web)],
+            services,
         )
     }
 
-    /// Calls the device from the caller's main host and forwards [`LOCAL`] to its `web`.
-    pub fn call(&self, device: &Device) -> Result<Link> {
+    /// Calls the device from the caller's main host and forwards [`LOCAL`] to a service of it.
+    pub fn call(&self, device: &Device, service: &str) -> Result<Call> {
         let caller = self.lab.caller().host();
-        Link::start(&self.lab, &self.registry, caller, device, &[(LOCAL, "web")])
+        Call::start(
+            &self.lab,
+            &self.registry,
+            caller,
+            device,
+            &[(LOCAL, service)],
+        )
     }
 
     /// Runs one case from the registration of the device to the last byte.
@@ -169,7 +179,7 @@ impl Stage {
         lab.device().set_kind(case.device)?;
         lab.impair(case.impairment.clone())?;
         let device = self.device()?;
-        let link = self.call(&device)?;
+        let link = self.call(&device, "web")?.connected()?;
         let expected = Content::sha256(1, case.bytes);
 
         let count = || -> Result<_> {

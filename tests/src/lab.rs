@@ -27,6 +27,7 @@ pub mod impairment;
 pub mod kind;
 pub mod namespace;
 pub mod process;
+pub mod registry;
 pub mod site;
 pub mod sshd;
 pub mod stun;

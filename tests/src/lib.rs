@@ -3,12 +3,12 @@
 //! [`lab`] builds a small internet out of network namespaces: two sites with overlapping LANs
 //! behind real kernel NAT, a registry and a STUN server, and a core that can delay, lose, reorder
 //! and duplicate what it forwards. It needs root on Linux, and the Debian packages in
-//! [`lab::PACKAGES`].
-
+//! [`lab::PACKAGES`]. On it stand the parts of the product: [`lab::registry`] is the worker on workerd
+//! with TLS, [`agent`] the `ringback` binary as device and caller, [`case`] a call with a large file
+//! through it. What they are measured beside is in [`transfer`] (plain TCP) and [`quinn_stream`].
 //!
-//! On the lab stand the parts of the product: [`registry`] is the worker on workerd, [`agent`] the
-//! `ringback` binary as device and caller, [`case`] a call with a large file through it. What they
-//! are measured beside is in [`transfer`] (plain TCP) and [`quinn_stream`].
+//! [`registry`] is the worker alone, on the loopback, with clients that speak its protocol frame by
+//! frame.
 
 pub mod agent;
 pub mod case;

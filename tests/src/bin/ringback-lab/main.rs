@@ -1,6 +1,7 @@
 //! The lab by hand: see `ringback-lab --help`.
 
 mod arguments;
+mod bench;
 mod forward;
 mod nat;
 mod stream;
@@ -21,6 +22,8 @@ struct Arguments {
 enum Command {
     /// Make a call between two kinds of router, or between all pairs of kinds
     Nat(nat::Arguments),
+    /// Measure Ringback beside plain TCP and a bare quinn stream, between the same namespaces
+    Bench(bench::Arguments),
     /// Delay, lose and reorder what goes from one interface of this namespace to another
     Forward(forward::Arguments),
     /// Send bytes over plain TCP to whoever asks
@@ -36,6 +39,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Nat(arguments) => nat::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
         Command::Forward(arguments) => forward::run(&arguments),
         Command::TcpServe(arguments) => stream::tcp_serve(&arguments),
         Command::TcpFetch(arguments) => stream::tcp_fetch(&arguments),

@@ -1,0 +1,106 @@
+//! Throughput of `-L` beside plain TCP, a bare quinn stream and dumbpipe. One round measures each
+//! once, so that what else the machine does falls on all of them alike.
+
+use std::{path::PathBuf, process::Command};
+
+use anyhow::{Context as _, Result, ensure};
+use ringback_tests::transfer::Transfer;
+use serde::Serialize;
+
+use super::{Bench, QUINN_PORT, TCP_PORT, direct, figure::Figure, peer::Dumbpipe};
+
+/// Megabits per second, and ratios of medians.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Figures {
+    plain_tcp: Figure,
+    plain_tcp_8_streams: Figure,
+    bare_quinn: Figure,
+    ringback: Figure,
+    ringback_8_streams: Figure,
+    dumbpipe: Option<Figure>,
+    ringback_to_bare_quinn: f64,
+    ringback_to_dumbpipe: Option<f64>,
+}
+
+pub(super) fn measure(
+    bench: &Bench,
+    runs: u32,
+    bytes: u64,
+    dumbpipe: Option<PathBuf>,
+) -> Result<Figures> {
+    let link = bench.stage.call(&bench.device, "bulk")?.connected()?;
+    let dumbpipe = dumbpipe
+        .map(|binary| Dumbpipe::start(bench, &binary))
+        .transpose()?;
+    let mut figures = Figures {
+        dumbpipe: dumbpipe.as_ref().map(|_| Figure::default()),
+        ..Figures::default()
+    };
+    let (plain, quinn) = (direct(TCP_PORT), direct(QUINN_PORT));
+    let forwarded = ringback_tests::agent::LOCAL.to_string();
+    for run in 1..=runs {
+        let tcp = |server: &str, streams: u32| {
+            let mut command = bench.lab_command()?;
+            command.args(["tcp-fetch", server, "--streams", &streams.to_string()]);
+            fetch(command, bytes)
+        };
+        figures.plain_tcp.add(tcp(&plain, 1)?);
+        figures.plain_tcp_8_streams.add(tcp(&plain, 8)?);
+        let mut command = bench.lab_command()?;
+        command.args(["quinn-fetch", &quinn]);
+        figures.bare_quinn.add(fetch(command, bytes)?);
+        figures.ringback.add(tcp(&forwarded, 1)?);
+        figures.ringback_8_streams.add(tcp(&forwarded, 8)?);
+        if let (Some(dumbpipe), Some(figure)) = (&dumbpipe, &mut figures.dumbpipe) {
+            figure.add(tcp(&dumbpipe.local().to_string(), 1)?);
+        }
+        eprintln!("throughput, run {run} of {runs}");
+    }
+    drop(link);
+    figures.ringback_to_bare_quinn = figures.ringback.median / figures.bare_quinn.median;
+    let dumbpipe = figures.dumbpipe.as_ref();
+    figures.ringback_to_dumbpipe = dumbpipe.map(|figure| figures.ringback.median / figure.median);
+    figures.say();
+    Ok(figures)
+}
+
+impl Figures {
+    fn say(&self) {
+        let mut rows = vec![
+            ("plain TCP, 1 stream", &self.plain_tcp),
+            ("plain TCP, 8 streams", &self.plain_tcp_8_streams),
+            ("bare quinn, 1 stream", &self.bare_quinn),
+            ("ringback -L, 1 stream", &self.ringback),
+            ("ringback -L, 8 streams", &self.ringback_8_streams),
+        ];
+        rows.extend(
+            self.dumbpipe
+                .as_ref()
+                .map(|figure| ("dumbpipe, 1 stream", figure)),
+        );
+        for (name, figure) in rows {
+            eprintln!("{name:<26}{:>8.0} Mb/s", figure.median);
+        }
+        eprintln!(
+            "{:<26}{:>8.2}",
+            "ringback to bare quinn", self.ringback_to_bare_quinn
+        );
+        if let Some(ratio) = self.ringback_to_dumbpipe {
+            eprintln!("{:<26}{ratio:>8.2}", "ringback to dumbpipe");
+        }
+    }
+}
+
+fn fetch(mut command: Command, bytes: u64) -> Result<f64> {
+    let output = command.args(["--bytes", &bytes.to_string()]).output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.success(),
+        "{command:?}: {}: {}",
+        output.status,
+        said.trim()
+    );
+    let transfer: Transfer = serde_json::from_slice(&output.stdout)
+        .with_context(|| format!("{command:?} wrote no figures"))?;
+    Ok(transfer.megabits())
+}

@@ -1,0 +1,137 @@
+//! The registry in a lab: the worker on workerd, with TLS, and its API by curl.
+
+use std::{net::SocketAddr, path::Path};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+use xtask::workerd::{Config, Keypair, Workerd};
+
+use super::{
+    Lab, REGISTRY, REGISTRY_NAME, certificate::Authority, coturn::Coturn, namespace::Namespace,
+};
+
+/// The worker at `https://registry.test` (130.74.23.6:443) in the registry's namespace.
+#[derive(Debug)]
+pub struct Registry {
+    authority: Authority,
+    owner_secret: String,
+    workerd: Workerd,
+}
+
+impl Registry {
+    /// Starts it with a certificate authority and an owner secret of its own.
+    pub fn start(lab: &Lab) -> Result<Self> {
+        let dir = lab.dir().join("registry");
+        std::fs::create_dir_all(&dir)?;
+        let authority = Authority::create(&dir)?;
+        let owner_secret = format!("owner-{:016x}", fastrand::u64(..));
+        let mut config = Config::registry(&dir, &owner_secret)?;
+        config.listen = SocketAddr::from((REGISTRY, 443));
+        config.prefix = lab
+            .registry()
+            .prefix()
+            .into_iter()
+            .map(Into::into)
+            .collect();
+        let stun = Coturn::servers().map(|server| server.to_string()).join(",");
+        config.bindings.insert("STUN_SERVERS".into(), stun);
+        config.tls = Some(Keypair {
+            certificate_chain: std::fs::read_to_string(&authority.certificate)?,
+            private_key: std::fs::read_to_string(&authority.key)?,
+        });
+        let workerd = Workerd::start(config)?;
+        Ok(Self {
+            authority,
+            owner_secret,
+            workerd,
+        })
+    }
+
+    /// What agents are given as `--registry`.
+    pub fn url(&self) -> String {
+        format!("https://{REGISTRY_NAME}")
+    }
+
+    /// What agents are given as `--registry-ca`.
+    pub fn ca(&self) -> &Path {
+        &self.authority.ca
+    }
+
+    /// The owner's bearer token.
+    pub fn owner_secret(&self) -> &str {
+        &self.owner_secret
+    }
+
+    /// The process: to kill it, to restart it, to read its log.
+    pub fn workerd(&mut self) -> &mut Workerd {
+        &mut self.workerd
+    }
+
+    /// The process ID of workerd.
+    pub fn pid(&self) -> u32 {
+        self.workerd.pid()
+    }
+
+    /// Calls the API as the owner, from a namespace, with curl. Gives the status and the body
+    /// (`null` if there is none).
+    pub fn call(
+        &self,
+        from: &Namespace,
+        method: &str,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<(u16, Value)> {
+        let mut curl = from.command("curl");
+        curl.args([
+            "-sS",
+            "--max-time",
+            "20",
+            "-w",
+            "\n%{http_code}",
+            "-X",
+            method,
+        ]);
+        curl.arg("--cacert").arg(self.ca());
+        curl.args([
+            "-H",
+            &format!("Authorization: Bearer {}", self.owner_secret),
+        ]);
+        if let Some(body) = body {
+            curl.args([
+                "-H",
+                "Content-Type: application/json",
+                "-d",
+                &body.to_string(),
+            ]);
+        }
+        let output = curl.arg(format!("{}{path}", self.url())).output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(
+            output.status.success(),
+            "curl {method} {path}: {}: {said}",
+            output.status
+        );
+        let text = String::from_utf8(output.stdout)?;
+        let (body, status) = text.rsplit_once('\n').context("curl wrote no status")?;
+        let body = if body.is_empty() {
+            Value::Null
+        } else {
+            serde_json::from_str(body).with_context(|| format!("{method} {path}: {body}"))?
+        };
+        Ok((status.parse()?, body))
+    }
+
+    /// A single-use enrolment code for a device of that name.
+    pub fn enrolment_code(&self, lab: &Lab, name: &str) -> Result<String> {
+        let body = json!({ "name": name });
+        let (status, answer) = self.call(lab.registry(), "POST", "/v1/codes", Some(&body))?;
+        ensure!(
+            (200..300).contains(&status),
+            "no enrolment code: {status} {answer}"
+        );
+        let code = answer["code"].as_str();
+        Ok(code
+            .with_context(|| format!("no code in {answer}"))?
+            .to_owned())
+    }
+}
