@@ -1,6 +1,8 @@
 //! Every command that a person or CI runs on this repository: `cargo xtask help`.
 
 mod child;
+mod deploy;
+mod lab;
 mod say;
 mod setup;
 mod test;
@@ -32,6 +34,14 @@ enum Command {
     Worker(worker::Arguments),
     /// Run the tests: all of them, or the parts that are named
     Test(test::Arguments),
+    /// Make calls in the NAT lab: one case, or without arguments the matrix
+    #[command(disable_help_flag = true)]
+    Nat(lab::Arguments),
+    /// Measure, in the NAT lab
+    #[command(disable_help_flag = true)]
+    Bench(lab::Arguments),
+    /// Deploy the registry to your own Workers account
+    Deploy(deploy::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -49,6 +59,9 @@ fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Setup(arguments) => setup::run(&arguments)?,
         Command::Worker(arguments) => worker::run(&arguments)?,
+        Command::Nat(arguments) => lab::run("nat", &arguments)?,
+        Command::Bench(arguments) => lab::run("bench", &arguments)?,
+        Command::Deploy(arguments) => deploy::run(&arguments)?,
         Command::Test(arguments) => return test::run(&arguments),
     }
     Ok(ExitCode::SUCCESS)

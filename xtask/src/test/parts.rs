@@ -97,14 +97,7 @@ fn wasm() -> Result<()> {
     let toolchain = Toolchain::require()?;
     let mut tests = toolchain.cargo()?;
     tests
-        .args([
-            "test",
-            "--quiet",
-            "--package",
-            "ringback-protocol",
-            "--test",
-            "wasm",
-        ])
+        .args(["test", "--package", "ringback-protocol", "--test", "wasm"])
         .args(["--target", wasm::TARGET])
         .env(
             "CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER",
@@ -144,7 +137,7 @@ fn in_namespaces(filter: &str) -> Result<()> {
     tests
         .env(
             "RINGBACK_BIN",
-            place::workspace().join("target/debug/ringback"),
+            crate::lab::target_dir().join("debug/ringback"),
         )
         .env("RINGBACK_WORKERD", place::workerd()?)
         .env("RINGBACK_WORKER_BUILD", place::worker_output());

@@ -1,0 +1,68 @@
+//! `cargo xtask nat` and `cargo xtask bench`: the NAT lab, on release builds.
+
+use std::{ffi::OsString, os::unix::process::CommandExt, process::Command};
+
+use anyhow::{Context, Result};
+use xtask::place;
+
+use crate::{
+    child, say,
+    setup::{self, Need, Packages},
+    worker,
+};
+
+#[derive(clap::Args, Debug)]
+pub(crate) struct Arguments {
+    /// What the lab's own command takes; `--help` lists it
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    arguments: Vec<OsString>,
+}
+
+/// Builds what the lab needs and becomes `ringback-lab VERB ARGUMENTS`.
+pub(crate) fn run(verb: &str, arguments: &Arguments) -> Result<()> {
+    setup::ensure(&[setup::WORKER, &[Need::Packages(Packages::Lab)]].concat())?;
+    worker::build()?;
+    let release = build_release(&["ringback", "ringback-lab"])?;
+    let lab = release.join("ringback-lab");
+    // Namespaces are made by root; what the lab needs to know goes through sudo by name.
+    let variables = [
+        ("RINGBACK_BIN", release.join("ringback")),
+        ("RINGBACK_WORKERD", place::workerd()?),
+        ("RINGBACK_WORKER_BUILD", place::worker_output()),
+    ];
+    let mut command = if setup::is_root() {
+        Command::new(&lab)
+    } else {
+        say::note("the lab makes network namespaces, so it runs by sudo");
+        let mut sudo = Command::new("sudo");
+        sudo.args(
+            variables
+                .iter()
+                .map(|(name, value)| format!("{name}={}", value.display())),
+        );
+        sudo.arg(&lab);
+        sudo
+    };
+    command.arg(verb).args(&arguments.arguments).envs(variables);
+    Err(command.exec()).with_context(|| format!("starting {}", lab.display()))
+}
+
+/// Builds binaries of the workspace for release and returns the directory they are in.
+pub(crate) fn build_release(binaries: &[&str]) -> Result<std::path::PathBuf> {
+    let mut cargo = child::command("cargo");
+    cargo
+        .current_dir(place::workspace())
+        .args(["build", "--release"]);
+    for name in binaries {
+        cargo.args(["--bin", name]);
+    }
+    let log = place::cache()?.join("log/release.log");
+    child::run_logged(&mut cargo, "release build", &log)?;
+    Ok(target_dir().join("release"))
+}
+
+/// Where cargo builds: `target`, unless the environment says otherwise.
+pub(crate) fn target_dir() -> std::path::PathBuf {
+    let own = std::env::var_os("CARGO_TARGET_DIR").map(std::path::PathBuf::from);
+    place::workspace().join(own.unwrap_or_else(|| "target".into()))
+}
