@@ -102,7 +102,7 @@ async fn by_name(
 ) -> Result<PeerId> {
     #[derive(Deserialize)]
     struct Alias {
-        id: PeerId,
+        device: PeerId,
     }
     ringback_protocol::name::check(name).map_err(|error| {
         Failure::new(
@@ -122,12 +122,12 @@ async fn by_name(
         .await?
     {
         Ok(alias) => {
-            if known.is_some_and(|known| known != alias.id) {
-                eprintln!("'{name}' is now {}", alias.id);
+            if known.is_some_and(|known| known != alias.device) {
+                eprintln!("'{name}' is now {}", alias.device);
                 contacts.0.remove(name);
                 contacts.store(profile)?;
             }
-            Ok(alias.id)
+            Ok(alias.device)
         }
         Err(problem) if problem.code == Code::UnknownAlias => {
             bail!(Failure::new(
