@@ -19,9 +19,6 @@ pub const TOTAL_WINDOW: u64 = 600;
 /// Seconds that a caller's clock may be ahead.
 pub const MAX_AHEAD: u64 = 5;
 
-/// Callers whose failures are kept apart; beyond that the oldest is forgotten (the total still counts).
-const MAX_CALLERS: usize = 1024;
-
 /// A request that may go on to the dial-back.
 #[derive(Debug)]
 pub struct Admitted {
@@ -40,6 +37,7 @@ pub struct Admission {
     secrets: Vec<(Vec<u8>, Psk)>,
     remembered: BTreeSet<PeerId>,
     seen: HashMap<[u8; 16], UnixTime>,
+    /// By caller. Callers are free to make, but no more than [`TOTAL_FAILURES`] are ever counted.
     failures: HashMap<PeerId, VecDeque<UnixTime>>,
     total: VecDeque<UnixTime>,
 }
@@ -97,14 +95,17 @@ impl Admission {
             }
             envelope
                 .open(&self.device, None)
-                .map_err(|_| (Code::UnknownCaller, None))?
+                .map_err(|e| (open_failure(&e, Code::UnknownCaller), None))?
         } else {
             self.check_attempts(&envelope.caller, now)?;
             match self.open_with_secret(&envelope) {
-                Some(opened) => opened,
-                None => {
-                    self.count_failure(envelope.caller, now);
-                    return Err((Code::WrongPassword, None));
+                Ok(opened) => opened,
+                Err(e) => {
+                    let code = open_failure(&e, Code::WrongPassword);
+                    if code == Code::WrongPassword {
+                        self.count_failure(envelope.caller, now);
+                    }
+                    return Err((code, None));
                 }
             }
         };
@@ -121,9 +122,13 @@ impl Admission {
         })
     }
 
-    fn open_with_secret(&self, envelope: &Envelope) -> Option<(Request, CallKeys)> {
-        let (_, psk) = self.secrets.iter().find(|(id, _)| *id == envelope.psk_id)?;
-        envelope.open(&self.device, Some(psk)).ok()
+    fn open_with_secret(&self, envelope: &Envelope) -> Result<(Request, CallKeys), EnvelopeError> {
+        let (_, psk) = self
+            .secrets
+            .iter()
+            .find(|(id, _)| *id == envelope.psk_id)
+            .ok_or(EnvelopeError::Seal)?;
+        envelope.open(&self.device, Some(psk))
     }
 
     fn check_attempts(
@@ -131,9 +136,9 @@ impl Admission {
         caller: &PeerId,
         now: UnixTime,
     ) -> Result<(), (Code, Option<u32>)> {
-        forget_before(&mut self.total, now, TOTAL_WINDOW);
+        forget_outside(&mut self.total, now, TOTAL_WINDOW);
         self.failures.retain(|_, times| {
-            forget_before(times, now, CALLER_WINDOW);
+            forget_outside(times, now, CALLER_WINDOW);
             !times.is_empty()
         });
         let own = self
@@ -149,16 +154,6 @@ impl Admission {
 
     fn count_failure(&mut self, caller: PeerId, now: UnixTime) {
         self.total.push_back(now);
-        if !self.failures.contains_key(&caller) && self.failures.len() >= MAX_CALLERS {
-            let oldest = self
-                .failures
-                .iter()
-                .min_by_key(|(_, times)| times.back().copied())
-                .map(|(id, _)| *id);
-            if let Some(oldest) = oldest {
-                self.failures.remove(&oldest);
-            }
-        }
         self.failures.entry(caller).or_default().push_back(now);
     }
 
@@ -176,18 +171,66 @@ impl Admission {
     }
 }
 
-fn forget_before(times: &mut VecDeque<UnixTime>, now: UnixTime, window: u64) {
-    while times
-        .front()
-        .is_some_and(|first| first.saturating_add(window) <= now)
-    {
-        times.pop_front();
+/// What a failed opening is called: an envelope that opens, with contents that are none, comes from
+/// somebody who knows the secret.
+fn open_failure(error: &EnvelopeError, closed: Code) -> Code {
+    match error {
+        EnvelopeError::Malformed(_) => Code::BadEnvelope,
+        _ => closed,
     }
+}
+
+/// Forgets what is older than the window, and what a wrong clock has put into the future.
+fn forget_outside(times: &mut VecDeque<UnixTime>, now: UnixTime, window: u64) {
+    times.retain(|time| now.checked_sub(*time).is_some_and(|age| age < window));
 }
 
 /// Seconds until fewer than `limit` failures are in the window; `None` if that is so already.
 fn wait(times: &VecDeque<UnixTime>, limit: usize, now: UnixTime, window: u64) -> Option<u32> {
     let blocking = times.len().checked_sub(limit)?;
-    let seconds = (times[blocking] + window).saturating_sub(now).max(1);
+    let seconds = window.saturating_sub(now.saturating_sub(times[blocking]));
     Some(u32::try_from(seconds).unwrap_or(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_of_callers_is_bounded_in_memory() {
+        let mut admission = Admission::new(SecretKey::from_seed(&[1; 32]), 0);
+        let mut limited = 0;
+        for number in 0..3_000_u64 {
+            let mut seed = [0; 32];
+            seed[..8].copy_from_slice(&number.to_be_bytes());
+            let caller = SecretKey::from_seed(&seed).id();
+            match admission.check_attempts(&caller, number) {
+                Ok(()) => admission.count_failure(caller, number),
+                Err((code, _)) => {
+                    assert_eq!(code, Code::RateLimited);
+                    limited += 1;
+                }
+            }
+            assert!(admission.total.len() <= TOTAL_FAILURES);
+            assert!(admission.failures.len() <= TOTAL_FAILURES);
+        }
+        assert_eq!(limited, 3_000 - 5 * TOTAL_FAILURES);
+    }
+
+    #[test]
+    fn a_wrong_clock_locks_nobody_out() {
+        let caller = SecretKey::from_seed(&[2; 32]).id();
+        let mut admission = Admission::new(SecretKey::from_seed(&[1; 32]), 0);
+        for now in [0, u64::MAX] {
+            for _ in 0..CALLER_FAILURES {
+                assert!(admission.check_attempts(&caller, now).is_ok());
+                admission.count_failure(caller, now);
+            }
+            assert_eq!(
+                admission.check_attempts(&caller, now),
+                Err((Code::RateLimited, Some(300)))
+            );
+        }
+        assert!(admission.check_attempts(&caller, 1_800_000_000).is_ok());
+    }
 }

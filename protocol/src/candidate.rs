@@ -21,7 +21,7 @@ pub enum Kind {
     Mapped,
     /// A port that the user forwards by hand.
     Static,
-    /// Learned from a datagram that the peer sent.
+    /// Learned from a datagram that the peer sent. Never on the wire.
     PeerReflexive,
     /// A kind of a later version.
     Unknown(u8),
@@ -170,7 +170,6 @@ impl<'b, C> Decode<'b, C> for Kind {
             2 => Self::ServerReflexive,
             3 => Self::Mapped,
             4 => Self::Static,
-            5 => Self::PeerReflexive,
             number => Self::Unknown(number),
         })
     }

@@ -9,7 +9,8 @@ macro_rules! codes {
         #[non_exhaustive]
         pub enum Code {
             $(#[doc = $title] $variant,)*
-            /// A code of a later version: kept as it came.
+            /// A code of a later version: kept as it came, of what can be printed at most 64
+            /// characters.
             Unknown(String),
         }
 
@@ -43,9 +44,10 @@ macro_rules! codes {
 
         impl From<&str> for Code {
             fn from(text: &str) -> Self {
-                match text {
+                let text: String = text.chars().filter(char::is_ascii_graphic).take(64).collect();
+                match text.as_str() {
                     $($text => Self::$variant,)*
-                    other => Self::Unknown(other.chars().filter(|c| c.is_ascii_graphic()).take(64).collect()),
+                    _ => Self::Unknown(text),
                 }
             }
         }

@@ -117,6 +117,9 @@ impl Envelope {
         let keypair = (private_key(caller), public_key(&caller.id())?);
         let (psk_id, mode) = match proof {
             Proof::Secret { psk_id, psk } => {
+                if psk_id.len() > MAX_PSK_ID {
+                    return Err(Malformed(format!("psk_id is over {MAX_PSK_ID} bytes")).into());
+                }
                 let bundle =
                     PskBundle::new(psk.as_bytes(), psk_id).map_err(|_| EnvelopeError::Seal)?;
                 (psk_id.to_vec(), OpModeS::AuthPsk(keypair, bundle))
@@ -174,7 +177,7 @@ impl Envelope {
     }
 
     /// Opens the envelope with the device's key, and with `psk` unless `psk_id` is empty.
-    /// Costs two X25519 operations; no password hashing.
+    /// [`EnvelopeError::Malformed`] means that it did open. Costs two X25519 operations; no password hashing.
     pub fn open(
         &self,
         device: &SecretKey,
@@ -203,6 +206,9 @@ impl Envelope {
             .map_err(|_| EnvelopeError::Seal)?;
         let request: Request = cbor::decode(&plaintext)?;
         bounded_str(&request.service, crate::name::MAX_LEN, "service")?;
+        if request.service.is_empty() {
+            return Err(Malformed("service is empty".into()).into());
+        }
         let keys = CallKeys::export(|context_label, out| context.export(context_label, out));
         Ok((request, keys))
     }

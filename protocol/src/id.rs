@@ -31,10 +31,10 @@ pub enum IdError {
 }
 
 impl PeerId {
-    /// Refuses what is not a curve point and points of small order.
+    /// Refuses what is not a curve point in canonical form, and points of small order.
     pub fn from_bytes(bytes: [u8; 32]) -> Result<Self, IdError> {
         let key = VerifyingKey::from_bytes(&bytes).map_err(|_| IdError::Key)?;
-        if key.is_weak() || key.to_bytes() != bytes {
+        if key.is_weak() || key.to_edwards().compress().to_bytes() != bytes {
             return Err(IdError::Key);
         }
         Ok(Self(bytes))
@@ -89,7 +89,13 @@ impl FromStr for PeerId {
         let checked = bech32::primitives::decode::CheckedHrpstring::new::<Bech32m>(text)
             .map_err(|_| IdError::Checksum)?;
         let bytes: Vec<u8> = checked.byte_iter().collect();
-        Self::from_bytes(bytes.try_into().map_err(|_| IdError::Checksum)?)
+        let id = Self::from_bytes(bytes.try_into().map_err(|_| IdError::Checksum)?)?;
+        // One text for one key: the padding bits behind it are zero.
+        if id.to_string().eq_ignore_ascii_case(text) {
+            Ok(id)
+        } else {
+            Err(IdError::Checksum)
+        }
     }
 }
 
@@ -158,5 +164,83 @@ impl SecretKey {
 impl fmt::Debug for SecretKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "SecretKey({:?})", self.id())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes(hex_text: &str) -> [u8; 32] {
+        hex::decode(hex_text).unwrap().try_into().unwrap()
+    }
+
+    /// The vector of libsodium's `ed25519_convert` test.
+    #[test]
+    fn maps_to_x25519_as_libsodium_does() {
+        let key = SecretKey::from_seed(&bytes(
+            "421151a459faeade3d247115f94aedae42318124095afabe4d1451a559faedee",
+        ));
+        assert_eq!(
+            hex::encode(key.id().as_bytes()),
+            "b5076a8474a832daee4dd5b4040983b6623b5f344aca57d4d6ee4baf3f259e6e"
+        );
+        assert_eq!(
+            hex::encode(key.id().to_x25519()),
+            "f1814f0e8ff1043d8a44d25babff3cedcae6c22c3edaa48f857ae70de2baae50"
+        );
+        // The same scalar before and after clamping: multiplied with the base point, it gives the
+        // public key above.
+        let mut scalar = *key.to_x25519();
+        scalar[0] &= 0xf8;
+        scalar[31] = (scalar[31] & 0x7f) | 0x40;
+        assert_eq!(
+            hex::encode(scalar),
+            "8052030376d47112be7f73ed7a019293dd12ad910b654455798b4667d73de166"
+        );
+    }
+
+    #[test]
+    fn refuses_small_order_and_non_canonical_keys() {
+        for (what, key) in [
+            ("y = 0", [0; 32]),
+            ("y = 1", {
+                let mut y = [0; 32];
+                y[0] = 1;
+                y
+            }),
+            (
+                "order 8",
+                bytes("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"),
+            ),
+            (
+                "y = p + 3, a point of large order",
+                bytes("f0ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f"),
+            ),
+            ("not on the curve", {
+                let mut y = [0; 32];
+                y[0] = 2;
+                y
+            }),
+        ] {
+            assert_eq!(PeerId::from_bytes(key), Err(IdError::Key), "{what}");
+        }
+    }
+
+    #[test]
+    fn names_the_likely_mistake() {
+        let id = SecretKey::from_seed(&[0xd0; 32]).id().to_string();
+        let err = |text: &str| text.parse::<PeerId>().unwrap_err();
+        assert_eq!(err(&id[1..]), IdError::Length(60));
+        assert_eq!(err("ä"), IdError::Length(1));
+        assert_eq!(err(&id.replace("rb1", "cb1")), IdError::Prefix);
+        assert_eq!(err(&id.replace("rb1", "rB1")), IdError::Prefix);
+        let mixed = id[..60].to_owned() + &id[60..].to_uppercase();
+        assert_eq!(err(&mixed), IdError::Checksum);
+        for at in 3..ID_LEN {
+            let typo = if &id[at..=at] == "q" { "p" } else { "q" };
+            let mistyped = format!("{}{typo}{}", &id[..at], &id[at + 1..]);
+            assert_eq!(err(&mistyped), IdError::Checksum, "at {at}");
+        }
     }
 }

@@ -9,34 +9,45 @@ use crate::PeerId;
 use crate::candidate::Kind;
 
 /// How a peer's NAT maps UDP ports (RFC 4787, 4.1), as far as STUN could tell.
-#[derive(
-    Debug,
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    Default,
-    Serialize,
-    Deserialize,
-    minicbor::Encode,
-    minicbor::Decode,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-#[cbor(index_only)]
 pub enum Nat {
-    /// No STUN server answered, or only one did behind a NAT.
+    /// No STUN server answered, or only one did behind a NAT; also any number of a later version.
     #[default]
-    #[n(0)]
     Unknown,
     /// The public address is the host's own.
-    #[n(1)]
     None,
     /// One public port for all destinations.
-    #[n(2)]
     EndpointIndependent,
     /// Another public port for another destination ("symmetric").
-    #[n(3)]
     EndpointDependent,
+}
+
+impl<C> minicbor::Encode<C> for Nat {
+    fn encode<W: minicbor::encode::Write>(
+        &self,
+        e: &mut minicbor::Encoder<W>,
+        _: &mut C,
+    ) -> Result<(), minicbor::encode::Error<W::Error>> {
+        e.u8(match self {
+            Self::Unknown => 0,
+            Self::None => 1,
+            Self::EndpointIndependent => 2,
+            Self::EndpointDependent => 3,
+        })?
+        .ok()
+    }
+}
+
+impl<'b, C> minicbor::Decode<'b, C> for Nat {
+    fn decode(d: &mut minicbor::Decoder<'b>, _: &mut C) -> Result<Self, minicbor::decode::Error> {
+        Ok(match d.u8()? {
+            1 => Self::None,
+            2 => Self::EndpointIndependent,
+            3 => Self::EndpointDependent,
+            _ => Self::Unknown,
+        })
+    }
 }
 
 /// Which way the link's datagrams go.

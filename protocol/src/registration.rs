@@ -163,6 +163,9 @@ impl Registration {
 
     /// A binary message from the registry.
     pub fn handle_message(&mut self, message: &[u8], now: Duration) {
+        if matches!(self.state, State::Closed) {
+            return;
+        }
         match Frame::decode(message) {
             Ok(frame) => self.handle_frame(frame, now),
             Err(malformed) => self.close(CloseReason::Misbehaved(malformed.to_string())),

@@ -49,7 +49,7 @@ impl Open {
 
     /// Reads the frame without its length.
     pub fn decode(frame: &[u8]) -> Result<Self, Malformed> {
-        match frame.split_first() {
+        match bounded(frame)?.split_first() {
             Some((&OPEN, body)) => cbor::decode(body),
             _ => Err(Malformed("a stream starts with Open".into())),
         }
@@ -67,7 +67,7 @@ impl Opening {
 
     /// Reads the frame without its length.
     pub fn decode(frame: &[u8]) -> Result<Self, Malformed> {
-        match frame.split_first() {
+        match bounded(frame)?.split_first() {
             Some((&OPENED, body)) => cbor::decode::<Empty>(body).map(|_| Self::Opened),
             Some((&REFUSED, body)) => cbor::decode(body).map(Self::Refused),
             _ => Err(Malformed(
@@ -75,6 +75,15 @@ impl Opening {
             )),
         }
     }
+}
+
+fn bounded(frame: &[u8]) -> Result<&[u8], Malformed> {
+    if frame.len() > MAX_HEADER {
+        return Err(Malformed(format!(
+            "a stream header has at most {MAX_HEADER} bytes"
+        )));
+    }
+    Ok(frame)
 }
 
 fn tagged<T: Encode<()>>(tag: u8, body: &T) -> Vec<u8> {

@@ -207,7 +207,7 @@ impl World {
             nonce: [7; 32],
             time_ms: EPOCH * 1000,
         };
-        world.to_device(challenge.into());
+        world.tell_device(&challenge.into());
         world
     }
 
@@ -377,7 +377,7 @@ impl World {
             Event::PingFromDevice => self.at_registry(Duration::ZERO, Event::PongToDevice),
             Event::FromDevice(frame) => self.registry_hears_device(frame),
             Event::FromCaller(envelope) => {
-                self.to_device(Deliver { call: 1, envelope }.into());
+                self.tell_device(&Deliver { call: 1, envelope }.into());
             }
             Event::ToCaller(frame) => self.caller_hears(frame),
         }
@@ -394,21 +394,21 @@ impl World {
                     name: "nas".into(),
                     stun: Vec::new(),
                 };
-                self.to_device(registered.into());
+                self.tell_device(&registered.into());
             }
             Frame::Update(update) => {
                 self.registry.public = Some(update.public);
                 if !self.registry.loses_updates {
                     let public = update.public;
-                    self.to_device(Updated { public }.into());
+                    self.tell_device(&Updated { public }.into());
                 }
             }
-            Frame::Ack(_) => self.to_caller(Duration::ZERO, Delivered { call: 0 }.into()),
+            Frame::Ack(_) => self.tell_caller(Duration::ZERO, Delivered { call: 0 }.into()),
             Frame::Answer(Answer { reply, .. }) => {
-                self.to_caller(self.registry.slow_by, Answered { call: 0, reply }.into());
+                self.tell_caller(self.registry.slow_by, Answered { call: 0, reply }.into());
             }
             Frame::Refuse(Refuse { refusal, .. }) => {
-                self.to_caller(Duration::ZERO, Refused { call: 0, refusal }.into());
+                self.tell_caller(Duration::ZERO, Refused { call: 0, refusal }.into());
             }
             other => panic!("a device does not send {other:?}"),
         }
@@ -526,7 +526,7 @@ impl World {
             .as_mut()
             .and_then(PathSet::poll_transmit)
         {
-            self.send(end, transmit.to, transmit.datagram);
+            self.send(end, transmit.to, &transmit.datagram);
         }
     }
 
@@ -538,12 +538,12 @@ impl World {
         }
         side.next_data = Some(now + DATA_INTERVAL);
         if let Some(to) = side.paths.as_ref().and_then(PathSet::route) {
-            self.send(end, to, vec![BARE; 64]);
+            self.send(end, to, &[BARE; 64]);
         }
     }
 
     /// Puts a datagram on the wire.
-    fn send(&mut self, end: End, to: SocketAddr, bytes: Vec<u8>) {
+    fn send(&mut self, end: End, to: SocketAddr, bytes: &[u8]) {
         let now = self.now;
         let peer = match end {
             End::Device => &self.caller,
@@ -571,17 +571,17 @@ impl World {
             if !self.rng.chance(self.conditions.loss) {
                 let (least, most) = self.conditions.delay_ms;
                 let delay = Duration::from_millis(self.rng.between(least, most));
-                let bytes = bytes.clone();
+                let bytes = bytes.to_vec();
                 self.schedule(delay, Event::Datagram { from, to, bytes });
             }
         }
     }
 
-    fn to_device(&mut self, frame: Frame) {
+    fn tell_device(&mut self, frame: &Frame) {
         self.at_registry(Duration::ZERO, Event::ToDevice(frame.encode()));
     }
 
-    fn to_caller(&mut self, late: Duration, frame: Frame) {
+    fn tell_caller(&mut self, late: Duration, frame: Frame) {
         self.at_registry(late, Event::ToCaller(frame));
     }
 

@@ -1,0 +1,359 @@
+//! Admission (§7.1): what is refused, in which order, and for how long.
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng as _;
+use ringback_protocol::admission::{
+    Admission, Admitted, CALLER_FAILURES, CALLER_WINDOW, MAX_AHEAD, TOTAL_FAILURES, TOTAL_WINDOW,
+};
+use ringback_protocol::envelope::{Envelope, LIFETIME, MAX_ENVELOPE, MAX_LIFETIME, Proof, Request};
+use ringback_protocol::refusal::{ForgedRefusal, Refusal};
+use ringback_protocol::secret::{PASSWORD_ID, Psk};
+use ringback_protocol::{Code, SecretKey, UnixTime};
+
+/// When the agent started.
+const START: UnixTime = 1_800_000_000;
+
+fn device() -> SecretKey {
+    SecretKey::from_seed(&[0xd0; 32])
+}
+
+fn caller(number: u8) -> SecretKey {
+    SecretKey::from_seed(&[number; 32])
+}
+
+fn psk() -> Psk {
+    Psk::from_bytes([0x9a; 32])
+}
+
+fn wrong() -> Psk {
+    Psk::from_bytes([0x0b; 32])
+}
+
+fn admission() -> Admission {
+    let mut admission = Admission::new(device(), START);
+    admission.set_secret(PASSWORD_ID, psk());
+    admission
+}
+
+fn request(number: u8, issued_at: UnixTime) -> Request {
+    Request {
+        id: [number; 16],
+        issued_at,
+        expires_at: issued_at + LIFETIME,
+        service: "ssh".into(),
+        candidates: Vec::new(),
+        remember: false,
+        path: 0,
+    }
+}
+
+fn seal_with(request: &Request, caller: &SecretKey, proof: Proof<'_>) -> Vec<u8> {
+    let mut rng = ChaCha8Rng::from_seed([1; 32]);
+    let (envelope, _) = Envelope::seal(request, caller, &device().id(), proof, &mut rng)
+        .expect("the request is sealed");
+    envelope.encode()
+}
+
+fn seal(request: &Request, caller: &SecretKey, psk: &Psk) -> Vec<u8> {
+    let psk_id = PASSWORD_ID;
+    seal_with(request, caller, Proof::Secret { psk_id, psk })
+}
+
+fn code(result: Result<Admitted, Refusal>) -> Code {
+    result.expect_err("refused").code
+}
+
+#[test]
+fn the_right_password_is_admitted() {
+    let admitted = admission()
+        .admit(&seal(&request(1, START), &caller(1), &psk()), START)
+        .expect("admitted");
+    assert_eq!(admitted.caller, caller(1).id());
+    assert_eq!(admitted.request, request(1, START));
+    assert!(!admitted.by_key);
+}
+
+#[test]
+fn an_unknown_secret_is_refused_as_a_wrong_one() {
+    let mut admission = admission();
+    let by_id = seal_with(
+        &request(1, START),
+        &caller(1),
+        Proof::Secret {
+            psk_id: b"invite 7",
+            psk: &psk(),
+        },
+    );
+    let refused = admission.admit(&by_id, START).expect_err("refused");
+    assert_eq!(refused.code, Code::WrongPassword);
+    let by_psk = seal(&request(1, START), &caller(1), &wrong());
+    let same = admission.admit(&by_psk, START).expect_err("refused");
+    assert_eq!(
+        (same.code, same.retry_after_s, same.time),
+        (refused.code, refused.retry_after_s, refused.time)
+    );
+}
+
+#[test]
+fn a_replaced_password_no_longer_admits() {
+    let mut admission = admission();
+    admission.set_secret(PASSWORD_ID, wrong());
+    let envelope = seal(&request(1, START), &caller(1), &psk());
+    assert_eq!(code(admission.admit(&envelope, START)), Code::WrongPassword);
+    let envelope = seal(&request(1, START), &caller(1), &wrong());
+    assert!(admission.admit(&envelope, START).is_ok());
+}
+
+#[test]
+fn a_caller_waits_after_its_failures_and_others_do_not() {
+    let mut admission = admission();
+    for attempt in 0..CALLER_FAILURES as u64 {
+        let now = START + 10 * attempt;
+        let envelope = seal(&request(1, now), &caller(1), &wrong());
+        assert_eq!(code(admission.admit(&envelope, now)), Code::WrongPassword);
+    }
+    let now = START + 60;
+    let right = seal(&request(2, now), &caller(1), &psk());
+    let refused = admission.admit(&right, now).expect_err("limited");
+    assert_eq!(refused.code, Code::RateLimited);
+    assert_eq!(
+        u64::from(refused.retry_after_s.unwrap()),
+        CALLER_WINDOW - 60
+    );
+    assert!(
+        admission
+            .admit(&seal(&request(3, now), &caller(2), &psk()), now)
+            .is_ok()
+    );
+
+    let free = now + u64::from(refused.retry_after_s.unwrap());
+    let early = seal(&request(4, free - 1), &caller(1), &psk());
+    let refused = admission.admit(&early, free - 1).expect_err("limited");
+    assert_eq!(refused.retry_after_s, Some(1));
+    let right = seal(&request(5, free), &caller(1), &psk());
+    assert!(admission.admit(&right, free).is_ok());
+    // The window slides: one failure has left it, one more fills it again.
+    let envelope = seal(&request(6, free), &caller(1), &wrong());
+    assert_eq!(code(admission.admit(&envelope, free)), Code::WrongPassword);
+    let refused = admission.admit(&envelope, free).expect_err("limited");
+    assert_eq!(refused.retry_after_s, Some(10));
+}
+
+#[test]
+fn being_limited_is_no_failure() {
+    let mut admission = admission();
+    let envelope = seal(&request(1, START), &caller(1), &wrong());
+    for _ in 0..CALLER_FAILURES {
+        assert_eq!(code(admission.admit(&envelope, START)), Code::WrongPassword);
+    }
+    for _ in 0..100 {
+        assert_eq!(code(admission.admit(&envelope, START)), Code::RateLimited);
+    }
+    let now = START + CALLER_WINDOW;
+    let right = seal(&request(1, now), &caller(1), &psk());
+    assert!(admission.admit(&right, now).is_ok());
+}
+
+#[test]
+fn all_callers_together_are_limited_but_remembered_ones_are_not() {
+    let mut admission = admission();
+    admission.remember(caller(200).id());
+    for number in 0..TOTAL_FAILURES as u8 {
+        let envelope = seal(&request(1, START), &caller(number), &wrong());
+        assert_eq!(code(admission.admit(&envelope, START)), Code::WrongPassword);
+    }
+    let now = START + 20;
+    let right = seal(&request(2, now), &caller(100), &psk());
+    let refused = admission.admit(&right, now).expect_err("limited");
+    assert_eq!(refused.code, Code::RateLimited);
+    assert_eq!(refused.retry_after_s, Some(TOTAL_WINDOW as u32 - 20));
+    let by_key = seal_with(&request(3, now), &caller(200), Proof::Key);
+    assert!(admission.admit(&by_key, now).expect("admitted").by_key);
+    let now = START + TOTAL_WINDOW;
+    let right = seal(&request(2, now), &caller(100), &psk());
+    assert!(admission.admit(&right, now).is_ok());
+}
+
+#[test]
+fn a_caller_by_key_must_be_remembered() {
+    let mut admission = admission();
+    let envelope = |number| seal_with(&request(number, START), &caller(1), Proof::Key);
+    assert_eq!(
+        code(admission.admit(&envelope(1), START)),
+        Code::UnknownCaller
+    );
+    admission.remember(caller(1).id());
+    assert!(admission.admit(&envelope(1), START).is_ok());
+    assert_eq!(code(admission.admit(&envelope(1), START)), Code::Replayed);
+    admission.forget(&caller(1).id());
+    assert_eq!(
+        code(admission.admit(&envelope(2), START)),
+        Code::UnknownCaller
+    );
+    admission.set_remembered([caller(2).id(), caller(1).id()]);
+    assert!(admission.admit(&envelope(2), START).is_ok());
+    admission.set_remembered([caller(2).id()]);
+    assert_eq!(
+        code(admission.admit(&envelope(3), START)),
+        Code::UnknownCaller
+    );
+}
+
+/// Remembering a key is no way around the limits: with a password it is limited as any other.
+#[test]
+fn a_remembered_callers_passwords_are_limited() {
+    let mut admission = admission();
+    admission.remember(caller(1).id());
+    let envelope = seal(&request(1, START), &caller(1), &wrong());
+    for _ in 0..CALLER_FAILURES {
+        assert_eq!(code(admission.admit(&envelope, START)), Code::WrongPassword);
+    }
+    assert_eq!(code(admission.admit(&envelope, START)), Code::RateLimited);
+    let by_key = seal_with(&request(2, START), &caller(1), Proof::Key);
+    assert!(admission.admit(&by_key, START).is_ok());
+}
+
+#[test]
+fn a_request_is_admitted_once() {
+    let mut admission = admission();
+    let envelope = seal(&request(1, START), &caller(1), &psk());
+    assert!(admission.admit(&envelope, START).is_ok());
+    for now in [START, START + 1, START + LIFETIME] {
+        assert_eq!(code(admission.admit(&envelope, now)), Code::Replayed);
+    }
+    // Forgotten when it expires, and then it is stale.
+    let now = START + LIFETIME + 1;
+    let other = seal(&request(2, now), &caller(1), &psk());
+    assert!(admission.admit(&other, now).is_ok());
+    assert_eq!(code(admission.admit(&envelope, now)), Code::Stale);
+    let resealed = seal(&request(2, now + 1), &caller(2), &psk());
+    assert_eq!(code(admission.admit(&resealed, now + 1)), Code::Replayed);
+}
+
+#[test]
+fn only_fresh_requests_are_admitted() {
+    let now = START + 1000;
+    let lifetime = |issued_at, expires_at| Request {
+        issued_at,
+        expires_at,
+        ..request(1, now)
+    };
+    for (what, request, fresh) in [
+        ("new", request(1, now), true),
+        ("just expired", request(1, now - LIFETIME - 1), false),
+        ("about to expire", request(1, now - LIFETIME), true),
+        ("a little ahead", request(1, now + MAX_AHEAD), true),
+        ("from the future", request(1, now + MAX_AHEAD + 1), false),
+        ("long", lifetime(now, now + MAX_LIFETIME), true),
+        ("too long", lifetime(now, now + MAX_LIFETIME + 1), false),
+        ("backwards", lifetime(now + 2, now + 1), false),
+        ("without end", lifetime(now, u64::MAX), false),
+        ("from all time", lifetime(0, u64::MAX), false),
+        ("never", lifetime(u64::MAX, u64::MAX), false),
+    ] {
+        let result = admission().admit(&seal(&request, &caller(1), &psk()), now);
+        if fresh {
+            assert!(result.is_ok(), "{what}");
+        } else {
+            let refused = result.expect_err(what);
+            assert_eq!((refused.code, refused.time), (Code::Stale, now), "{what}");
+        }
+    }
+}
+
+#[test]
+fn a_request_from_before_the_start_is_stale() {
+    let envelope = seal(&request(1, START - 1), &caller(1), &psk());
+    assert_eq!(code(admission().admit(&envelope, START)), Code::Stale);
+}
+
+/// The order of §7.1: each envelope fails two checks and is told of the earlier one.
+#[test]
+fn checks_come_in_the_order_of_the_protocol() {
+    let too_large = vec![0; MAX_ENVELOPE + 1];
+    assert_eq!(
+        code(admission().admit(&too_large, START)),
+        Code::BadEnvelope
+    );
+    assert_eq!(code(admission().admit(&[], START)), Code::BadEnvelope);
+
+    // A later version, which also breaks the signature's promise of a readable ciphertext.
+    let mut later = seal(&request(1, START), &caller(1), &wrong());
+    assert_eq!(later[..3], [0xa7, 0x00, 0x01]);
+    later[2] = 2;
+    assert_eq!(code(admission().admit(&later, START)), Code::BadVersion);
+
+    // For another device, and with a wrong password: not counted.
+    let mut admission = admission();
+    let mut rng = ChaCha8Rng::from_seed([1; 32]);
+    let psk = wrong();
+    let psk_id = PASSWORD_ID;
+    let proof = Proof::Secret { psk_id, psk: &psk };
+    let (elsewhere, _) = Envelope::seal(
+        &request(1, START),
+        &caller(1),
+        &caller(9).id(),
+        proof,
+        &mut rng,
+    )
+    .expect("sealed");
+    let elsewhere = elsewhere.encode();
+    // With a broken signature: not counted either, or anybody could use up a caller's attempts.
+    let mut unsigned = seal(&request(1, START), &caller(1), &wrong());
+    *unsigned.last_mut().unwrap() ^= 1;
+    for _ in 0..2 * CALLER_FAILURES {
+        assert_eq!(code(admission.admit(&elsewhere, START)), Code::BadEnvelope);
+        assert_eq!(code(admission.admit(&unsigned, START)), Code::BadEnvelope);
+    }
+
+    // Wrong password and stale: the password first, or a stale guess would be free.
+    let stale = seal(&request(1, START - 500), &caller(1), &wrong());
+    for _ in 0..CALLER_FAILURES {
+        assert_eq!(code(admission.admit(&stale, START)), Code::WrongPassword);
+    }
+    // Limited and right and stale: the limit first, or it would tell that the password is right.
+    let right = seal(&request(1, START - 500), &caller(1), &self::psk());
+    assert_eq!(code(admission.admit(&right, START)), Code::RateLimited);
+
+    // Replayed and expired: stale.
+    let now = START + CALLER_WINDOW;
+    let once = seal(&request(2, now), &caller(1), &self::psk());
+    assert!(admission.admit(&once, now).is_ok());
+    let expired = now + LIFETIME + 1;
+    assert_eq!(code(admission.admit(&once, expired)), Code::Stale);
+}
+
+/// Whoever seals nonsense with the right password is told so, and has not guessed wrong.
+#[test]
+fn contents_that_are_no_request_are_a_bad_envelope() {
+    let mut admission = admission();
+    for service in ["", &"s".repeat(64)] {
+        let request = Request {
+            service: service.into(),
+            ..request(1, START)
+        };
+        let envelope = seal(&request, &caller(1), &psk());
+        for _ in 0..=CALLER_FAILURES {
+            assert_eq!(code(admission.admit(&envelope, START)), Code::BadEnvelope);
+        }
+    }
+    let good = seal(&request(1, START), &caller(1), &psk());
+    assert!(admission.admit(&good, START).is_ok());
+}
+
+#[test]
+fn a_refusal_is_signed_for_its_envelope_only() {
+    let mut admission = admission();
+    let envelope = seal(&request(1, START), &caller(1), &wrong());
+    let other = seal(&request(2, START), &caller(1), &wrong());
+    let refusal = admission.admit(&envelope, START).expect_err("refused");
+    let bytes = refusal.encode();
+    let device = device().id();
+    assert_eq!(Refusal::decode(&bytes, &device, &envelope), Ok(refusal));
+    assert_eq!(Refusal::decode(&bytes, &device, &other), Err(ForgedRefusal));
+    let someone = caller(5).id();
+    assert_eq!(
+        Refusal::decode(&bytes, &someone, &envelope),
+        Err(ForgedRefusal)
+    );
+}
