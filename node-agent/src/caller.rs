@@ -279,6 +279,11 @@ impl Rest {
                             self.expecting.add_candidates(&reply.candidates);
                             self.reply = Some(reply);
                         }
+                        // The link is to the right key all the same; but with a registry that is
+                        // caught lying a call ends as it does when the lie comes before the link.
+                        Some(Progress::Ended(outcome @ Outcome::RegistryMisbehaved(_))) => {
+                            return Err(explain(outcome));
+                        }
                         Some(Progress::Ended(_)) => self.reply = Some(unanswered()),
                         _ => {}
                     }
@@ -335,9 +340,7 @@ impl Signalling {
     async fn open(&self) -> Result<Line> {
         Ok(match self {
             Self::Https(registry) => Line::Https(Box::new(
-                Connection::open(registry)
-                    .await
-                    .map_err(|e| Failure::new(Exit::Registry, format!("{e:#}")))?,
+                Connection::open(registry).await?,
             )),
             Self::Agent(placements) => Line::Agent(placements.clone()),
         })

@@ -49,7 +49,7 @@ impl Config {
         let config: Self = toml_edit::de::from_str(&text).map_err(|error| {
             let line = error
                 .span()
-                .map(|span| text[..span.start.min(text.len())].lines().count().max(1));
+                .map(|span| text.bytes().take(span.start).filter(|byte| *byte == b'\n').count() + 1);
             let at = line.map_or(String::new(), |line| format!(", line {line}"));
             Failure::new(
                 Exit::Usage,

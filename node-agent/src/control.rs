@@ -122,45 +122,10 @@ async fn serve_call(
     };
     let listens = call.listens.clone();
     let ring = call.try_into()?;
-    let (events, mut happened) = mpsc::channel(16);
     if listens.is_empty() {
-        let (local, remote) = tokio::io::duplex(256 * 1024);
-        let (local_read, local_write) = tokio::io::split(local);
-        let piping = forward::pipe(&caller, &ring, local_read, local_write, &events);
-        tokio::pin!(piping);
-        // Until the stream is open the connection carries lines, then bytes.
-        loop {
-            tokio::select! {
-                result = &mut piping => {
-                    return match result {
-                        Ok(()) => Ok(()),
-                        Err(error) => write_line(&mut write, &failed(&error)).await,
-                    };
-                }
-                Some(event) = happened.recv() => {
-                    write_line(&mut write, &event).await?;
-                    if matches!(event, Event::Piping) {
-                        break;
-                    }
-                }
-            }
-        }
-        let bytes = async {
-            let (mut remote_read, mut remote_write) = tokio::io::split(remote);
-            let inward = async {
-                tokio::io::copy_buf(&mut reader, &mut remote_write).await?;
-                remote_write.shutdown().await
-            };
-            let outward = async {
-                tokio::io::copy(&mut remote_read, &mut write).await?;
-                write.shutdown().await
-            };
-            tokio::try_join!(inward, outward)
-        };
-        let drain = async { while happened.recv().await.is_some() {} };
-        tokio::join!(piping, bytes, drain).0?;
-        return Ok(());
+        return serve_pipe(&caller, &ring, reader, write).await;
     }
+    let (events, mut happened) = mpsc::channel(16);
     let forwarding = forward::forward(&caller, &ring, &listens, &events);
     tokio::pin!(forwarding);
     let mut nothing = String::new();
@@ -176,6 +141,61 @@ async fn serve_call(
             // The command has ended: so does the call.
             _ = reader.read_line(&mut nothing) => return Ok(()),
         }
+    }
+}
+
+/// Inward the connection carries bytes as soon as the command sends some; outward it carries events
+/// until the service has been reached, so that a refusal is still told, and then bytes.
+async fn serve_pipe(
+    caller: &Caller,
+    ring: &Ring,
+    mut reader: BufReader<OwnedReadHalf>,
+    mut write: OwnedWriteHalf,
+) -> Result<()> {
+    let (events, mut happened) = mpsc::channel(16);
+    let (local, remote) = tokio::io::duplex(256 * 1024);
+    let (local_read, local_write) = tokio::io::split(local);
+    let (mut remote_read, mut remote_write) = tokio::io::split(remote);
+    // Owns the sender: the events end with it.
+    let piping =
+        async move { forward::pipe(caller, ring, local_read, local_write, &events).await };
+    let inward = async {
+        tokio::io::copy_buf(&mut reader, &mut remote_write).await?;
+        remote_write.shutdown().await?;
+        std::future::pending::<io::Result<()>>().await
+    };
+    let outward = async {
+        while let Some(event) = happened.recv().await {
+            write_line(&mut write, &event).await?;
+            if matches!(event, Event::Opened) {
+                // What the call shows later has no way to the command.
+                happened.close();
+                tokio::io::copy(&mut remote_read, &mut write).await?;
+                write.shutdown().await?;
+                return Ok(None);
+            }
+        }
+        anyhow::Ok(Some(&mut write))
+    };
+    let both = async {
+        tokio::pin!(piping);
+        tokio::pin!(outward);
+        // The command may go first; then nobody waits for the rest.
+        tokio::select! {
+            result = &mut piping => (result, outward.await),
+            write = &mut outward => match write {
+                Ok(None) => (Ok(()), Ok(None)),
+                other => (piping.await, other),
+            },
+        }
+    };
+    let (result, unopened) = tokio::select! {
+        both = both => both,
+        result = inward => return Ok(result?),
+    };
+    match (result, unopened?) {
+        (Err(error), Some(write)) => write_line(write, &failed(&error)).await,
+        (result, _) => result,
     }
 }
 
@@ -246,9 +266,13 @@ impl Control {
         write_line(&mut self.write, &Ask::Call(call)).await
     }
 
-    pub(crate) async fn event(&mut self) -> Result<Option<Event>> {
-        read_line(&mut self.reader).await
-    }
+}
+
+/// The next event of a call that the agent makes for a command.
+pub(crate) async fn read_event(reader: &mut BufReader<OwnedReadHalf>) -> Result<Event> {
+    read_line(reader)
+        .await?
+        .context("the agent of this host has ended, and the call with it")
 }
 
 impl TryFrom<CallRequest> for Ring {
@@ -302,5 +326,7 @@ async fn read_line<T: serde::de::DeserializeOwned>(
 async fn write_line(write: &mut OwnedWriteHalf, value: &impl Serialize) -> Result<()> {
     let mut line = serde_json::to_vec(value)?;
     line.push(b'\n');
-    Ok(write.write_all(&line).await?)
+    // Not as an I/O error: a broken pipe here is not that of standard output.
+    let written = write.write_all(&line).await;
+    written.map_err(|error| anyhow::anyhow!("the other end of the control socket is gone: {error}"))
 }

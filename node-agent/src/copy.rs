@@ -33,14 +33,17 @@ pub(crate) async fn both_ways(
 }
 
 /// The same for a stream that the device has still to confirm: local data goes out meanwhile.
+/// `confirmed` runs before the first byte is written out.
 pub(crate) async fn with_opening(
     reader: impl AsyncRead + Unpin,
     writer: impl AsyncWrite + Unpin,
     opened: Opened,
+    confirmed: impl Future<Output = ()>,
 ) -> Result<(u64, u64)> {
     let (mut send, mut answer) = opened.split();
     let result = tokio::try_join!(async { Ok(into_stream(reader, &mut send).await?) }, async {
         answer.confirm().await?;
+        confirmed.await;
         Ok(out_of_stream(answer.stream(), writer).await?)
     },);
     if result.is_err() {

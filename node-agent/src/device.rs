@@ -310,6 +310,16 @@ impl Agent {
             .lock()
             .expect("not poisoned")
             .retain(|serving| serving.link.connection.stable_id() != id);
+        let quic = link.connection.stats().path;
+        tracing::debug!(
+            rtt = ?quic.rtt,
+            window = quic.cwnd,
+            mtu = quic.current_mtu,
+            sent = quic.sent_packets,
+            lost = quic.lost_packets,
+            congestions = quic.congestion_events,
+            "link statistics"
+        );
         tracing::info!(caller = ?link.peer, "link ended");
     }
 
@@ -548,6 +558,11 @@ pub(crate) fn rejection(code: &Code, detail: &str) -> Failure {
             "the registry does not know this device; ask its owner for a code and run: ringback up --enroll CODE".into()
         }
         Code::Revoked => "the registry's owner has revoked this device; a new code enrols it again".into(),
+        // What is signed names the address: a registry can not pass its challenge to another one.
+        Code::BadSignature => format!(
+            "the registry does not take this device's signature: it goes by another address than the one given here ({})",
+            link::printable(detail)
+        ),
         code => format!("the registry refuses this device: {} ({})", code.title(), link::printable(detail)),
     };
     Failure::new(Exit::Registry, message)

@@ -46,8 +46,10 @@ pub struct Listen {
 pub(crate) enum Event {
     /// A local port is ready.
     Listening { bind: SocketAddr, service: String },
-    /// Stdio is connected to the service.
+    /// What comes in on stdio is on its way to the service.
     Piping,
+    /// The service has been reached: from here on, its bytes.
+    Opened,
     /// The call is complete.
     Connected {
         receipt: Receipt,
@@ -132,14 +134,18 @@ pub(crate) async fn pipe(
     let opened = link.open(&ring.service).await?;
     tell(events, Event::Piping).await;
     let receipt = async {
-        if let Ok(Ok(completed)) = completed.await {
-            tell(events, connected(completed)).await;
+        match completed.await {
+            Ok(Ok(completed)) => tell(events, connected(completed)).await,
+            Ok(Err(error)) if Failure::exit_code(&error) != Exit::Other as u8 => return error,
+            _ => {}
         }
-        std::future::pending::<()>().await;
+        std::future::pending().await
     };
     tokio::select! {
-        result = copy::with_opening(reader, writer, opened) => result.map(|_| ()),
-        () = receipt => unreachable!("waits for ever"),
+        result = copy::with_opening(reader, writer, opened, tell(events, Event::Opened)) => {
+            result.map(|_| ())
+        }
+        error = receipt => Err(error),
     }
 }
 
@@ -215,7 +221,7 @@ async fn connect(tcp: TcpStream, service: &str, mut link: CurrentLink) -> Result
     let opened = link.open(service).await?;
     let (reader, writer) = tcp.into_split();
     // Local data goes out before the device has answered: the stream's first round trip is used.
-    match copy::with_opening(reader, writer, opened).await {
+    match copy::with_opening(reader, writer, opened, async {}).await {
         Ok(_) => Ok(()),
         // A connection that was reset, here or there, is everyday life.
         Err(error) if error.downcast_ref::<std::io::Error>().is_some() => {

@@ -1,5 +1,6 @@
 //! The `ringback` command: typed arguments → [`ringback_agent::run`] → exit code.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -11,7 +12,8 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if Failure::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("ringback: {error:#}");
+            // Nobody may be reading any more.
+            let _ = writeln!(std::io::stderr(), "ringback: {error:#}");
             Failure::exit_code(&error).into()
         }
     }

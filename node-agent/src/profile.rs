@@ -114,7 +114,12 @@ impl Profile {
             .truncate(false)
             .write(true)
             .open(&path)
-            .with_context(|| format!("can not open {}", path.display()))?;
+            .map_err(|error| {
+                Failure::new(
+                    Exit::Usage,
+                    format!("can not write {}: {error}", path.display()),
+                )
+            })?;
         match file.try_lock() {
             Ok(()) => Ok(Some(file)),
             Err(fs::TryLockError::WouldBlock) => Ok(None),
@@ -176,7 +181,13 @@ pub(crate) fn write_atomically(path: &Path, contents: &[u8]) -> Result<()> {
         file.persist(path)?;
         File::open(dir)?.sync_all()
     };
-    write().with_context(|| format!("can not write {}", path.display()))
+    write().map_err(|error| {
+        Failure::new(
+            Exit::Usage,
+            format!("can not write {}: {error}", path.display()),
+        )
+        .into()
+    })
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> anyhow::Error {

@@ -3,7 +3,8 @@
 use anyhow::{Result, bail};
 use ringback_protocol::PeerId;
 
-use super::{services, terminal};
+use super::services;
+use super::terminal::{self, say};
 use crate::caller::{ago, unix_time};
 use crate::cli::{CallerAction, Global};
 use crate::control::{Ask, Control};
@@ -47,7 +48,7 @@ pub(super) async fn run(
             if let Some(control) = Control::connect(profile).await? {
                 control.ask(&Ask::Disconnect { caller }).await?;
             }
-            eprintln!("{caller} needs the password from now on; its links have been ended");
+            say!("{caller} needs the password from now on; its links have been ended");
             Ok(())
         }
     }

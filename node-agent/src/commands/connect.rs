@@ -1,18 +1,19 @@
 //! `connect` and `pipe`: a call through the agent of this host where one runs, since that has the
 //! registry's line open and knows its address; from this process otherwise.
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use ringback_protocol::secret::Psk;
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::mpsc;
 
 use super::target::{self, Resolved};
-use super::{terminal, up};
+use super::terminal::{self, say};
+use super::up;
 use crate::caller::{Caller, Credential, Location, Ring, Signalling};
 use crate::cli::{Connect, Global, Pipe, Target};
 use crate::config::Config;
 use crate::contacts::Contacts;
-use crate::control::{Ask, Control};
+use crate::control::{self, Ask, Control};
 use crate::endpoint::Endpoint;
 use crate::failure::{Exit, Failure};
 use crate::forward::{self, CallRequest, Event, Listen};
@@ -38,10 +39,16 @@ pub(super) async fn forward(global: &Global, profile: &Profile, connect: Connect
         profile,
         name: prepared.resolved.name.clone(),
     };
-    match prepared.agent {
-        Some(agent) => forward_by_agent(agent, &prepared.resolved.ring, listen, &shown).await,
+    let Prepared {
+        resolved,
+        registry,
+        config,
+        agent,
+    } = prepared;
+    let result = match agent {
+        Some(agent) => forward_by_agent(agent, &resolved.ring, listen, &shown).await,
         None => {
-            let caller = own_caller(profile, &target, &prepared).await?;
+            let caller = own_caller(profile, &target, &registry, &config).await?;
             let (events, mut happened) = mpsc::channel(16);
             let show = async {
                 while let Some(event) = happened.recv().await {
@@ -50,14 +57,15 @@ pub(super) async fn forward(global: &Global, profile: &Profile, connect: Connect
                 anyhow::Ok(())
             };
             let result = tokio::select! {
-                result = forward::forward(&caller, &prepared.resolved.ring, &listen, &events) => result,
+                result = forward::forward(&caller, &resolved.ring, &listen, &events) => result,
                 shown = show => shown,
                 () = up::stopped() => Ok(()),
             };
             caller.endpoint.close(close::DONE, "done").await;
             result
         }
-    }
+    };
+    explained(result, &registry, &resolved).await
 }
 
 pub(super) async fn pipe(global: &Global, profile: &Profile, pipe: Pipe) -> Result<()> {
@@ -85,10 +93,16 @@ pub(super) async fn pipe(global: &Global, profile: &Profile, pipe: Pipe) -> Resu
         profile,
         name: prepared.resolved.name.clone(),
     };
-    match prepared.agent {
-        Some(agent) => pipe_by_agent(agent, &prepared.resolved.ring, &shown).await,
+    let Prepared {
+        resolved,
+        registry,
+        config,
+        agent,
+    } = prepared;
+    let result = match agent {
+        Some(agent) => pipe_by_agent(agent, &resolved.ring, &shown).await,
         None => {
-            let caller = own_caller(profile, &target, &prepared).await?;
+            let caller = own_caller(profile, &target, &registry, &config).await?;
             let (events, mut happened) = mpsc::channel(16);
             let show = async {
                 while let Some(event) = happened.recv().await {
@@ -98,7 +112,7 @@ pub(super) async fn pipe(global: &Global, profile: &Profile, pipe: Pipe) -> Resu
             };
             let piping = forward::pipe(
                 &caller,
-                &prepared.resolved.ring,
+                &resolved.ring,
                 tokio::io::stdin(),
                 tokio::io::stdout(),
                 &events,
@@ -111,6 +125,14 @@ pub(super) async fn pipe(global: &Global, profile: &Profile, pipe: Pipe) -> Resu
             caller.endpoint.close(close::DONE, "done").await;
             result
         }
+    };
+    explained(result, &registry, &resolved).await
+}
+
+async fn explained(result: Result<()>, registry: &Registry, resolved: &Resolved) -> Result<()> {
+    match result {
+        Ok(()) => Ok(()),
+        Err(error) => Err(target::explain(error, registry, resolved).await),
     }
 }
 
@@ -143,15 +165,20 @@ async fn prepare(
 }
 
 /// A caller in this very process, with a socket of its own.
-async fn own_caller(profile: &Profile, target: &Target, prepared: &Prepared) -> Result<Caller> {
-    let stun = target::stun(&target.registry, &prepared.config, &prepared.registry).await?;
+async fn own_caller(
+    profile: &Profile,
+    target: &Target,
+    registry: &Registry,
+    config: &Config,
+) -> Result<Caller> {
+    let stun = target::stun(&target.registry, config, registry).await?;
     let key = profile.key()?;
-    let endpoint = Endpoint::bind(&key, 0, prepared.registry.is_loopback())
+    let endpoint = Endpoint::bind(&key, 0, registry.is_loopback())
         .map_err(|error| Failure::new(Exit::Usage, format!("{error:#}")))?;
     Ok(Caller {
         key,
         endpoint,
-        signalling: Signalling::Https(prepared.registry.clone()),
+        signalling: Signalling::Https(registry.clone()),
         location: Location::Stun(stun),
     })
 }
@@ -165,10 +192,7 @@ async fn forward_by_agent(
     agent.call(call_request(ring, listens).await?).await?;
     loop {
         tokio::select! {
-            event = agent.event() => match event? {
-                Some(event) => shown.show(event)?,
-                None => bail!("the agent has ended"),
-            },
+            event = control::read_event(&mut agent.reader) => shown.show(event?)?,
             () = up::stopped() => return Ok(()),
         }
     }
@@ -177,7 +201,7 @@ async fn forward_by_agent(
 async fn pipe_by_agent(mut agent: Control, ring: &Ring, shown: &Shown<'_>) -> Result<()> {
     agent.call(call_request(ring, Vec::new()).await?).await?;
     loop {
-        match agent.event().await?.context("the agent has ended")? {
+        match control::read_event(&mut agent.reader).await? {
             Event::Piping => break,
             event => shown.show(event)?,
         }
@@ -187,18 +211,26 @@ async fn pipe_by_agent(mut agent: Control, ring: &Ring, shown: &Shown<'_>) -> Re
         mut write,
     } = agent;
     let inward = async {
-        tokio::io::copy(&mut tokio::io::stdin(), &mut write).await?;
-        write.shutdown().await?;
-        std::future::pending::<std::io::Result<()>>().await
+        // If the agent has ended, reading from it says so too.
+        if tokio::io::copy(&mut tokio::io::stdin(), &mut write).await.is_ok() {
+            let _ = write.shutdown().await;
+        }
+        std::future::pending::<Result<()>>().await
     };
     let outward = async {
+        loop {
+            match control::read_event(&mut reader).await? {
+                Event::Opened => break,
+                event => shown.show(event)?,
+            }
+        }
         let mut stdout = tokio::io::stdout();
         tokio::io::copy_buf(&mut reader, &mut stdout).await?;
-        stdout.flush().await
+        Ok(stdout.flush().await?)
     };
     tokio::select! {
-        result = outward => Ok(result?),
-        result = inward => Ok(result?),
+        result = outward => result,
+        result = inward => result,
         () = up::stopped() => Ok(()),
     }
 }
@@ -246,7 +278,7 @@ impl Shown<'_> {
                 contact.hints.clone_from(candidates);
                 contacts.store(self.profile)?;
                 if self.global.verbose > 0 {
-                    eprint!("{}", terminal::receipt(receipt));
+                    say!("{}", terminal::receipt(receipt).trim_end());
                 }
             }
             _ => {}
@@ -255,15 +287,15 @@ impl Shown<'_> {
             return terminal::data(self.global, &event, |_| String::new());
         }
         match event {
-            Event::Listening { bind, service } => eprintln!("{bind} → {service}"),
+            Event::Listening { bind, service } => say!("{bind} → {service}"),
             Event::Connected { receipt, .. } if self.global.verbose == 0 => {
                 let rtt = receipt
                     .rtt_ms
                     .map_or(String::new(), |rtt| format!(", {rtt:.1} ms"));
-                eprintln!("connected directly{rtt}");
+                say!("connected directly{rtt}");
             }
-            Event::Lost { reason } => eprintln!("{reason}; calling again"),
-            Event::Refused { message } => eprintln!("{message}"),
+            Event::Lost { reason } => say!("{reason}; calling again"),
+            Event::Refused { message } => say!("{message}"),
             _ => {}
         }
         Ok(())

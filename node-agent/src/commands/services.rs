@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 
-use super::terminal;
+use super::terminal::{self, say};
 use crate::cli::Global;
 use crate::config::Config;
 use crate::control::{Ask, Control};
@@ -18,7 +18,7 @@ pub(super) async fn expose(profile: &Profile, name: &str, address: &str) -> Resu
         .map_err(|e| Failure::new(Exit::Usage, format!("{e}")))?;
     Config::expose(profile, name, &service)?;
     let running = tell_agent(profile).await?;
-    eprintln!(
+    say!(
         "{name} → {service}{}",
         if running {
             ""
@@ -37,14 +37,14 @@ pub(super) async fn unexpose(profile: &Profile, name: &str) -> Result<()> {
         ));
     }
     tell_agent(profile).await?;
-    eprintln!("{name} is exposed no more; streams that are open stay open");
+    say!("{name} is exposed no more; streams that are open stay open");
     Ok(())
 }
 
 pub(super) fn list(global: &Global, profile: &Profile) -> Result<()> {
     let services = Config::load(profile)?.services;
     if services.is_empty() && !global.json {
-        eprintln!("nothing is exposed; for example: ringback expose ssh 127.0.0.1:22");
+        say!("nothing is exposed; for example: ringback expose ssh 127.0.0.1:22");
     }
     terminal::data(global, &services, |services| {
         services

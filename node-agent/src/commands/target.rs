@@ -1,18 +1,18 @@
 //! Who is to be called: from what a person typed to a device ID and a right to call.
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use hyper::Method;
 use ringback_protocol::{Code, PeerId};
 use serde::Deserialize;
 
-use super::terminal;
+use super::terminal::{self, say};
 use crate::caller::{Credential, Ring};
 use crate::cli::{RegistryArgs, Target};
 use crate::config::Config;
-use crate::contacts::Contacts;
+use crate::contacts::{Contact, Contacts};
 use crate::failure::{Exit, Failure};
 use crate::profile::Profile;
-use crate::registry::{Connection, Registry};
+use crate::registry::{Connection, Problem, Registry};
 
 /// A target that can be called.
 pub(super) struct Resolved {
@@ -39,14 +39,19 @@ pub(super) async fn stun(
 ) -> Result<Vec<String>> {
     #[derive(Deserialize)]
     struct Info {
-        stun: Vec<String>,
+        stun_servers: Vec<String>,
     }
     if let Some(stun) = args.stun.clone().or_else(|| config.stun.clone()) {
         return Ok(stun);
     }
-    let mut connection = open(registry).await?;
-    let info: Info = connection.json(Method::GET, "/v1/registry", None).await??;
-    Ok(info.stun)
+    let mut connection = Connection::open(registry).await?;
+    match connection
+        .json::<Info>(Method::GET, "/v1/registry", None)
+        .await?
+    {
+        Ok(info) => Ok(info.stun_servers),
+        Err(problem) => bail!(refusal(&problem)),
+    }
 }
 
 /// Finds the device that `target` means and the right to call it.
@@ -91,8 +96,9 @@ pub(super) async fn resolve(
     Ok(Resolved { ring, name })
 }
 
-/// A contact's key counts; the registry is asked too only for names that are not contacts, and
-/// when the user says that the key has changed.
+/// The key that a name means. A contact's counts, whatever the registry says: it is not even asked,
+/// which also saves a round trip. For a new name the registry's word is shown before anything is
+/// asked or sent, so that the user can compare it.
 async fn by_name(
     profile: &Profile,
     contacts: &mut Contacts,
@@ -100,10 +106,6 @@ async fn by_name(
     target: &Target,
     name: &str,
 ) -> Result<PeerId> {
-    #[derive(Deserialize)]
-    struct Alias {
-        device: PeerId,
-    }
     ringback_protocol::name::check(name).map_err(|error| {
         Failure::new(
             Exit::Usage,
@@ -116,35 +118,76 @@ async fn by_name(
     {
         return Ok(id);
     }
-    let mut connection = open(registry).await?;
+    let Some(id) = alias(registry, name).await? else {
+        bail!(Failure::new(
+            Exit::Offline,
+            format!("neither a contact nor a device of the registry is named '{name}'; see: ringback contacts")
+        ));
+    };
+    match known {
+        None => say!("'{name}' is {id} at the registry; compare that with what the device shows"),
+        Some(known) if known != id => {
+            say!("'{name}' is now {id}");
+            let contact = Contact {
+                id,
+                remembered: false,
+                hints: Vec::new(),
+            };
+            contacts.0.insert(name.to_owned(), contact);
+            contacts.store(profile)?;
+        }
+        Some(_) => {}
+    }
+    Ok(id)
+}
+
+/// A call by a contact's name found no device: asks the registry whose the name is now. Another key
+/// there is a device that was set up anew, or a lie; only the user can tell which.
+pub(super) async fn explain(
+    error: anyhow::Error,
+    registry: &Registry,
+    resolved: &Resolved,
+) -> anyhow::Error {
+    let Some(name) = &resolved.name else {
+        return error;
+    };
+    if Failure::exit_code(&error) != Exit::Offline as u8 {
+        return error;
+    }
+    match alias(registry, name).await {
+        Ok(Some(id)) if id != resolved.ring.device => Failure::new(
+            Exit::Trust,
+            format!(
+                "the registry has another key for '{name}' now: {id}, and your contact {} can not be reached; \
+                 if the new ID is what the device shows, call with --accept-new-key",
+                resolved.ring.device
+            ),
+        )
+        .into(),
+        _ => error,
+    }
+}
+
+/// What the registry says that a name means.
+async fn alias(registry: &Registry, name: &str) -> Result<Option<PeerId>> {
+    #[derive(Deserialize)]
+    struct Alias {
+        device: PeerId,
+    }
+    let mut connection = Connection::open(registry).await?;
     match connection
         .json::<Alias>(Method::GET, &format!("/v1/aliases/{name}"), None)
         .await?
     {
-        Ok(alias) => {
-            if known.is_some_and(|known| known != alias.device) {
-                eprintln!("'{name}' is now {}", alias.device);
-                contacts.0.remove(name);
-                contacts.store(profile)?;
-            }
-            Ok(alias.device)
-        }
-        Err(problem) if problem.code == Code::UnknownAlias => {
-            bail!(Failure::new(
-                Exit::Offline,
-                format!("neither a contact nor a device of the registry is named '{name}'")
-            ))
-        }
-        Err(problem) => bail!(Failure::new(
-            Exit::Registry,
-            format!("the registry refuses: {}", problem.code.title())
-        )),
+        Ok(alias) => Ok(Some(alias.device)),
+        Err(problem) if problem.code == Code::UnknownAlias => Ok(None),
+        Err(problem) => bail!(refusal(&problem)),
     }
 }
 
-async fn open(registry: &Registry) -> Result<Connection> {
-    Connection::open(registry)
-        .await
-        .map_err(|error| Failure::new(Exit::Registry, format!("{error:#}")))
-        .context("can not resolve the device's name")
+fn refusal(problem: &Problem) -> Failure {
+    Failure::new(
+        Exit::Registry,
+        format!("the registry refuses: {}", problem.code.title()),
+    )
 }

@@ -1,6 +1,6 @@
 //! What a person or a script sees.
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _};
 
 use anyhow::Result;
 use qrcode::QrCode;
@@ -10,6 +10,15 @@ use ringback_protocol::receipt::{Nat, Receipt, TriedResult};
 use serde::Serialize;
 
 use crate::cli::Global;
+
+/// A line for a person, on standard error. Nobody may be reading any more: that is no reason to end.
+macro_rules! say {
+    ($($argument:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($argument)*);
+    }};
+}
+pub(super) use say;
 
 /// Prints data on standard output: one JSON line with `--json`, `text` of it otherwise.
 pub(super) fn data<T: Serialize>(
@@ -22,6 +31,7 @@ pub(super) fn data<T: Serialize>(
     } else {
         text(value)
     };
+    use std::io::Write as _;
     let mut stdout = io::stdout().lock();
     stdout.write_all(output.as_bytes())?;
     Ok(stdout.flush()?)
@@ -39,17 +49,17 @@ pub(super) fn qr(text: &str) {
             .dark_color(Dense1x2::Light)
             .light_color(Dense1x2::Dark)
             .build();
-        eprintln!("{image}");
+        say!("{image}");
     }
 }
 
-/// Asks for a password, if there is somebody to ask.
+/// Asks for a password, if there is somebody to ask. Standard input may be a pipe, as under ssh's
+/// `ProxyCommand`: the answer is read from the terminal itself.
 pub(super) fn ask_password(device: &str) -> Result<Option<String>> {
-    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+    if !io::stderr().is_terminal() || std::fs::File::open("/dev/tty").is_err() {
         return Ok(None);
     }
-    eprint!("Password of {device}: ");
-    let password = rpassword::read_password()?;
+    let password = rpassword::prompt_password(format!("Password of {device}: "))?;
     Ok(Some(password))
 }
 

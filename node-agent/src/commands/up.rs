@@ -12,7 +12,8 @@ use ringback_protocol::{Code, SecretKey};
 use serde::{Deserialize, Serialize};
 use toml_edit::value;
 
-use super::{target, terminal};
+use super::target;
+use super::terminal::{self, say};
 use crate::cli::{Global, Up};
 use crate::config::{Config, KEEPALIVE_S};
 use crate::control;
@@ -102,12 +103,12 @@ async fn watch(agent: std::sync::Arc<Agent>, mut last: Presence) -> Result<()> {
         let now = presence.borrow_and_update().clone();
         if std::mem::discriminant(&now) != std::mem::discriminant(&last) {
             match &now {
-                Presence::Registered { name } => eprintln!("registered as {name}"),
+                Presence::Registered { name } => say!("registered as {name}"),
                 Presence::Offline { reason } => {
-                    eprintln!("the registry is away, trying again: {reason}");
+                    say!("the registry is away, trying again: {reason}");
                 }
                 Presence::Rejected { code, detail } => {
-                    eprintln!("{}", device::rejection(code, detail));
+                    say!("{}", device::rejection(code, detail));
                 }
                 Presence::Connecting => {}
             }
@@ -177,15 +178,13 @@ async fn enroll(
     if let Some(name) = name {
         body["name"] = name.into();
     }
-    let mut connection = Connection::open(registry)
-        .await
-        .map_err(|e| Failure::new(Exit::Registry, format!("{e:#}")))?;
+    let mut connection = Connection::open(registry).await?;
     match connection
         .json::<Enrolled>(Method::POST, "/v1/enrollments", Some(&body))
         .await?
     {
         Ok(enrolled) => {
-            eprintln!("enrolled as {}", printable(&enrolled.name));
+            say!("enrolled as {}", printable(&enrolled.name));
             Ok(())
         }
         Err(problem) => {
@@ -261,31 +260,31 @@ fn announce(
         return terminal::data(global, &announcement, |_| String::new());
     }
     let id = agent.key.id();
-    eprintln!("This device can be called.\n");
-    eprintln!("  ID        {id}");
+    match trouble {
+        None => say!("This device can be called.\n"),
+        Some(trouble) => say!("This device can not be called yet, trying again: {trouble}\n"),
+    }
+    say!("  ID        {id}");
     if let Some(name) = name {
-        eprintln!("  Name      {name}");
+        say!("  Name      {name}");
     }
     match password {
-        Some(password) => eprintln!("  Password  {password}   (shown this once)"),
-        None => eprintln!("  Password  as set before; change it with --password"),
+        Some(password) => say!("  Password  {password}   (shown this once)"),
+        None => say!("  Password  as set before; change it with --password"),
     }
-    eprintln!("  Registry  {}", agent.registry.origin());
-    if let Some(trouble) = trouble {
-        eprintln!("            not connected, trying again: {trouble}");
-    }
+    say!("  Registry  {}", agent.registry.origin());
     for (name, service) in &services {
-        eprintln!("  Service   {name} → {service}");
+        say!("  Service   {name} → {service}");
     }
-    eprintln!();
+    say!("");
     terminal::qr(&format!("{}/#{id}", agent.registry.origin()));
     match services.keys().next() {
-        None => eprintln!(
+        None => say!(
             "Nothing is exposed yet. In another terminal: ringback expose ssh 127.0.0.1:22"
         ),
         Some(service) => {
             let target = name.map_or_else(|| id.to_string(), ToOwned::to_owned);
-            eprintln!("From elsewhere: ringback connect {target} -L 8000:{service}");
+            say!("From elsewhere: ringback connect {target} -L 8000:{service}");
         }
     }
     Ok(())

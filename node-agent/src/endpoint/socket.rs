@@ -33,8 +33,6 @@ const VIRTUAL_PREFIX: [u16; 4] = [0xfd72, 0x6262, 0, 0];
 const VIRTUAL_PORT: u16 = 1;
 /// QUIC: set in the first byte of long headers (RFC 9000, 17.2).
 const LONG_HEADER: u8 = 0x80;
-/// Handshake datagrams that wait for quinn to take them; more are dropped, as a full socket would.
-const MAX_INBOX: usize = 256;
 
 /// The socket under quinn. Shared by the endpoint, the links and STUN.
 pub(crate) struct PathSocket {
@@ -43,7 +41,8 @@ pub(crate) struct PathSocket {
     dual_stack: bool,
     started: Instant,
     links: RwLock<Links>,
-    /// Opened handshake datagrams for quinn.
+    /// Opened handshake datagrams for quinn, and what came behind them. Emptied before more is read
+    /// from the socket, so it never holds more than one read's worth.
     inbox: Mutex<VecDeque<(SocketAddr, Vec<u8>)>>,
     pub(crate) stun: Stun,
 }
@@ -183,10 +182,10 @@ impl PathSocket {
     /// Takes out of a received batch what is not QUIC's and returns how many bytes are left. All
     /// segments of a batch come from one address and have one length, but for the last.
     fn sort(&self, from: SocketAddr, batch: &mut [u8], stride: usize) -> usize {
-        if batch
+        let plain = batch
             .chunks(stride)
-            .all(|segment| is_quic(segment) && !is_long_header(segment))
-        {
+            .all(|segment| is_quic(segment) && !is_long_header(segment));
+        if plain && self.inbox.lock().expect("not poisoned").is_empty() {
             return batch.len();
         }
         let mut kept = 0;
@@ -196,7 +195,7 @@ impl PathSocket {
             let segment = &batch[at..end];
             if is_quic(segment) {
                 // A bare long header starts no handshake here: those come sealed.
-                if !is_long_header(segment) {
+                if !is_long_header(segment) && !self.divert(from, segment) {
                     batch.copy_within(at..end, kept);
                     kept += end - at;
                 }
@@ -247,12 +246,26 @@ impl PathSocket {
                 .insert(from, link.peer.virtual_address);
         }
         if let Received::Handshake(quic) = received {
-            let mut inbox = self.inbox.lock().expect("not poisoned");
-            if inbox.len() < MAX_INBOX {
-                inbox.push_back((link.peer.virtual_address, quic));
-            }
+            self.inbox
+                .lock()
+                .expect("not poisoned")
+                .push_back((link.peer.virtual_address, quic));
         }
         self.flush(&link);
+    }
+
+    /// Behind an opened handshake datagram the order must stay: a datagram that overtakes the last
+    /// of the handshake can not be decrypted yet, counts as lost, and ends slow start.
+    fn divert(&self, from: SocketAddr, quic: &[u8]) -> bool {
+        let mut inbox = self.inbox.lock().expect("not poisoned");
+        if inbox.is_empty() {
+            return false;
+        }
+        let links = self.links.read().expect("not poisoned");
+        if let Some(virtual_address) = links.by_address.get(&from) {
+            inbox.push_back((*virtual_address, quic.to_vec()));
+        }
+        true
     }
 
     /// Hands opened handshake datagrams to quinn, one per buffer.

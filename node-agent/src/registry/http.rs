@@ -1,7 +1,9 @@
 //! HTTPS to the registry (PROTOCOL §5), one connection at a time: it can be opened before the
 //! request is ready, so that TLS is set up while addresses are gathered.
 
-use anyhow::{Context as _, Result};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
@@ -15,7 +17,10 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::Registry;
+use crate::failure::{Exit, Failure};
 
+/// From a request to the head of its answer. The registry itself gives up after 5 s.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
 /// Bytes of the largest JSON answer that is read.
 const MAX_ANSWER: usize = 4 << 20;
 
@@ -41,8 +46,13 @@ pub(crate) struct Frames {
     reader: FrameReader,
 }
 
+/// All errors here are [`Exit::Registry`]: nothing else than the registry can be at fault.
 impl Connection {
     pub(crate) async fn open(registry: &Registry) -> Result<Self> {
+        Self::dial(registry).await.map_err(fault)
+    }
+
+    async fn dial(registry: &Registry) -> Result<Self> {
         let stream = registry.connect().await?;
         let (requests, connection) = handshake(TokioIo::new(stream)).await?;
         // Ends by itself when the requests are dropped.
@@ -69,18 +79,28 @@ impl Connection {
                 envelope,
                 None,
             )
-            .await?;
+            .await
+            .map_err(fault)?;
         if response.status().is_success() {
             return Ok(Ok(Frames {
                 body: response.into_body(),
                 reader: FrameReader::default(),
             }));
         }
-        Ok(Err(problem(response).await?))
+        Ok(Err(problem(response).await.map_err(fault)?))
     }
 
     /// A JSON call. The outer error is the connection's.
     pub(crate) async fn json<T: DeserializeOwned>(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Option<&serde_json::Value>,
+    ) -> Result<Result<T, Problem>> {
+        self.json_call(method, path, body).await.map_err(fault)
+    }
+
+    async fn json_call<T: DeserializeOwned>(
         &mut self,
         method: Method,
         path: &str,
@@ -100,7 +120,7 @@ impl Connection {
             .to_bytes();
         serde_json::from_slice(&body)
             .map(Ok)
-            .context("the registry's answer is not what this version expects")
+            .context("this is not a Ringback registry, or one of another version")
     }
 
     async fn send(
@@ -123,16 +143,20 @@ impl Connection {
             request = request.header(AUTHORIZATION, format!("Bearer {bearer}"));
         }
         let request = request.body(Full::new(Bytes::from(body)))?;
-        self.requests
-            .send_request(request)
-            .await
-            .context("the connection to the registry broke off")
+        match tokio::time::timeout(HEAD_TIMEOUT, self.requests.send_request(request)).await {
+            Ok(response) => response.context("the connection to the registry broke off"),
+            Err(_) => bail!("the registry does not answer; try again later"),
+        }
     }
 }
 
 impl Frames {
     /// The next frame; `None` at the end.
     pub(crate) async fn next(&mut self) -> Result<Option<Frame>> {
+        self.read().await.map_err(fault)
+    }
+
+    async fn read(&mut self) -> Result<Option<Frame>> {
         loop {
             if let Some(frame) = self.reader.next_frame() {
                 return Ok(Some(
@@ -150,6 +174,10 @@ impl Frames {
             }
         }
     }
+}
+
+fn fault(error: anyhow::Error) -> anyhow::Error {
+    Failure::new(Exit::Registry, format!("{error:#}")).into()
 }
 
 async fn problem(response: Response<Incoming>) -> Result<Problem> {

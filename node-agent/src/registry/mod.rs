@@ -7,6 +7,7 @@ mod tls;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 use tokio_rustls::TlsConnector;
@@ -14,6 +15,9 @@ use url::{Host, Url};
 
 pub(crate) use http::{Connection, Frames, Problem};
 pub(crate) use socket::{RegistrySocket, connect as connect_socket};
+
+/// For TCP, and again for TLS, to be set up.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Where the registry is and how to trust it.
 #[derive(Clone)]
@@ -92,17 +96,24 @@ impl Registry {
         let host = self.host();
         // URL hosts write IPv6 addresses in brackets.
         let name = host.trim_start_matches('[').trim_end_matches(']');
-        let tcp = tokio::net::TcpStream::connect((name, self.port()))
+        let dial = tokio::net::TcpStream::connect((name, self.port()));
+        let tcp = tokio::time::timeout(CONNECT_TIMEOUT, dial)
             .await
-            .with_context(|| format!("can not reach the registry at {}", self.origin()))?;
+            .unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
+            .with_context(|| {
+                format!(
+                    "can not reach the registry at {}; check its address and the network",
+                    self.origin()
+                )
+            })?;
         tcp.set_nodelay(true)?;
         let Some(tls) = &self.tls else {
             return Ok(Box::new(tcp));
         };
         let server = rustls::pki_types::ServerName::try_from(name.to_owned())?;
-        let stream = tls
-            .connect(server, tcp)
+        let stream = tokio::time::timeout(CONNECT_TIMEOUT, tls.connect(server, tcp))
             .await
+            .unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
             .map_err(|error| tls::explain(&error, &self.origin()))?;
         Ok(Box::new(stream))
     }

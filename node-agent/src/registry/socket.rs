@@ -3,11 +3,11 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use futures_util::{SinkExt as _, StreamExt as _};
 use ringback_protocol::SecretKey;
 use ringback_protocol::frame::{Frame, MAX_FRAME};
-use ringback_protocol::registration::{Output, Registration};
+use ringback_protocol::registration::{Output, Registration, STEP_TIMEOUT};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::http::HeaderValue;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
@@ -47,8 +47,10 @@ pub(crate) async fn connect(
         .max_frame_size(Some(MAX_FRAME))
         .read_buffer_size(4096)
         .write_buffer_size(0);
-    let (socket, _) = client_async_with_config(request, stream, Some(config))
+    let upgrade = client_async_with_config(request, stream, Some(config));
+    let (socket, _) = tokio::time::timeout(STEP_TIMEOUT, upgrade)
         .await
+        .context("the registry does not answer")?
         .map_err(explain)?;
     let agent = concat!("ringback/", env!("CARGO_PKG_VERSION")).to_owned();
     let started = Instant::now();
@@ -143,7 +145,12 @@ fn explain(error: tungstenite::Error) -> anyhow::Error {
         .as_deref()
         .and_then(|body| serde_json::from_slice::<super::Problem>(body).ok());
     problem.map_or_else(
-        || anyhow::anyhow!("the registry answered HTTP {}", response.status()),
+        || {
+            anyhow::anyhow!(
+                "this is not a Ringback registry, or it is not well: it answered HTTP {}",
+                response.status()
+            )
+        },
         Into::into,
     )
 }

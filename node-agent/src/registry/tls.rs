@@ -46,7 +46,9 @@ pub(super) fn explain(error: &std::io::Error, origin: &str) -> anyhow::Error {
         Some(rustls::Error::InvalidCertificate(
             Certificate::NotValidForName | Certificate::NotValidForNameContext { .. },
         )) => {
-            anyhow!("the certificate of {origin} is for another name")
+            anyhow!(
+                "the certificate of {origin} is for another name; is the registry's address right?"
+            )
         }
         Some(cause) => anyhow!("TLS with {origin} failed: {cause}"),
         None => anyhow!("the connection to {origin} broke off during the TLS handshake: {error}"),
@@ -55,8 +57,9 @@ pub(super) fn explain(error: &std::io::Error, origin: &str) -> anyhow::Error {
 
 fn from_file(file: &Path) -> Result<Roots> {
     let mut roots = RootCertStore::empty();
-    let certificates = CertificateDer::pem_file_iter(file)
+    let pem = std::fs::read(file)
         .with_context(|| format!("can not read the CA file {}", file.display()))?;
+    let certificates = CertificateDer::pem_slice_iter(&pem);
     for certificate in certificates {
         let certificate = certificate
             .with_context(|| format!("{} is not a PEM file of certificates", file.display()))?;
@@ -65,7 +68,10 @@ fn from_file(file: &Path) -> Result<Roots> {
             .with_context(|| format!("{} holds an unusable certificate", file.display()))?;
     }
     if roots.is_empty() {
-        bail!("{} holds no certificate in PEM form", file.display());
+        bail!(
+            "the CA file {} holds no certificate in PEM form",
+            file.display()
+        );
     }
     Ok(Arc::new(roots))
 }
