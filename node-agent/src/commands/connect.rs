@@ -174,6 +174,7 @@ async fn own_caller(
     let stun = target::stun(&target.registry, config, registry).await?;
     let key = profile.key()?;
     let endpoint = Endpoint::bind(&key, 0, registry.is_loopback())
+        .await
         .map_err(|error| Failure::new(Exit::Usage, format!("{error:#}")))?;
     Ok(Caller {
         key,

@@ -47,6 +47,7 @@ pub(super) async fn run(global: &Global, profile: Profile, up: Up) -> Result<()>
     }
     let port = up.port.or(config.port).unwrap_or(0);
     let endpoint = Endpoint::bind(&key, port, registry.is_loopback())
+        .await
         .map_err(|error| Failure::new(Exit::Usage, format!("{error:#}")))?;
     remember_settings(&profile, &up, &registry)?;
 

@@ -46,13 +46,14 @@ struct Expected {
 impl Endpoint {
     /// Binds the UDP port (0: any) on all addresses. `loopback`: the registry is on loopback, so
     /// loopback addresses may be used for links too.
-    pub(crate) fn bind(key: &SecretKey, port: u16, loopback: bool) -> Result<Self> {
+    pub(crate) async fn bind(key: &SecretKey, port: u16, loopback: bool) -> Result<Self> {
         let udp = bind(port).with_context(|| match port {
             0 => "can not open a UDP socket".to_owned(),
             port => format!("can not use UDP port {port}: is another agent using it?"),
         })?;
         let io = TokioRuntime.wrap_udp_socket(udp)?;
         let socket = Arc::new(PathSocket::new(io)?);
+        socket.writable().await?;
         let credentials = Credentials::new(key)?;
         let mut config = quinn::EndpointConfig::default();
         config.grease_quic_bit(false);

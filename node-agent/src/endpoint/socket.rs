@@ -102,6 +102,12 @@ impl PathSocket {
         })
     }
 
+    /// Waits until the socket takes datagrams: a new one does not until the reactor has seen it.
+    pub(crate) async fn writable(&self) -> io::Result<()> {
+        let mut poller = self.io.clone().create_io_poller();
+        std::future::poll_fn(|cx| poller.as_mut().poll_writable(cx)).await
+    }
+
     /// The address that the socket is bound to.
     pub(crate) fn bound(&self) -> io::Result<SocketAddr> {
         self.io.local_addr()

@@ -32,7 +32,10 @@ pub(super) fn explain(error: &std::io::Error, origin: &str) -> anyhow::Error {
         .get_ref()
         .and_then(|inner| inner.downcast_ref::<rustls::Error>());
     match cause {
-        Some(rustls::Error::InvalidCertificate(Certificate::UnknownIssuer)) => anyhow!(
+        // A CA of the same name with another key shows as a wrong signature.
+        Some(rustls::Error::InvalidCertificate(
+            Certificate::UnknownIssuer | Certificate::BadSignature,
+        )) => anyhow!(
             "the certificate of {origin} is not signed by a CA that is trusted here; for a private CA give --registry-ca FILE"
         ),
         Some(rustls::Error::InvalidCertificate(
