@@ -43,15 +43,15 @@ impl Toolchain {
         if !passed_by {
             let mut rustc = child::command("rustc");
             let dir = child::output(rustc.args(["--print", "target-libdir", "--target", TARGET]))?;
-            if core_library(Path::new(&dir)).is_some() {
+            if test_library(Path::new(&dir)).is_some() {
                 let key = version("rustc")?;
                 return Ok(Some(Self { key, debian: None }));
             }
         }
-        let Some(core) = core_library(Path::new(DEBIAN_STD)) else {
+        let Some(library) = test_library(Path::new(DEBIAN_STD)) else {
             return Ok(None);
         };
-        let built = fs::metadata(core)?
+        let built = fs::metadata(library)?
             .modified()?
             .duration_since(UNIX_EPOCH)?
             .as_secs();
@@ -104,13 +104,13 @@ impl Toolchain {
     }
 }
 
-/// The library `core` in `dir`, which is there only when the whole standard library is.
-fn core_library(dir: &Path) -> Option<PathBuf> {
+/// The library `test` in `dir`: what depends on all others, so they are there too.
+fn test_library(dir: &Path) -> Option<PathBuf> {
     let mut files = fs::read_dir(dir).ok()?.flatten();
     files.find_map(|file| {
         let name = file.file_name();
         let name = name.to_string_lossy();
-        (name.starts_with("libcore-") && name.ends_with(".rlib")).then(|| file.path())
+        (name.starts_with("libtest-") && name.ends_with(".rlib")).then(|| file.path())
     })
 }
 

@@ -31,15 +31,17 @@ pub(super) fn missing() -> Result<Option<Missing>> {
 
 fn install() -> Result<()> {
     let debian_wanted = std::env::var_os("RINGBACK_WASM").is_some_and(|world| world == "debian");
-    if !debian_wanted && by_rustup() {
-        return Ok(());
+    if !debian_wanted {
+        if by_rustup() {
+            return Ok(());
+        }
+        say::note("rustup could not fetch it; building it from Debian's source package instead");
     }
     if place::command("apt-get").is_none() {
         bail!(
             "rustup could not fetch {TARGET}: check the network and run `rustup target add {TARGET}`"
         );
     }
-    say::note("rustup could not fetch it; building it from Debian's source package instead");
     by_debian()
 }
 
@@ -112,7 +114,7 @@ fn build_std() -> Result<()> {
             "--release",
             "--target",
             TARGET,
-            "-Zbuild-std=std,panic_abort",
+            "-Zbuild-std=std,panic_abort,test",
         ])
         .current_dir(&made)
         .env_remove("RUSTUP_TOOLCHAIN")
