@@ -103,7 +103,8 @@ impl Attachment {
 
     /// Milliseconds that a registering socket has left; `None` if it is not registering.
     pub fn patience_ms(&self, now_ms: u64) -> Option<u64> {
-        self.is_registering().then(|| (self.opened_ms + REGISTRATION_MS).saturating_sub(now_ms))
+        self.is_registering()
+            .then(|| (self.opened_ms + REGISTRATION_MS).saturating_sub(now_ms))
     }
 
     fn to_bytes(&self) -> Vec<u8> {
@@ -123,13 +124,19 @@ mod tests {
         let mut requests = RequestWindow::default();
         let mut updates = Window::default();
         for n in 0..120 {
-            requests.admit(&SecretKey::from_seed(&[n; 32]).id(), 1_800_000_000_000).unwrap();
+            requests
+                .admit(&SecretKey::from_seed(&[n; 32]).id(), 1_800_000_000_000)
+                .unwrap();
         }
         for _ in 0..30 {
             updates.admit(30, 1_800_000_000_000).unwrap();
         }
         let stages = [
-            Stage::Challenged { nonce: [1; 32], origin: "https://registry.example".into(), from: "2001:db8::1".into() },
+            Stage::Challenged {
+                nonce: [1; 32],
+                origin: "https://registry.example".into(),
+                from: "2001:db8::1".into(),
+            },
             Stage::Registering,
             Stage::Registered(Registration {
                 session: 7,
@@ -150,9 +157,17 @@ mod tests {
             Stage::Closed,
         ];
         for stage in stages {
-            let attachment = Attachment { device, opened_ms: 1_800_000_000_000, stage };
+            let attachment = Attachment {
+                device,
+                opened_ms: 1_800_000_000_000,
+                stage,
+            };
             let bytes = attachment.to_bytes();
-            assert!(bytes.len() < 8 * 1024, "an attachment has at most 16 KiB: {}", bytes.len());
+            assert!(
+                bytes.len() < 8 * 1024,
+                "an attachment has at most 16 KiB: {}",
+                bytes.len()
+            );
             assert_eq!(minicbor::decode::<Attachment>(&bytes).unwrap(), attachment);
         }
     }
@@ -160,7 +175,11 @@ mod tests {
     #[test]
     fn a_socket_has_ten_seconds_to_register() {
         let device = SecretKey::from_seed(&[1; 32]).id();
-        let mut attachment = Attachment { device, opened_ms: 1_000, stage: Stage::Registering };
+        let mut attachment = Attachment {
+            device,
+            opened_ms: 1_000,
+            stage: Stage::Registering,
+        };
         assert_eq!(attachment.patience_ms(1_000), Some(10_000));
         assert_eq!(attachment.patience_ms(11_000), Some(0));
         assert_eq!(attachment.patience_ms(60_000), Some(0));

@@ -27,7 +27,10 @@ pub const MAX_PLACED: usize = 8;
 pub fn caller_of(envelope: &[u8], device: &PeerId) -> Result<PeerId, Problem> {
     let envelope = Envelope::decode(envelope)?;
     if envelope.device != *device {
-        return Err(Problem::new(Code::BadEnvelope, "the envelope is for another device"));
+        return Err(Problem::new(
+            Code::BadEnvelope,
+            "the envelope is for another device",
+        ));
     }
     Ok(envelope.caller)
 }
@@ -85,7 +88,10 @@ impl Call {
             (Self::Delivering, Event::Timeout) => Step::CloseSocket,
             (Self::Ringing, Event::Timeout) => {
                 *self = Self::Ended;
-                let problem = Problem::new(Code::NoAnswer, "the device took the request and did not answer");
+                let problem = Problem::new(
+                    Code::NoAnswer,
+                    "the device took the request and did not answer",
+                );
                 Step::Tell(vec![problem.into_failed(0).into()])
             }
             (Self::Delivering | Self::Ringing, Event::Gone) => Step::Tell(vec![self.gone(None)]),
@@ -126,28 +132,43 @@ impl CallTable {
     /// Numbers start from the clock, so that a device's late answer to a call from before the
     /// object hibernated does not meet a new call of the same number.
     pub fn new(now_ms: u64) -> Self {
-        Self { next: now_ms, waiting: BTreeMap::new() }
+        Self {
+            next: now_ms,
+            waiting: BTreeMap::new(),
+        }
     }
 
     /// A new call to the socket of this session. `None` if too many wait.
     pub fn open(&mut self, session: u64, now_ms: u64) -> Option<(u64, UnboundedReceiver<Event>)> {
         // A caller's stream ends by itself in time. One that nobody reads any more is dropped here.
         let limit = ACK_MS + ANSWER_MS + 5_000;
-        self.waiting.retain(|_, call| now_ms.abs_diff(call.opened_ms) < limit && !call.events.is_closed());
+        self.waiting
+            .retain(|_, call| now_ms.abs_diff(call.opened_ms) < limit && !call.events.is_closed());
         if self.waiting.len() >= MAX_WAITING {
             return None;
         }
         let call = self.next.max(now_ms);
         self.next = call + 1;
         let (events, receiver) = unbounded();
-        self.waiting.insert(call, Waiting { session, opened_ms: now_ms, events });
+        self.waiting.insert(
+            call,
+            Waiting {
+                session,
+                opened_ms: now_ms,
+                events,
+            },
+        );
         Some((call, receiver))
     }
 
     /// An event from the socket of `session`. Events of unknown calls are dropped: the call has
     /// ended, or never was.
     pub fn handle(&self, session: u64, call: u64, event: Event) {
-        if let Some(waiting) = self.waiting.get(&call).filter(|waiting| waiting.session == session) {
+        if let Some(waiting) = self
+            .waiting
+            .get(&call)
+            .filter(|waiting| waiting.session == session)
+        {
             waiting.events.unbounded_send(event).ok();
         }
     }
@@ -158,7 +179,11 @@ impl CallTable {
 
     /// The socket of `session` is closed.
     pub fn session_gone(&self, session: u64) {
-        for waiting in self.waiting.values().filter(|waiting| waiting.session == session) {
+        for waiting in self
+            .waiting
+            .values()
+            .filter(|waiting| waiting.session == session)
+        {
             waiting.events.unbounded_send(Event::Gone).ok();
         }
     }
@@ -182,14 +207,23 @@ mod tests {
         assert_eq!(tags(call.handle(Event::Ack)), [0x51]);
         assert!(tags(call.handle(Event::Ack)).is_empty());
         assert_eq!(tags(call.handle(Event::Answer(vec![1]))), [0x52]);
-        for event in [Event::Ack, Event::Answer(vec![]), Event::Refuse(vec![]), Event::Gone, Event::Timeout] {
+        for event in [
+            Event::Ack,
+            Event::Answer(vec![]),
+            Event::Refuse(vec![]),
+            Event::Gone,
+            Event::Timeout,
+        ] {
             assert!(tags(call.handle(event)).is_empty(), "nothing after the end");
         }
     }
 
     #[test]
     fn an_answer_implies_the_acknowledgement() {
-        assert_eq!(tags(Call::Delivering.handle(Event::Refuse(vec![1]))), [0x51, 0x53]);
+        assert_eq!(
+            tags(Call::Delivering.handle(Event::Refuse(vec![1]))),
+            [0x51, 0x53]
+        );
     }
 
     #[test]
@@ -197,8 +231,13 @@ mod tests {
         let mut call = Call::Delivering;
         assert_eq!(call.patience_ms(), 5_000);
         assert_eq!(call.handle(Event::Timeout), Step::CloseSocket);
-        let Frame::Failed(failed) = call.gone(Some(7)) else { panic!() };
-        assert_eq!((failed.code, failed.last_seen), (Code::DeviceOffline, Some(7)));
+        let Frame::Failed(failed) = call.gone(Some(7)) else {
+            panic!()
+        };
+        assert_eq!(
+            (failed.code, failed.last_seen),
+            (Code::DeviceOffline, Some(7))
+        );
     }
 
     #[test]
@@ -206,7 +245,9 @@ mod tests {
         let mut call = Call::Delivering;
         call.handle(Event::Ack);
         assert_eq!(call.patience_ms(), 15_000);
-        let Step::Tell(frames) = call.handle(Event::Timeout) else { panic!() };
+        let Step::Tell(frames) = call.handle(Event::Timeout) else {
+            panic!()
+        };
         assert!(matches!(&frames[..], [Frame::Failed(failed)] if failed.code == Code::NoAnswer));
     }
 
@@ -228,7 +269,9 @@ mod tests {
     #[test]
     fn thirty_two_wait_and_abandoned_ones_do_not_count() {
         let mut table = CallTable::new(0);
-        let mut open: Vec<_> = (0..MAX_WAITING).map(|_| table.open(1, 0).unwrap()).collect();
+        let mut open: Vec<_> = (0..MAX_WAITING)
+            .map(|_| table.open(1, 0).unwrap())
+            .collect();
         assert!(table.open(1, 0).is_none());
         table.close(open.pop().unwrap().0);
         assert!(table.open(1, 0).is_some());

@@ -23,8 +23,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use worker::{
-    Date, DurableObject, Env, Method, Request, RequestInit, Response, SqlStorage, SqlStorageValue, State,
-    durable_object, wasm_bindgen,
+    Date, DurableObject, Env, Method, Request, RequestInit, Response, SqlStorage, SqlStorageValue,
+    State, durable_object, wasm_bindgen,
 };
 
 use crate::device_object;
@@ -38,7 +38,7 @@ const NAME: &str = "directory";
 
 /// A device that is in the list as online is asked for a sign of life when the owner looks, if the
 /// last one is older than this.
-const PRESENCE_S: u64 = 60;
+const PRESENCE_S: u64 = 30;
 /// Devices asked for one listing, so that a listing stays within the platform's subrequests.
 const PRESENCE_CHECKS: usize = 40;
 
@@ -69,20 +69,48 @@ CREATE TABLE IF NOT EXISTS policy (name TEXT PRIMARY KEY, value TEXT NOT NULL) W
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Ask {
     /// A device has proven its key. Answer: [`Online`].
-    Online { device: PeerId, agent: String, public: Option<SocketAddr> },
+    Online {
+        device: PeerId,
+        agent: String,
+        public: Option<SocketAddr>,
+    },
     /// Its public address has changed.
-    Update { device: PeerId, session: u64, public: SocketAddr },
+    Update {
+        device: PeerId,
+        session: u64,
+        public: SocketAddr,
+    },
     /// Its socket is gone; last sign of life at that Unix time.
-    Offline { device: PeerId, session: u64, last_seen: u64 },
+    Offline {
+        device: PeerId,
+        session: u64,
+        last_seen: u64,
+    },
     /// Why a device without a socket can not be called: always a [`Problem`].
-    Missing { device: PeerId },
+    Missing {
+        device: PeerId,
+    },
     /// The signature is verified. Answer: `{device, name}`.
-    Enrol { device: PeerId, digest: Option<String>, name: Option<String> },
-    Alias { name: String },
-    NewCode { name: Option<String>, ttl_s: u64 },
+    Enrol {
+        device: PeerId,
+        digest: Option<String>,
+        name: Option<String>,
+    },
+    Alias {
+        name: String,
+    },
+    NewCode {
+        name: Option<String>,
+        ttl_s: u64,
+    },
     List,
-    Rename { device: PeerId, name: String },
-    Revoke { device: PeerId },
+    Rename {
+        device: PeerId,
+        name: String,
+    },
+    Revoke {
+        device: PeerId,
+    },
     IsOpen,
     SetOpen(bool),
 }
@@ -101,10 +129,16 @@ pub async fn ask<T: DeserializeOwned>(env: &Env, ask: &Ask) -> Result<T, Problem
         let mut init = RequestInit::new();
         init.with_method(Method::Post).with_body(Some(body.into()));
         let request = Request::new_with_init("https://directory/", &init)?;
-        let mut response = env.durable_object(BINDING)?.get_by_name(NAME)?.fetch_with_request(request).await?;
+        let mut response = env
+            .durable_object(BINDING)?
+            .get_by_name(NAME)?
+            .fetch_with_request(request)
+            .await?;
         response.json::<Result<T, Problem>>().await
     };
-    exchange.await.unwrap_or_else(|error| Err(Problem::internal("asking the directory", &error)))
+    exchange
+        .await
+        .unwrap_or_else(|error| Err(Problem::internal("asking the directory", &error)))
 }
 
 #[durable_object(fetch)]
@@ -126,7 +160,12 @@ impl DurableObject for DirectoryObject {
     fn new(state: State, env: Env) -> Self {
         let sql = state.storage().sql();
         sql.exec(SCHEMA, None).expect("the schema is valid SQL");
-        Self { sql, env, failed_codes: RefCell::default(), checked: RefCell::default() }
+        Self {
+            sql,
+            env,
+            failed_codes: RefCell::default(),
+            checked: RefCell::default(),
+        }
     }
 
     async fn fetch(&self, mut request: Request) -> worker::Result<Response> {
@@ -134,7 +173,9 @@ impl DurableObject for DirectoryObject {
         let answer = match self.answer(ask).await {
             Ok(answer) => Ok(answer),
             Err(Failure::Told(problem)) => Err(problem),
-            Err(Failure::Fault(error)) => Err(Problem::internal("answering for the directory", &error)),
+            Err(Failure::Fault(error)) => {
+                Err(Problem::internal("answering for the directory", &error))
+            }
         };
         Response::from_json(&answer)
     }
@@ -194,11 +235,27 @@ struct CodeRow {
 impl DirectoryObject {
     async fn answer(&self, ask: Ask) -> Answer {
         match ask {
-            Ask::Online { device, agent, public } => self.online(&device, agent, public),
-            Ask::Update { device, session, public } => self.update(&device, session, public),
-            Ask::Offline { device, session, last_seen } => self.offline(&device, session, last_seen),
+            Ask::Online {
+                device,
+                agent,
+                public,
+            } => self.online(&device, agent, public),
+            Ask::Update {
+                device,
+                session,
+                public,
+            } => self.update(&device, session, public),
+            Ask::Offline {
+                device,
+                session,
+                last_seen,
+            } => self.offline(&device, session, last_seen),
             Ask::Missing { device } => self.missing(&device),
-            Ask::Enrol { device, digest, name } => self.enrol(&device, digest.as_deref(), name),
+            Ask::Enrol {
+                device,
+                digest,
+                name,
+            } => self.enrol(&device, digest.as_deref(), name),
             Ask::Alias { name } => self.alias(&name),
             Ask::NewCode { name, ttl_s } => self.new_code(name.as_deref(), ttl_s),
             Ask::List => self.list().await,
@@ -214,7 +271,8 @@ impl DirectoryObject {
             Some(row) => row,
             None if self.is_open()? => {
                 self.enrol(device, None, None)?;
-                self.row(device)?.ok_or_else(|| worker::Error::from("the row just written is not there"))?
+                self.row(device)?
+                    .ok_or_else(|| worker::Error::from("the row just written is not there"))?
             }
             None => {
                 return Err(Problem::new(
@@ -241,7 +299,10 @@ impl DirectoryObject {
                 text(device),
             ],
         )?;
-        Ok(json!(Online { session, name: row.name }))
+        Ok(json!(Online {
+            session,
+            name: row.name
+        }))
     }
 
     fn update(&self, device: &PeerId, session: u64, public: SocketAddr) -> Answer {
@@ -274,7 +335,11 @@ impl DirectoryObject {
             return Err(revoked().into());
         }
         if row.is_online() {
-            self.offline(device, row.session, row.last_seen.unwrap_or(row.enrolled_at))?;
+            self.offline(
+                device,
+                row.session,
+                row.last_seen.unwrap_or(row.enrolled_at),
+            )?;
         }
         Err(Problem::offline(row.last_seen).into())
     }
@@ -285,14 +350,20 @@ impl DirectoryObject {
         let code = match digest {
             Some(digest) => match self.code(digest)? {
                 // The answer to the first try was lost on the way: say it again.
-                Some(CodeRow { used_by: Some(by), .. }) if by == *device && live.is_some() => {
+                Some(CodeRow {
+                    used_by: Some(by), ..
+                }) if by == *device && live.is_some() => {
                     return Ok(enrolled(device, &live.expect("checked").name));
                 }
                 Some(code) if code.used_by.is_none() && code.expires_at > now() => Some(code),
                 _ => return Err(self.bad_code().into()),
             },
             None if !self.is_open()? => {
-                return Err(Problem::new(Code::BadCode, "this registry asks for an enrolment code").into());
+                return Err(Problem::new(
+                    Code::BadCode,
+                    "this registry asks for an enrolment code",
+                )
+                .into());
             }
             None => {
                 // Nothing but the device's own consent: an enrolled device stays as it is, a
@@ -320,9 +391,20 @@ impl DirectoryObject {
             vec![text(device), name.clone().into(), integer(now())],
         )?;
         if let Some(digest) = digest {
-            self.execute("UPDATE codes SET used_by = ? WHERE digest = ?", vec![text(device), digest.into()])?;
+            self.execute(
+                "UPDATE codes SET used_by = ? WHERE digest = ?",
+                vec![text(device), digest.into()],
+            )?;
         }
-        crate::log::event("enrolled", device, if digest.is_some() { "by code" } else { "open registry" });
+        crate::log::event(
+            "enrolled",
+            device,
+            if digest.is_some() {
+                "by code"
+            } else {
+                "open registry"
+            },
+        );
         Ok(enrolled(device, &name))
     }
 
@@ -331,9 +413,15 @@ impl DirectoryObject {
             Code::BadCode,
             "this enrolment code is unknown, used or expired: ask the owner for a new one",
         );
-        match self.failed_codes.borrow_mut().admit(limits::ENROLMENTS, now_ms()) {
+        match self
+            .failed_codes
+            .borrow_mut()
+            .admit(limits::ENROLMENTS, now_ms())
+        {
             Ok(()) => problem,
-            Err(exceeded) => Problem::rate_limited("too many wrong enrolment codes at this registry", exceeded),
+            Err(exceeded) => {
+                Problem::rate_limited("too many wrong enrolment codes at this registry", exceeded)
+            }
         }
     }
 
@@ -354,25 +442,39 @@ impl DirectoryObject {
         if recent.count < limits::ENROLMENTS {
             return Ok(());
         }
-        let retry_after_s = recent.oldest.map_or(60, |oldest| (oldest + 60).saturating_sub(now)).clamp(1, 60) as u32;
+        let retry_after_s = recent
+            .oldest
+            .map_or(60, |oldest| (oldest + 60).saturating_sub(now))
+            .clamp(1, 60) as u32;
         let exceeded = limits::Exceeded { retry_after_s };
         Err(Problem::rate_limited("too many devices enrol at this registry", exceeded).into())
     }
 
     fn alias(&self, name: &str) -> Answer {
-        let rows = self.rows("SELECT * FROM devices WHERE name = ? AND revoked = 0", vec![name.into()])?;
+        let rows = self.rows(
+            "SELECT * FROM devices WHERE name = ? AND revoked = 0",
+            vec![name.into()],
+        )?;
         match rows.first() {
             Some(row) => Ok(enrolled(&row.id, &row.name)),
-            None => Err(Problem::new(Code::UnknownAlias, "no device of this name is enrolled here").into()),
+            None => Err(Problem::new(
+                Code::UnknownAlias,
+                "no device of this name is enrolled here",
+            )
+            .into()),
         }
     }
 
     fn new_code(&self, name: Option<&str>, ttl_s: u64) -> Answer {
         let mut random = [0; 10];
-        getrandom::fill(&mut random).map_err(|error| worker::Error::RustError(error.to_string()))?;
+        getrandom::fill(&mut random)
+            .map_err(|error| worker::Error::RustError(error.to_string()))?;
         let code = EnrolmentCode::from_random(&random);
         let expires_at = now() + ttl_s;
-        self.execute("DELETE FROM codes WHERE expires_at <= ?", vec![integer(now())])?;
+        self.execute(
+            "DELETE FROM codes WHERE expires_at <= ?",
+            vec![integer(now())],
+        )?;
         self.execute(
             "INSERT INTO codes (digest, name, expires_at) VALUES (?, ?, ?)",
             vec![code.digest().into(), name.into(), integer(expires_at)],
@@ -388,14 +490,22 @@ impl DirectoryObject {
             self.rows("SELECT * FROM devices WHERE online = 1", vec![])?
                 .into_iter()
                 .filter(|row| {
-                    let heard = row.last_seen.max(checked.get(&row.id).copied()).unwrap_or(0);
+                    let heard = row
+                        .last_seen
+                        .max(checked.get(&row.id).copied())
+                        .unwrap_or(0);
                     heard + PRESENCE_S <= now()
                 })
                 .take(PRESENCE_CHECKS)
                 .map(|row| (row.id, row.session))
                 .collect()
         };
-        let presences = join_all(doubtful.iter().map(|(device, _)| device_object::presence(&self.env, device))).await;
+        let presences = join_all(
+            doubtful
+                .iter()
+                .map(|(device, _)| device_object::presence(&self.env, device)),
+        )
+        .await;
         for ((device, session), presence) in doubtful.into_iter().zip(presences) {
             match presence {
                 Ok(Some(presence)) if presence.session == session => {
@@ -404,10 +514,15 @@ impl DirectoryObject {
                 // The device's object has told of the end of a dead socket itself.
                 Ok(_) => {
                     self.checked.borrow_mut().remove(&device);
-                    let last_seen = self.row(&device)?.and_then(|row| row.last_seen).unwrap_or(0);
+                    let last_seen = self
+                        .row(&device)?
+                        .and_then(|row| row.last_seen)
+                        .unwrap_or(0);
                     self.offline(&device, session, last_seen)?;
                 }
-                Err(error) => crate::log::fault("asking a device's object for its presence", &error),
+                Err(error) => {
+                    crate::log::fault("asking a device's object for its presence", &error);
+                }
             }
         }
         let now = now();
@@ -439,7 +554,10 @@ impl DirectoryObject {
         if self.is_taken(name, device)? {
             return Err(name_taken(name).into());
         }
-        self.execute("UPDATE devices SET name = ? WHERE id = ?", vec![name.into(), text(device)])?;
+        self.execute(
+            "UPDATE devices SET name = ? WHERE id = ?",
+            vec![name.into(), text(device)],
+        )?;
         Ok(enrolled(device, name))
     }
 
@@ -448,7 +566,11 @@ impl DirectoryObject {
     async fn revoke(&self, device: &PeerId) -> Answer {
         let row = self.row(device)?.ok_or_else(|| unknown_device(device))?;
         if !row.is_revoked() {
-            let last_seen = if row.is_online() { Some(now()) } else { row.last_seen };
+            let last_seen = if row.is_online() {
+                Some(now())
+            } else {
+                row.last_seen
+            };
             self.execute(
                 "UPDATE devices SET revoked = 1, online = 0, session = session + 1, last_seen = ? WHERE id = ?",
                 vec![last_seen.map(|at| at as i64).into(), text(device)],
@@ -464,14 +586,19 @@ impl DirectoryObject {
         struct Policy {
             value: String,
         }
-        let rows: Vec<Policy> =
-            self.sql.exec("SELECT value FROM policy WHERE name = 'registration'", None)?.to_array()?;
+        let rows: Vec<Policy> = self
+            .sql
+            .exec("SELECT value FROM policy WHERE name = 'registration'", None)?
+            .to_array()?;
         Ok(rows.first().is_some_and(|policy| policy.value == "open"))
     }
 
     fn set_open(&self, open: bool) -> Answer {
         let value = if open { "open" } else { "closed" };
-        self.execute("INSERT OR REPLACE INTO policy (name, value) VALUES ('registration', ?)", vec![value.into()])?;
+        self.execute(
+            "INSERT OR REPLACE INTO policy (name, value) VALUES ('registration', ?)",
+            vec![value.into()],
+        )?;
         Ok(json!(open))
     }
 
@@ -496,7 +623,9 @@ impl DirectoryObject {
     }
 
     fn row(&self, device: &PeerId) -> worker::Result<Option<Row>> {
-        Ok(self.rows("SELECT * FROM devices WHERE id = ?", vec![text(device)])?.pop())
+        Ok(self
+            .rows("SELECT * FROM devices WHERE id = ?", vec![text(device)])?
+            .pop())
     }
 
     fn rows(&self, query: &str, bindings: Vec<SqlStorageValue>) -> worker::Result<Vec<Row>> {
@@ -504,8 +633,13 @@ impl DirectoryObject {
     }
 
     fn code(&self, digest: &str) -> worker::Result<Option<CodeRow>> {
-        let mut rows: Vec<CodeRow> =
-            self.sql.exec("SELECT name, expires_at, used_by FROM codes WHERE digest = ?", vec![digest.into()])?.to_array()?;
+        let mut rows: Vec<CodeRow> = self
+            .sql
+            .exec(
+                "SELECT name, expires_at, used_by FROM codes WHERE digest = ?",
+                vec![digest.into()],
+            )?
+            .to_array()?;
         Ok(rows.pop())
     }
 
@@ -519,15 +653,24 @@ fn enrolled(device: &PeerId, name: &str) -> Value {
 }
 
 fn unknown_device(device: &PeerId) -> Problem {
-    Problem::new(Code::UnknownDevice, format!("no device {} is enrolled here", device.short()))
+    Problem::new(
+        Code::UnknownDevice,
+        format!("no device {} is enrolled here", device.short()),
+    )
 }
 
 fn revoked() -> Problem {
-    Problem::new(Code::Revoked, "the owner of this registry has revoked this device")
+    Problem::new(
+        Code::Revoked,
+        "the owner of this registry has revoked this device",
+    )
 }
 
 fn name_taken(name: &str) -> Problem {
-    Problem::new(Code::NameTaken, format!("the name {name} belongs to another device"))
+    Problem::new(
+        Code::NameTaken,
+        format!("the name {name} belongs to another device"),
+    )
 }
 
 fn text(device: &PeerId) -> SqlStorageValue {

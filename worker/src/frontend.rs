@@ -11,7 +11,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use worker::wasm_bindgen::JsValue;
-use worker::{Context, Date, Env, Headers, Request, Response, ResponseBody, ResponseBuilder, event, js_sys};
+use worker::{
+    Context, Date, Env, Headers, Request, Response, ResponseBody, ResponseBuilder, event, js_sys,
+};
 
 use crate::calls::caller_of;
 use crate::directory_object::{Ask, ask};
@@ -91,18 +93,34 @@ async fn respond(request: &mut Request, env: &Env) -> Result<Response, Problem> 
             return with_header(problem.into_response().map_err(fault)?, "allow", &allow);
         }
         Match::Nothing => {
-            return Err(Problem::new(Code::NotFound, "no such path; GET /v1/openapi.json describes this registry"));
+            return Err(Problem::new(
+                Code::NotFound,
+                "no such path; GET /v1/openapi.json describes this registry",
+            ));
         }
     };
     if route.owner {
-        let secret = env.var("OWNER_SECRET").map(|secret| secret.to_string()).ok();
-        owner::authorise(header(request, "authorization").as_deref(), secret.as_deref())?;
+        let secret = env
+            .var("OWNER_SECRET")
+            .map(|secret| secret.to_string())
+            .ok();
+        owner::authorise(
+            header(request, "authorization").as_deref(),
+            secret.as_deref(),
+        )?;
     }
-    let device = || parameter.parse::<PeerId>().map_err(|error| bad_request(error.to_string()));
+    let device = || {
+        parameter
+            .parse::<PeerId>()
+            .map_err(|error| bad_request(error.to_string()))
+    };
     match route.operation {
         Operation::Registry => registry(env).await,
         Operation::OpenApi => text(200, "application/json", openapi::DOCUMENT),
-        Operation::Alias => json(200, &ask::<Value>(env, &Ask::Alias { name: parameter }).await?),
+        Operation::Alias => json(
+            200,
+            &ask::<Value>(env, &Ask::Alias { name: parameter }).await?,
+        ),
         Operation::Enrol => enrol(request, env, &origin).await,
         Operation::Socket => socket(request, env, &device()?, &origin).await,
         Operation::Request => call(request, env, &device()?).await,
@@ -111,7 +129,17 @@ async fn respond(request: &mut Request, env: &Env) -> Result<Response, Problem> 
         Operation::Rename => {
             let device = device()?;
             let RenameBody { name } = body_json(request).await?;
-            json(200, &ask::<Value>(env, &Ask::Rename { device, name: checked_name(name)? }).await?)
+            json(
+                200,
+                &ask::<Value>(
+                    env,
+                    &Ask::Rename {
+                        device,
+                        name: checked_name(name)?,
+                    },
+                )
+                .await?,
+            )
         }
         Operation::Revoke => {
             ask::<()>(env, &Ask::Revoke { device: device()? }).await?;
@@ -138,24 +166,51 @@ async fn registry(env: &Env) -> Result<Response, Problem> {
 }
 
 fn policy(is_open: bool) -> Result<Response, Problem> {
-    json(200, &Policy { registration: is_open.into() })
+    json(
+        200,
+        &Policy {
+            registration: is_open.into(),
+        },
+    )
 }
 
 async fn enrol(request: &mut Request, env: &Env, origin: &str) -> Result<Response, Problem> {
-    let EnrolBody { code, device, name, signature } = body_json(request).await?;
+    let EnrolBody {
+        code,
+        device,
+        name,
+        signature,
+    } = body_json(request).await?;
     let signature = BASE64_URL_SAFE_NO_PAD
         .decode(&signature)
         .ok()
         .and_then(|bytes| <[u8; 64]>::try_from(bytes).ok())
         .ok_or_else(|| bad_request("signature: expected 64 bytes in base64url without padding"))?;
     let name = name.map(checked_name).transpose()?;
-    if !registration::verify_enrolment(&device, origin, code.as_deref().unwrap_or_default(), &signature) {
+    if !registration::verify_enrolment(
+        &device,
+        origin,
+        code.as_deref().unwrap_or_default(),
+        &signature,
+    ) {
         let detail = format!("the enrolment is not signed by this device for {origin}");
         return Err(Problem::new(Code::BadSignature, detail));
     }
     // A code that can not be one goes the way of a wrong one: by a digest that no code has.
-    let digest = code.map(|code| EnrolmentCode::parse(&code).map_or_else(String::new, |code| code.digest()));
-    json(201, &ask::<Value>(env, &Ask::Enrol { device, digest, name }).await?)
+    let digest =
+        code.map(|code| EnrolmentCode::parse(&code).map_or_else(String::new, |code| code.digest()));
+    json(
+        201,
+        &ask::<Value>(
+            env,
+            &Ask::Enrol {
+                device,
+                digest,
+                name,
+            },
+        )
+        .await?,
+    )
 }
 
 async fn new_code(request: &mut Request, env: &Env) -> Result<Response, Problem> {
@@ -163,21 +218,42 @@ async fn new_code(request: &mut Request, env: &Env) -> Result<Response, Problem>
     let name = name.map(checked_name).transpose()?;
     let ttl_s = ttl_s.unwrap_or(USUAL_TTL_S);
     if !TTL_S.contains(&ttl_s) {
-        return Err(bad_request(format!("ttl_s: a code lives {} to {} seconds", TTL_S.start(), TTL_S.end())));
+        return Err(bad_request(format!(
+            "ttl_s: a code lives {} to {} seconds",
+            TTL_S.start(),
+            TTL_S.end()
+        )));
     }
-    json(201, &ask::<Value>(env, &Ask::NewCode { name, ttl_s }).await?)
+    json(
+        201,
+        &ask::<Value>(env, &Ask::NewCode { name, ttl_s }).await?,
+    )
 }
 
-async fn socket(request: &Request, env: &Env, device: &PeerId, origin: &str) -> Result<Response, Problem> {
-    if !header(request, "upgrade").is_some_and(|upgrade| upgrade.eq_ignore_ascii_case("websocket")) {
+async fn socket(
+    request: &Request,
+    env: &Env,
+    device: &PeerId,
+    origin: &str,
+) -> Result<Response, Problem> {
+    if !header(request, "upgrade").is_some_and(|upgrade| upgrade.eq_ignore_ascii_case("websocket"))
+    {
         return Err(bad_request("this path takes WebSocket connections only"));
     }
     let offered = header(request, "sec-websocket-protocol").unwrap_or_default();
-    if !offered.split(',').any(|protocol| protocol.trim() == device_object::SUBPROTOCOL) {
-        let detail = format!("the WebSocket must offer the subprotocol {}", device_object::SUBPROTOCOL);
+    if !offered
+        .split(',')
+        .any(|protocol| protocol.trim() == device_object::SUBPROTOCOL)
+    {
+        let detail = format!(
+            "the WebSocket must offer the subprotocol {}",
+            device_object::SUBPROTOCOL
+        );
         return Err(Problem::new(Code::BadVersion, detail));
     }
-    device_object::socket(env, device, origin, &peer_address(request)).await.map_err(fault)
+    device_object::socket(env, device, origin, &peer_address(request))
+        .await
+        .map_err(fault)
 }
 
 /// The signature is checked here and not in the device's object, so that forged requests cost that
@@ -185,18 +261,29 @@ async fn socket(request: &Request, env: &Env, device: &PeerId, origin: &str) -> 
 async fn call(request: &mut Request, env: &Env, device: &PeerId) -> Result<Response, Problem> {
     let envelope = body(request).await?;
     let caller = caller_of(&envelope, device)?;
-    device_object::request(env, device, &caller, &envelope).await.map_err(fault)
+    device_object::request(env, device, &caller, &envelope)
+        .await
+        .map_err(fault)
 }
 
 async fn body_json<T: DeserializeOwned>(request: &mut Request) -> Result<T, Problem> {
     let bytes = body(request).await?;
-    let bytes = if bytes.is_empty() { b"{}" } else { bytes.as_slice() };
+    let bytes = if bytes.is_empty() {
+        b"{}"
+    } else {
+        bytes.as_slice()
+    };
     serde_json::from_slice(bytes).map_err(|error| bad_request(format!("body: {error}")))
 }
 
 /// The body, of which no more is read than may be.
 async fn body(request: &mut Request) -> Result<Vec<u8>, Problem> {
-    let too_large = || Problem::new(Code::TooLarge, format!("a body has at most {MAX_BODY} bytes"));
+    let too_large = || {
+        Problem::new(
+            Code::TooLarge,
+            format!("a body has at most {MAX_BODY} bytes"),
+        )
+    };
     let announced = header(request, "content-length").and_then(|length| length.parse::<u64>().ok());
     if announced.is_some_and(|length| length > MAX_BODY as u64) {
         return Err(too_large());
@@ -231,7 +318,12 @@ fn peer_address(request: &Request) -> String {
     }
     let property = |of: &JsValue, name: &str| js_sys::Reflect::get(of, &name.into()).ok();
     property(request.inner(), "cf")
-        .and_then(|cf| property(&cf, "clientIp")?.as_string()?.parse::<std::net::SocketAddr>().ok())
+        .and_then(|cf| {
+            property(&cf, "clientIp")?
+                .as_string()?
+                .parse::<std::net::SocketAddr>()
+                .ok()
+        })
         .map_or_else(String::new, |address| address.ip().to_string())
 }
 
@@ -248,11 +340,17 @@ fn fault(error: impl Borrow<worker::Error>) -> Problem {
 }
 
 fn json(status: u16, value: &impl Serialize) -> Result<Response, Problem> {
-    ResponseBuilder::new().with_status(status).from_json(value).map_err(fault)
+    ResponseBuilder::new()
+        .with_status(status)
+        .from_json(value)
+        .map_err(fault)
 }
 
 fn text(status: u16, kind: &str, text: &str) -> Result<Response, Problem> {
-    let builder = ResponseBuilder::new().with_status(status).with_header("content-type", kind).map_err(fault)?;
+    let builder = ResponseBuilder::new()
+        .with_status(status)
+        .with_header("content-type", kind)
+        .map_err(fault)?;
     Ok(builder.fixed(text.as_bytes().to_vec()))
 }
 
@@ -281,7 +379,10 @@ fn finish(response: Response, is_head: bool) -> worker::Result<Response> {
     }
     for (name, value) in [
         ("cache-control", "no-store"),
-        ("content-security-policy", "default-src 'none'; frame-ancestors 'none'"),
+        (
+            "content-security-policy",
+            "default-src 'none'; frame-ancestors 'none'",
+        ),
         ("cross-origin-resource-policy", "same-origin"),
         ("referrer-policy", "no-referrer"),
         ("strict-transport-security", "max-age=31536000"),

@@ -63,7 +63,12 @@ impl RequestWindow {
     pub fn admit(&mut self, caller: &PeerId, now_ms: u64) -> Result<(), Exceeded> {
         let caller = *caller.as_bytes().first_chunk().expect("an ID has 32 bytes");
         self.0.retain(|seen| is_recent(seen.at_ms, now_ms));
-        let mut of_caller = self.0.iter().filter(|seen| seen.caller == caller).map(|seen| seen.at_ms).peekable();
+        let mut of_caller = self
+            .0
+            .iter()
+            .filter(|seen| seen.caller == caller)
+            .map(|seen| seen.at_ms)
+            .peekable();
         let oldest_of_caller = of_caller.peek().copied();
         if of_caller.count() >= REQUESTS_PER_CALLER {
             return Err(until(oldest_of_caller, now_ms));
@@ -71,7 +76,10 @@ impl RequestWindow {
         if self.0.len() >= REQUESTS_PER_DEVICE {
             return Err(until(self.0.front().map(|seen| seen.at_ms), now_ms));
         }
-        self.0.push_back(Seen { caller, at_ms: now_ms });
+        self.0.push_back(Seen {
+            caller,
+            at_ms: now_ms,
+        });
         Ok(())
     }
 }
@@ -82,8 +90,12 @@ fn is_recent(at_ms: u64, now_ms: u64) -> bool {
 }
 
 fn until(oldest_ms: Option<u64>, now_ms: u64) -> Exceeded {
-    let left = oldest_ms.map_or(0, |at| (at + SPAN_MS).saturating_sub(now_ms)).clamp(1, SPAN_MS);
-    Exceeded { retry_after_s: left.div_ceil(1000) as u32 }
+    let left = oldest_ms
+        .map_or(0, |at| (at + SPAN_MS).saturating_sub(now_ms))
+        .clamp(1, SPAN_MS);
+    Exceeded {
+        retry_after_s: left.div_ceil(1000) as u32,
+    }
 }
 
 #[cfg(test)]
@@ -104,10 +116,24 @@ mod tests {
         for i in 0..20 {
             assert_eq!(window.admit(&caller(1), T + i * 1000), Ok(()));
         }
-        assert_eq!(window.admit(&caller(1), T + 20_000), Err(Exceeded { retry_after_s: 40 }));
-        assert_eq!(window.admit(&caller(2), T + 20_000), Ok(()), "others are not touched");
-        assert_eq!(window.admit(&caller(1), T + 59_999), Err(Exceeded { retry_after_s: 1 }));
-        assert_eq!(window.admit(&caller(1), T + 60_000), Ok(()), "refused tries were not counted");
+        assert_eq!(
+            window.admit(&caller(1), T + 20_000),
+            Err(Exceeded { retry_after_s: 40 })
+        );
+        assert_eq!(
+            window.admit(&caller(2), T + 20_000),
+            Ok(()),
+            "others are not touched"
+        );
+        assert_eq!(
+            window.admit(&caller(1), T + 59_999),
+            Err(Exceeded { retry_after_s: 1 })
+        );
+        assert_eq!(
+            window.admit(&caller(1), T + 60_000),
+            Ok(()),
+            "refused tries were not counted"
+        );
         assert!(window.admit(&caller(1), T + 60_001).is_err());
     }
 
@@ -117,7 +143,10 @@ mod tests {
         for i in 0..120 {
             assert_eq!(window.admit(&caller(i), T + u64::from(i)), Ok(()));
         }
-        assert_eq!(window.admit(&caller(200), T + 30_000), Err(Exceeded { retry_after_s: 30 }));
+        assert_eq!(
+            window.admit(&caller(200), T + 30_000),
+            Err(Exceeded { retry_after_s: 30 })
+        );
         assert_eq!(window.admit(&caller(200), T + 60_000), Ok(()));
     }
 

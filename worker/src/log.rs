@@ -8,8 +8,15 @@ pub(crate) fn event(event: &str, device: &PeerId, detail: &str) {
     worker::console_log!("{line}");
 }
 
+/// An object was constructed: at its first use, and each time that it wakes from hibernation.
+pub(crate) fn loaded(what: &str) {
+    let line = serde_json::json!({ "event": format!("{what} loaded") });
+    worker::console_log!("{line}");
+}
+
 /// A fault of ours, or of the platform.
 pub(crate) fn fault(during: &str, error: &worker::Error) {
-    let line = serde_json::json!({ "event": "fault", "during": during, "error": error.to_string() });
+    let line =
+        serde_json::json!({ "event": "fault", "during": during, "error": error.to_string() });
     worker::console_error!("{line}");
 }

@@ -16,12 +16,18 @@ pub fn authorise(authorization: Option<&str>, secret: Option<&str>) -> Result<()
         ));
     };
     let Some(given) = authorization.and_then(bearer) else {
-        return Err(Problem::new(Code::Unauthorized, "send the owner secret as Authorization: Bearer …"));
+        return Err(Problem::new(
+            Code::Unauthorized,
+            "send the owner secret as Authorization: Bearer …",
+        ));
     };
     if bool::from(Sha256::digest(given).ct_eq(&Sha256::digest(secret))) {
         Ok(())
     } else {
-        Err(Problem::new(Code::Unauthorized, "this is not the owner secret"))
+        Err(Problem::new(
+            Code::Unauthorized,
+            "this is not the owner secret",
+        ))
     }
 }
 
@@ -39,15 +45,30 @@ mod tests {
         let secret = Some("correct horse");
         assert_eq!(authorise(Some("Bearer correct horse"), secret), Ok(()));
         assert_eq!(authorise(Some("bearer  correct horse "), secret), Ok(()));
-        for wrong in [None, Some(""), Some("Bearer"), Some("Bearer "), Some("Bearer wrong"), Some("Basic correct horse"), Some("correct horse")] {
-            assert_eq!(authorise(wrong, secret).unwrap_err().code, Code::Unauthorized, "{wrong:?}");
+        for wrong in [
+            None,
+            Some(""),
+            Some("Bearer"),
+            Some("Bearer "),
+            Some("Bearer wrong"),
+            Some("Basic correct horse"),
+            Some("correct horse"),
+        ] {
+            assert_eq!(
+                authorise(wrong, secret).unwrap_err().code,
+                Code::Unauthorized,
+                "{wrong:?}"
+            );
         }
     }
 
     #[test]
     fn without_a_secret_nobody_is_the_owner() {
         for unset in [None, Some("")] {
-            assert_eq!(authorise(Some("Bearer "), unset).unwrap_err().code, Code::OwnerSecretUnset);
+            assert_eq!(
+                authorise(Some("Bearer "), unset).unwrap_err().code,
+                Code::OwnerSecretUnset
+            );
         }
     }
 }

@@ -34,15 +34,29 @@ struct Document<'a> {
 
 impl Problem {
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
-        Self { code, detail: detail.into(), retry_after_s: None, last_seen: None }
+        Self {
+            code,
+            detail: detail.into(),
+            retry_after_s: None,
+            last_seen: None,
+        }
     }
 
     pub fn rate_limited(detail: &str, exceeded: Exceeded) -> Self {
-        Self { retry_after_s: Some(exceeded.retry_after_s), ..Self::new(Code::RateLimited, detail) }
+        Self {
+            retry_after_s: Some(exceeded.retry_after_s),
+            ..Self::new(Code::RateLimited, detail)
+        }
     }
 
     pub fn offline(last_seen: Option<u64>) -> Self {
-        Self { last_seen, ..Self::new(Code::DeviceOffline, "the device is not connected to this registry") }
+        Self {
+            last_seen,
+            ..Self::new(
+                Code::DeviceOffline,
+                "the device is not connected to this registry",
+            )
+        }
     }
 
     /// A fault of ours: logged here, told without particulars.
@@ -59,7 +73,12 @@ impl Problem {
     }
 
     pub fn to_json(&self) -> String {
-        let document = Document { r#type: "about:blank", title: self.code.title(), status: self.status(), problem: self };
+        let document = Document {
+            r#type: "about:blank",
+            title: self.code.title(),
+            status: self.status(),
+            problem: self,
+        };
         serde_json::to_string(&document).expect("strings and numbers serialise")
     }
 
@@ -87,7 +106,11 @@ impl Problem {
     }
 
     pub fn into_rejected(self) -> Rejected {
-        Rejected { code: self.code, detail: self.detail, retry_after_s: self.retry_after_s }
+        Rejected {
+            code: self.code,
+            detail: self.detail,
+            retry_after_s: self.retry_after_s,
+        }
     }
 }
 
@@ -108,7 +131,10 @@ mod tests {
 
     #[test]
     fn a_problem_is_a_document_of_rfc_9457() {
-        let problem = Problem { last_seen: Some(1_800_000_000), ..Problem::offline(None) };
+        let problem = Problem {
+            last_seen: Some(1_800_000_000),
+            ..Problem::offline(None)
+        };
         let json: serde_json::Value = serde_json::from_str(&problem.to_json()).unwrap();
         assert_eq!(
             json,
@@ -121,7 +147,11 @@ mod tests {
                 "last_seen": 1_800_000_000,
             })
         );
-        assert_eq!(serde_json::from_value::<Problem>(json).unwrap(), problem, "and is read back");
+        assert_eq!(
+            serde_json::from_value::<Problem>(json).unwrap(),
+            problem,
+            "and is read back"
+        );
     }
 
     #[test]

@@ -29,11 +29,21 @@ pub struct Route {
 }
 
 const fn open(method: &'static str, path: &'static str, operation: Operation) -> Route {
-    Route { method, path, operation, owner: false }
+    Route {
+        method,
+        path,
+        operation,
+        owner: false,
+    }
 }
 
 const fn owner(method: &'static str, path: &'static str, operation: Operation) -> Route {
-    Route { method, path, operation, owner: true }
+    Route {
+        method,
+        path,
+        operation,
+        owner: true,
+    }
 }
 
 pub const ROUTES: &[Route] = &[
@@ -66,7 +76,9 @@ pub fn find(method: &str, path: &str) -> Match {
     let method = if method == "HEAD" { "GET" } else { method };
     let mut allowed = Vec::new();
     for route in ROUTES {
-        let Some(parameter) = parameter(route.path, path) else { continue };
+        let Some(parameter) = parameter(route.path, path) else {
+            continue;
+        };
         if route.method == method {
             return Match::Route(route, parameter);
         }
@@ -88,7 +100,9 @@ fn parameter(pattern: &str, path: &str) -> Option<String> {
     loop {
         match (pattern.next(), path.next()) {
             (None, None) => return Some(found),
-            (Some(p), Some(segment)) if p.starts_with('{') && !segment.is_empty() => found = percent_decoded(segment),
+            (Some(p), Some(segment)) if p.starts_with('{') && !segment.is_empty() => {
+                found = percent_decoded(segment);
+            }
             (Some(p), Some(segment)) if p == segment => {}
             _ => return None,
         }
@@ -101,7 +115,9 @@ fn percent_decoded(segment: &str) -> String {
     let mut out = Vec::with_capacity(bytes.len());
     let mut i = 0;
     while i < bytes.len() {
-        let hex = bytes.get(i + 1..i + 3).and_then(|h| std::str::from_utf8(h).ok());
+        let hex = bytes
+            .get(i + 1..i + 3)
+            .and_then(|h| std::str::from_utf8(h).ok());
         match hex.filter(|h| bytes[i] == b'%' && h.bytes().all(|b| b.is_ascii_hexdigit())) {
             Some(hex) => {
                 out.push(u8::from_str_radix(hex, 16).expect("two hexadecimal digits"));
@@ -131,21 +147,55 @@ mod tests {
 
     #[test]
     fn routes_are_found_with_their_parameter() {
-        assert_eq!(operation("GET", "/v1/registry"), Some((Operation::Registry, String::new())));
-        assert_eq!(operation("HEAD", "/v1/devices"), Some((Operation::Devices, String::new())));
-        assert_eq!(operation("POST", "/v1/devices/rb1x/requests"), Some((Operation::Request, "rb1x".into())));
-        assert_eq!(operation("GET", "/v1/aliases/n%C3%A4s%2"), Some((Operation::Alias, "näs%2".into())));
-        assert_eq!(operation("GET", "/v1/aliases/%ff"), Some((Operation::Alias, "\u{fffd}".into())));
+        assert_eq!(
+            operation("GET", "/v1/registry"),
+            Some((Operation::Registry, String::new()))
+        );
+        assert_eq!(
+            operation("HEAD", "/v1/devices"),
+            Some((Operation::Devices, String::new()))
+        );
+        assert_eq!(
+            operation("POST", "/v1/devices/rb1x/requests"),
+            Some((Operation::Request, "rb1x".into()))
+        );
+        assert_eq!(
+            operation("GET", "/v1/aliases/n%C3%A4s%2"),
+            Some((Operation::Alias, "näs%2".into()))
+        );
+        assert_eq!(
+            operation("GET", "/v1/aliases/%ff"),
+            Some((Operation::Alias, "\u{fffd}".into()))
+        );
     }
 
     #[test]
     fn other_paths_and_methods_are_told_apart() {
-        for path in ["", "/", "/v1", "/v1/registry/", "//v1/registry", "/v1/aliases/", "/v1/devices/", "/v1/devices//socket", "/v2/registry"] {
+        for path in [
+            "",
+            "/",
+            "/v1",
+            "/v1/registry/",
+            "//v1/registry",
+            "/v1/aliases/",
+            "/v1/devices/",
+            "/v1/devices//socket",
+            "/v2/registry",
+        ] {
             assert_eq!(find("GET", path), Match::Nothing, "{path}");
         }
-        assert_eq!(find("POST", "/v1/devices"), Match::Methods("GET, HEAD, OPTIONS".into()));
-        assert_eq!(find("GET", "/v1/devices/rb1x"), Match::Methods("PATCH, DELETE, OPTIONS".into()));
-        assert_eq!(find("OPTIONS", "/v1/policy"), Match::Methods("GET, PUT, HEAD, OPTIONS".into()));
+        assert_eq!(
+            find("POST", "/v1/devices"),
+            Match::Methods("GET, HEAD, OPTIONS".into())
+        );
+        assert_eq!(
+            find("GET", "/v1/devices/rb1x"),
+            Match::Methods("PATCH, DELETE, OPTIONS".into())
+        );
+        assert_eq!(
+            find("OPTIONS", "/v1/policy"),
+            Match::Methods("GET, PUT, HEAD, OPTIONS".into())
+        );
     }
 
     proptest! {

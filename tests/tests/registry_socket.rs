@@ -1,0 +1,403 @@
+//! A device's socket (PROTOCOL.md, section 6), on real workerd: the proof of its key, what the
+//! device list makes of it, and what becomes of those who do not keep to the protocol.
+
+use ringback_protocol::frame::{Ack, Answer, Frame, Place, Register, Update, Updated};
+use ringback_protocol::registration::sign_challenge;
+use ringback_tests::registry::{Incident, Registry, Socket, envelope, new_key};
+use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite;
+
+#[tokio::test]
+async fn a_device_registers_and_is_listed() {
+    let registry = Registry::start();
+    let key = registry.enrolled("nas").await;
+    let mut socket = Socket::connect(&registry, &key.id()).await;
+    assert_ne!(socket.challenge.nonce, [0; 32]);
+    let now = registry.get("/v1/registry").await.body["time"]
+        .as_u64()
+        .unwrap();
+    assert!(now.abs_diff(socket.challenge.time_ms / 1000) < 5);
+
+    socket
+        .register(
+            &key,
+            &registry.origin(),
+            Some("203.0.113.7:4000".parse().unwrap()),
+        )
+        .await;
+    let registered = socket.expect_registered().await;
+    assert_eq!(registered.name, "nas");
+    assert_eq!(registered.seen, "127.0.0.1");
+    let row = registry.row(&key.id()).await;
+    assert_eq!(row["online"], true);
+    assert_eq!(
+        (&row["public_address"], &row["mapped_port"]),
+        (&json!("203.0.113.7"), &json!(4000))
+    );
+    assert_eq!(row["agent"], "ringback-tests/1");
+    assert!(row["last_seen"].as_u64().unwrap() >= now);
+
+    let moved = "[2001:db8::7]:5000".parse().unwrap();
+    socket.send(Update { public: moved }).await;
+    assert_eq!(
+        socket.next().await,
+        Incident::Frame(Updated { public: moved }.into())
+    );
+    let row = registry.row(&key.id()).await;
+    assert_eq!(
+        (&row["public_address"], &row["mapped_port"]),
+        (&json!("2001:db8::7"), &json!(5000))
+    );
+
+    socket.close().await;
+    let row = registry.await_row(&key.id(), "online", json!(false)).await;
+    assert_eq!(
+        row["public_address"], "2001:db8::7",
+        "the last one known stays"
+    );
+    assert!(row["last_seen"].as_u64().unwrap() >= now);
+}
+
+#[tokio::test]
+async fn a_connection_that_just_ends_is_noticed() {
+    let registry = Registry::start();
+    let (key, socket) = registry.online("nas").await;
+    drop(socket);
+    registry.await_row(&key.id(), "online", json!(false)).await;
+}
+
+#[tokio::test]
+async fn pings_are_answered_and_other_texts_ignored() {
+    let registry = Registry::start();
+    let (_, mut socket) = registry.online("nas").await;
+    socket.send_text("hello").await;
+    socket.send_text("").await;
+    socket.expect_quiet().await;
+}
+
+#[tokio::test]
+async fn only_the_key_registers() {
+    let registry = Registry::start();
+    let key = registry.enrolled("nas").await;
+    let origin = registry.origin();
+
+    let mut socket = Socket::connect(&registry, &key.id()).await;
+    socket.register(&new_key(), &origin, None).await;
+    assert_eq!(socket.expect_rejected().await, "bad_signature");
+
+    let mut socket = Socket::connect(&registry, &key.id()).await;
+    socket
+        .register(&key, "https://other-registry.example", None)
+        .await;
+    assert_eq!(
+        socket.expect_rejected().await,
+        "bad_signature",
+        "a challenge passed on by another registry"
+    );
+
+    let old = Socket::connect(&registry, &key.id()).await;
+    let mut socket = Socket::connect(&registry, &key.id()).await;
+    let signature = sign_challenge(&key, &old.challenge.nonce, &origin);
+    socket
+        .send(Register {
+            signature,
+            agent: String::new(),
+            public: None,
+        })
+        .await;
+    assert_eq!(
+        socket.expect_rejected().await,
+        "bad_signature",
+        "the answer to another challenge"
+    );
+
+    let mut socket = Socket::connect(&registry, &key.id()).await;
+    let mut signature = sign_challenge(&key, &socket.challenge.nonce, &origin);
+    signature[40] ^= 0x10;
+    socket
+        .send(Register {
+            signature,
+            agent: String::new(),
+            public: None,
+        })
+        .await;
+    assert_eq!(
+        socket.expect_rejected().await,
+        "bad_signature",
+        "a flipped bit"
+    );
+
+    assert_eq!(registry.row(&key.id()).await["online"], false);
+    registry.registered(&key).await;
+}
+
+#[tokio::test]
+async fn only_register_opens() {
+    let registry = Registry::start();
+    let key = registry.enrolled("nas").await;
+    let register = Register {
+        signature: [0; 64],
+        agent: "a".repeat(40_000),
+        public: None,
+    };
+    for (what, bytes, code) in [
+        ("nothing", vec![], "bad_frame"),
+        ("a tag alone", vec![1], "bad_frame"),
+        (
+            "a tag that is not known",
+            Frame::Unknown(0x77).encode(),
+            "bad_frame",
+        ),
+        ("not CBOR", vec![1, 0xff, 0xff], "bad_frame"),
+        (
+            "another frame",
+            Frame::from(Ack { call: 1 }).encode(),
+            "bad_frame",
+        ),
+        (
+            "a request",
+            Frame::from(Place {
+                call: 1,
+                device: key.id(),
+                envelope: vec![],
+            })
+            .encode(),
+            "bad_frame",
+        ),
+        ("too much", Frame::from(register).encode(), "too_large"),
+    ] {
+        let mut socket = Socket::connect(&registry, &key.id()).await;
+        socket.send_bytes(bytes).await;
+        assert_eq!(socket.expect_rejected().await, code, "{what}");
+    }
+    registry.registered(&key).await;
+}
+
+#[tokio::test]
+async fn a_socket_is_a_websocket_of_this_protocol_to_a_device() {
+    let registry = Registry::start();
+    let device = registry.enrolled("nas").await.id();
+    let reply = registry.get(&format!("/v1/devices/{device}/socket")).await;
+    assert_eq!(reply.problem(), (400, "bad_request"));
+    for protocol in [None, Some("ringback.2")] {
+        match Socket::open(&registry, &device, protocol).await {
+            Err(tungstenite::Error::Http(response)) => assert_eq!(response.status(), 400),
+            other => panic!("{other:?}"),
+        }
+    }
+    let reply = registry
+        .reply(
+            "GET",
+            "/v1/devices/rb1x/socket",
+            &[("upgrade", "websocket"), ("connection", "upgrade")],
+            "",
+        )
+        .await;
+    assert_eq!(reply.problem(), (400, "bad_request"));
+}
+
+#[tokio::test]
+async fn a_newer_registration_replaces_the_older() {
+    let registry = Registry::start();
+    let (key, mut old) = registry.online("nas").await;
+    let mut new = registry.registered(&key).await;
+    assert_eq!(old.next().await, Incident::Closed(4001));
+    drop(old);
+    new.expect_quiet().await;
+    assert_eq!(
+        registry.row(&key.id()).await["online"],
+        true,
+        "the end of the old one is not the device's"
+    );
+    let mut ring = registry
+        .ring(&key.id(), envelope(&new_key(), &key.id()))
+        .await;
+    let call = new.expect_deliver().await.call;
+    new.send(Answer {
+        call,
+        reply: vec![1],
+    })
+    .await;
+    assert!(matches!(ring.next().await, Some(Frame::Delivered(_))));
+    assert!(matches!(ring.next().await, Some(Frame::Answered(_))));
+}
+
+#[tokio::test]
+async fn registrations_at_once_leave_one() {
+    let registry = Registry::start();
+    let key = registry.enrolled("nas").await;
+    let mut sockets = Vec::new();
+    for _ in 0..6 {
+        sockets.push(Socket::connect(&registry, &key.id()).await);
+    }
+    for socket in &mut sockets {
+        socket.register(&key, &registry.origin(), None).await;
+    }
+    let mut open = 0;
+    for socket in &mut sockets {
+        socket.send_text("ping").await;
+        loop {
+            match socket.next().await {
+                Incident::Frame(Frame::Registered(_)) => {}
+                Incident::Text(_) => {
+                    // Answered by the runtime, perhaps before the object had a look: ask until it is decided.
+                    socket.send_text("ping").await;
+                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                    socket.send_text("ping").await;
+                    let mut next = socket.next().await;
+                    while let Incident::Frame(_) = next {
+                        next = socket.next().await;
+                    }
+                    if let Incident::Text(_) = next {
+                        open += 1;
+                    }
+                    break;
+                }
+                Incident::Closed(code) => {
+                    assert_eq!(code, 4001);
+                    break;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    assert_eq!(open, 1);
+    assert_eq!(registry.row(&key.id()).await["online"], true);
+}
+
+#[tokio::test]
+async fn revoking_closes_the_socket_at_once() {
+    let registry = Registry::start();
+    let (key, mut socket) = registry.online("nas").await;
+    let path = format!("/v1/devices/{}", key.id());
+    assert_eq!(
+        registry.owner("DELETE", &path, Value::Null).await.status,
+        204
+    );
+    assert_eq!(socket.expect_rejected().await, "revoked");
+    let row = registry.row(&key.id()).await;
+    assert_eq!(
+        (&row["online"], &row["revoked"]),
+        (&json!(false), &json!(true))
+    );
+
+    let mut socket = Socket::connect(&registry, &key.id()).await;
+    socket.register(&key, &registry.origin(), None).await;
+    assert_eq!(socket.expect_rejected().await, "revoked");
+    let reply = registry
+        .ring_refused(&key.id(), envelope(&new_key(), &key.id()))
+        .await;
+    assert_eq!(reply.problem(), (403, "revoked"));
+
+    let code = registry.code(json!({})).await;
+    assert_eq!(
+        registry
+            .post("/v1/enrollments", &registry.enrolment(&key, &code))
+            .await
+            .status,
+        201
+    );
+    registry.registered(&key).await;
+}
+
+#[tokio::test]
+async fn a_registered_socket_outlives_bad_frames() {
+    let registry = Registry::start();
+    let (key, mut socket) = registry.online("nas").await;
+    let good = Frame::from(Update {
+        public: "203.0.113.7:4000".parse().unwrap(),
+    })
+    .encode();
+    let mut flipped = good.clone();
+    flipped[1] ^= 0x40;
+    for bytes in [
+        vec![],
+        vec![2],
+        vec![0x02, 0xff],
+        flipped,
+        vec![3; 33 * 1024],
+        good[..good.len() - 1].to_vec(),
+    ] {
+        socket.send_bytes(bytes).await;
+    }
+    // Not even bad: a later version's frame, an answer to nobody, a frame that only the registry sends.
+    socket.send(Frame::Unknown(0x3f)).await;
+    socket
+        .send(Answer {
+            call: 99,
+            reply: vec![],
+        })
+        .await;
+    socket
+        .send(Updated {
+            public: "203.0.113.7:1".parse().unwrap(),
+        })
+        .await;
+    socket.send_bytes(good).await;
+    assert!(
+        matches!(socket.next().await, Incident::Frame(Frame::Updated(_))),
+        "the registration goes on"
+    );
+    assert_eq!(registry.row(&key.id()).await["mapped_port"], 4000);
+
+    for _ in 0..16 {
+        socket.send_bytes(vec![0x02]).await;
+    }
+    assert_eq!(
+        socket.expect_rejected().await,
+        "bad_frame",
+        "a device that sends nothing else is broken"
+    );
+    registry.await_row(&key.id(), "online", json!(false)).await;
+}
+
+#[tokio::test]
+async fn addresses_do_not_change_too_often() {
+    let registry = Registry::start();
+    let (key, mut socket) = registry.online("nas").await;
+    for port in 1..=30 {
+        let public = format!("203.0.113.7:{port}").parse().unwrap();
+        for _ in 0..2 {
+            socket.send(Update { public }).await;
+            assert_eq!(
+                socket.next().await,
+                Incident::Frame(Updated { public }.into())
+            );
+        }
+    }
+    socket
+        .send(Update {
+            public: "203.0.113.7:31".parse().unwrap(),
+        })
+        .await;
+    assert_eq!(socket.expect_rejected().await, "rate_limited");
+    assert_eq!(
+        registry.await_row(&key.id(), "online", json!(false)).await["mapped_port"],
+        30
+    );
+}
+
+#[tokio::test]
+async fn eight_sockets_may_be_registering_for_ten_seconds() {
+    let registry = Registry::start();
+    let key = registry.enrolled("nas").await;
+    let mut silent = Vec::new();
+    for _ in 0..8 {
+        silent.push(Socket::connect(&registry, &key.id()).await);
+    }
+    match Socket::open(&registry, &key.id(), Some("ringback.1")).await {
+        Err(tungstenite::Error::Http(response)) => {
+            assert_eq!(response.status(), 429);
+            assert_eq!(response.headers()["retry-after"], "10");
+        }
+        other => panic!("{other:?}"),
+    }
+    let other = registry.enrolled("other").await;
+    registry.registered(&other).await;
+    let started = std::time::Instant::now();
+    for socket in &mut silent {
+        assert_eq!(socket.expect_rejected().await, "bad_frame");
+    }
+    assert!(started.elapsed().as_secs() < 15);
+    registry.registered(&key).await;
+}
