@@ -1,6 +1,8 @@
 //! The caller: seals a request, hands it to the registry, and takes the dial-back (DESIGN §4).
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail};
@@ -17,7 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::endpoint::{Addresses, Endpoint, Expecting};
 use crate::failure::{Exit, Failure};
-use crate::link::Link;
+use crate::link::{Link, WeakLink};
 use crate::registry::{Connection, Frames, Registry};
 
 /// From the device's yes to the first authentic datagram.
@@ -55,6 +57,33 @@ pub(crate) struct Caller {
     pub(crate) endpoint: Endpoint,
     pub(crate) signalling: Signalling,
     pub(crate) location: Location,
+    /// Links of earlier calls that are still open.
+    pub(crate) links: Arc<OpenLinks>,
+}
+
+/// The links that this process has to devices: a second call to a device uses the first one's.
+#[derive(Debug, Default)]
+pub(crate) struct OpenLinks(Mutex<HashMap<PeerId, (WeakLink, Completed)>>);
+
+impl OpenLinks {
+    fn find(&self, device: &PeerId) -> Option<Dialled> {
+        let links = self.0.lock().expect("not poisoned");
+        let (link, completed) = links.get(device)?;
+        let link = link.upgrade()?;
+        let (sender, receiver) = oneshot::channel();
+        // The receiver is right here.
+        let _ = sender.send(Ok(completed.clone()));
+        Some(Dialled {
+            link,
+            completed: receiver,
+        })
+    }
+
+    fn keep(&self, link: &Link, completed: &Completed) {
+        let mut links = self.0.lock().expect("not poisoned");
+        links.retain(|_, (link, _)| link.upgrade().is_some());
+        links.insert(link.peer, (link.downgrade(), completed.clone()));
+    }
 }
 
 /// How a request reaches the registry.
@@ -121,6 +150,9 @@ impl Caller {
     /// Calls; gives the link as soon as streams can be opened on it, which is before the device's
     /// certificate has come (0.5-RTT, PROTOCOL §11).
     pub(crate) async fn call(&self, ring: &Ring) -> Result<Dialled> {
+        if let Some(dialled) = self.links.find(&ring.device) {
+            return Ok(dialled);
+        }
         let mut log = Log {
             started: Instant::now(),
             steps: Vec::new(),
@@ -220,13 +252,18 @@ impl Caller {
                         bail!("the link could not be opened");
                     };
                     let paths = expecting.paths.clone();
-                    let link = Link { peer: ring.device, connection, paths };
+                    let link = Link::new(ring.device, connection, paths);
                     let (sender, completed) = oneshot::channel();
                     let caller_nat = addresses.nat;
                     let rest = Rest { link: link.clone(), expecting, call, answers, reply, log, caller_nat };
+                    let (links, established_link) = (self.links.clone(), link.clone());
                     tokio::spawn(async move {
+                        let completed = rest.complete(established).await;
+                        if let Ok(completed) = &completed {
+                            links.keep(&established_link, completed);
+                        }
                         // Nobody may want the receipt.
-                        let _ = sender.send(rest.complete(established).await);
+                        let _ = sender.send(completed);
                     });
                     return Ok(Attempt::Dialled(Dialled { link, completed }));
                 }
@@ -339,9 +376,7 @@ enum Answers {
 impl Signalling {
     async fn open(&self) -> Result<Line> {
         Ok(match self {
-            Self::Https(registry) => Line::Https(Box::new(
-                Connection::open(registry).await?,
-            )),
+            Self::Https(registry) => Line::Https(Box::new(Connection::open(registry).await?)),
             Self::Agent(placements) => Line::Agent(placements.clone()),
         })
     }

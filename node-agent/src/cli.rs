@@ -88,9 +88,22 @@ pub struct RegistryArgs {
         long,
         env = "RINGBACK_STUN",
         value_name = "HOST:PORT",
-        value_delimiter = ','
+        value_delimiter = ',',
+        value_parser = stun_server
     )]
     pub stun: Option<Vec<String>>,
+}
+
+/// `host:port`, which is looked up only when it is asked.
+fn stun_server(text: &str) -> Result<String, String> {
+    let fits = text
+        .rsplit_once(':')
+        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+    if fits {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("'{text}' is not HOST:PORT, as stun.example:3478"))
+    }
 }
 
 #[derive(Debug, Args)]

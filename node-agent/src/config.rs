@@ -47,9 +47,13 @@ impl Config {
             )),
         };
         let config: Self = toml_edit::de::from_str(&text).map_err(|error| {
-            let line = error
-                .span()
-                .map(|span| text.bytes().take(span.start).filter(|byte| *byte == b'\n').count() + 1);
+            let line = error.span().map(|span| {
+                text.bytes()
+                    .take(span.start)
+                    .filter(|byte| *byte == b'\n')
+                    .count()
+                    + 1
+            });
             let at = line.map_or(String::new(), |line| format!(", line {line}"));
             Failure::new(
                 Exit::Usage,

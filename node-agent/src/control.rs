@@ -119,6 +119,7 @@ async fn serve_call(
         endpoint: agent.endpoint.clone(),
         signalling: Signalling::Agent(agent.placements.clone()),
         location: Location::Known(agent.addresses.subscribe()),
+        links: agent.calls.clone(),
     };
     let listens = call.listens.clone();
     let ring = call.try_into()?;
@@ -157,8 +158,7 @@ async fn serve_pipe(
     let (local_read, local_write) = tokio::io::split(local);
     let (mut remote_read, mut remote_write) = tokio::io::split(remote);
     // Owns the sender: the events end with it.
-    let piping =
-        async move { forward::pipe(caller, ring, local_read, local_write, &events).await };
+    let piping = async move { forward::pipe(caller, ring, local_read, local_write, &events).await };
     let inward = async {
         tokio::io::copy_buf(&mut reader, &mut remote_write).await?;
         remote_write.shutdown().await?;
@@ -265,7 +265,6 @@ impl Control {
     pub(crate) async fn call(&mut self, call: CallRequest) -> Result<()> {
         write_line(&mut self.write, &Ask::Call(call)).await
     }
-
 }
 
 /// The next event of a call that the agent makes for a command.

@@ -6,6 +6,7 @@ use anyhow::Result;
 use bytes::{Buf as _, Bytes, BytesMut};
 use quinn::{RecvStream, SendStream, VarInt};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 use crate::link::Opened;
 
@@ -50,6 +51,12 @@ pub(crate) async fn with_opening(
         abandon(&mut send, answer.stream());
     }
     result
+}
+
+/// Makes the coming close of a local connection a reset: what broke off must not look like an end.
+pub(crate) fn reset(tcp: &TcpStream) {
+    // Gone already is as good.
+    let _ = tcp.set_zero_linger();
 }
 
 fn abandon(send: &mut SendStream, recv: &mut RecvStream) {

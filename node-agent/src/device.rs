@@ -17,7 +17,7 @@ use ringback_protocol::{Code, PeerId, SecretKey};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 
-use crate::caller::{Placement, unix_time};
+use crate::caller::{OpenLinks, Placement, unix_time};
 use crate::copy;
 use crate::endpoint::{Addresses, Endpoint};
 use crate::failure::{Exit, Failure};
@@ -49,7 +49,10 @@ pub(crate) struct Agent {
     services: RwLock<BTreeMap<String, Service>>,
     /// Configured, or else the registry's.
     stun: watch::Sender<Vec<String>>,
+    /// Links that callers have to this device.
     links: Mutex<Vec<Serving>>,
+    /// Links that this host has to other devices.
+    pub(crate) calls: Arc<OpenLinks>,
     frames: mpsc::Sender<Frame>,
     pub(crate) placements: mpsc::Sender<Placement>,
 }
@@ -120,6 +123,7 @@ impl Agent {
             services: RwLock::default(),
             stun: watch::Sender::new(stun),
             links: Mutex::default(),
+            calls: Arc::default(),
             frames,
             placements,
         };
@@ -222,12 +226,8 @@ impl Agent {
         let (dialled, ()) = tokio::join!(tokio::time::timeout(DIAL_TIMEOUT, dial), answer);
         match dialled {
             Ok(Ok((connection, paths))) => {
-                self.serve(Link {
-                    peer: admitted.caller,
-                    connection,
-                    paths,
-                })
-                .await;
+                self.serve(Link::new(admitted.caller, connection, paths))
+                    .await;
             }
             Ok(Err(error)) => {
                 tracing::info!(caller = ?admitted.caller, "the dial-back failed: {error:#}");
@@ -339,10 +339,15 @@ impl Agent {
             None => Err((Code::UnknownService, String::new())),
         };
         match connected {
-            Ok(stream) => {
-                send.write_all(&Opening::Opened.encode()).await?;
-                let halves = stream.into_split();
-                copy::both_ways(halves, (send, recv)).await?;
+            Ok(mut stream) => {
+                let copied = async {
+                    send.write_all(&Opening::Opened.encode()).await?;
+                    copy::both_ways(stream.split(), (send, recv)).await
+                };
+                if let Err(error) = copied.await {
+                    copy::reset(&stream);
+                    return Err(error.into());
+                }
             }
             Err((code, detail)) => {
                 send.write_all(&Opening::Refused(StreamRefused { code, detail }).encode())

@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use crate::caller::{Caller, Completed, Dialled, Ring};
 use crate::copy;
 use crate::failure::{Exit, Failure};
-use crate::link::Link;
+use crate::link::{Link, Use};
 
 /// How long a local connection waits for a link that is being redialled.
 const REDIAL_PATIENCE: Duration = Duration::from_secs(10);
@@ -104,6 +104,7 @@ pub(crate) async fn forward(
     let mut ring = ring.clone();
     loop {
         let Dialled { link, completed } = dialled;
+        let _use = Use(link.clone());
         match completed.await.context("the call ended")? {
             Ok(completed) => {
                 ring.hints.clone_from(&completed.candidates);
@@ -131,6 +132,7 @@ pub(crate) async fn pipe(
     events: &mpsc::Sender<Event>,
 ) -> Result<()> {
     let Dialled { link, completed } = caller.call(ring).await?;
+    let _use = Use(link.clone());
     let opened = link.open(&ring.service).await?;
     tell(events, Event::Piping).await;
     let receipt = async {
@@ -211,7 +213,7 @@ async fn accept(
     }
 }
 
-async fn connect(tcp: TcpStream, service: &str, mut link: CurrentLink) -> Result<()> {
+async fn connect(mut tcp: TcpStream, service: &str, mut link: CurrentLink) -> Result<()> {
     tcp.set_nodelay(true)?;
     let link = tokio::time::timeout(REDIAL_PATIENCE, link.wait_for(Option::is_some))
         .await
@@ -219,17 +221,18 @@ async fn connect(tcp: TcpStream, service: &str, mut link: CurrentLink) -> Result
         .clone()
         .context("the device is not connected")?;
     let opened = link.open(service).await?;
-    let (reader, writer) = tcp.into_split();
+    let (reader, writer) = tcp.split();
     // Local data goes out before the device has answered: the stream's first round trip is used.
-    match copy::with_opening(reader, writer, opened, async {}).await {
-        Ok(_) => Ok(()),
-        // A connection that was reset, here or there, is everyday life.
-        Err(error) if error.downcast_ref::<std::io::Error>().is_some() => {
-            tracing::debug!("a connection broke off: {error:#}");
-            Ok(())
-        }
-        Err(error) => Err(error),
+    let Err(error) = copy::with_opening(reader, writer, opened, async {}).await else {
+        return Ok(());
+    };
+    copy::reset(&tcp);
+    // A connection that was reset, here or there, is everyday life.
+    if error.downcast_ref::<std::io::Error>().is_some() {
+        tracing::debug!("a connection broke off: {error:#}");
+        return Ok(());
     }
+    Err(error)
 }
 
 async fn tell(events: &mpsc::Sender<Event>, event: Event) {

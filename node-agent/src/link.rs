@@ -2,6 +2,9 @@
 //! (PROTOCOL §12).
 
 use std::io;
+use std::ops::Deref;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use quinn::{Connection, RecvStream, SendStream, VarInt};
@@ -18,15 +21,62 @@ pub(crate) mod close {
     pub(crate) const REVOKED: u32 = 3;
 }
 
+/// How long a link stays open after its last use.
+const LINGER: Duration = Duration::from_secs(60);
+
 /// Stream error code: the stream does not start as it must.
 const BAD_HEADER: VarInt = VarInt::from_u32(2);
 
 /// One end of a link. Cheap to clone; the link closes when the last clone is dropped.
 #[derive(Debug, Clone)]
-pub(crate) struct Link {
+pub(crate) struct Link(Arc<LinkEnd>);
+
+#[derive(Debug)]
+pub(crate) struct LinkEnd {
     pub(crate) peer: PeerId,
     pub(crate) connection: Connection,
     pub(crate) paths: Paths,
+}
+
+impl Deref for Link {
+    type Target = LinkEnd;
+
+    fn deref(&self) -> &LinkEnd {
+        &self.0
+    }
+}
+
+/// A use of a link. After the last one the link stays open for a while: the next call to the device,
+/// an `scp` after an `ssh`, finds it there.
+pub(crate) struct Use(pub(crate) Link);
+
+impl Drop for Use {
+    fn drop(&mut self) {
+        let link = self.0.clone();
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                tokio::select! {
+                    () = tokio::time::sleep(LINGER) => {}
+                    _ = link.connection.closed() => {}
+                }
+            });
+        }
+    }
+}
+
+/// A link that may have closed meanwhile.
+#[derive(Debug)]
+pub(crate) struct WeakLink(Weak<LinkEnd>);
+
+impl WeakLink {
+    /// The link, if it is still open.
+    pub(crate) fn upgrade(&self) -> Option<Link> {
+        let link = self.0.upgrade()?;
+        link.connection
+            .close_reason()
+            .is_none()
+            .then_some(Link(link))
+    }
 }
 
 /// A stream whose `Open` has been sent; the answer is still to come.
@@ -42,6 +92,18 @@ pub(crate) struct Answer {
 }
 
 impl Link {
+    pub(crate) fn new(peer: PeerId, connection: Connection, paths: Paths) -> Self {
+        Self(Arc::new(LinkEnd {
+            peer,
+            connection,
+            paths,
+        }))
+    }
+
+    pub(crate) fn downgrade(&self) -> WeakLink {
+        WeakLink(Arc::downgrade(&self.0))
+    }
+
     /// As the caller: opens a stream to a service without waiting for the device's answer, so
     /// that data can follow in the same flight.
     pub(crate) async fn open(&self, service: &str) -> Result<Opened> {

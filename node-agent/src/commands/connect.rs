@@ -181,6 +181,7 @@ async fn own_caller(
         endpoint,
         signalling: Signalling::Https(registry.clone()),
         location: Location::Stun(stun),
+        links: std::sync::Arc::default(),
     })
 }
 
@@ -213,7 +214,10 @@ async fn pipe_by_agent(mut agent: Control, ring: &Ring, shown: &Shown<'_>) -> Re
     } = agent;
     let inward = async {
         // If the agent has ended, reading from it says so too.
-        if tokio::io::copy(&mut tokio::io::stdin(), &mut write).await.is_ok() {
+        if tokio::io::copy(&mut tokio::io::stdin(), &mut write)
+            .await
+            .is_ok()
+        {
             let _ = write.shutdown().await;
         }
         std::future::pending::<Result<()>>().await

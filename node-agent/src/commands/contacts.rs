@@ -47,7 +47,7 @@ pub(super) fn run(global: &Global, profile: &Profile, action: Option<ContactActi
             if contacts.0.remove(&name).is_none() {
                 bail!(Failure::new(
                     Exit::Usage,
-                    format!("no contact is named '{name}'")
+                    format!("no contact is named '{name}'; see: ringback contacts")
                 ));
             }
             contacts.store(profile)

@@ -121,7 +121,9 @@ async fn by_name(
     let Some(id) = alias(registry, name).await? else {
         bail!(Failure::new(
             Exit::Offline,
-            format!("neither a contact nor a device of the registry is named '{name}'; see: ringback contacts")
+            format!(
+                "neither a contact nor a device of the registry is named '{name}'; see: ringback contacts"
+            )
         ));
     };
     match known {

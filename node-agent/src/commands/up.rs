@@ -119,16 +119,35 @@ async fn watch(agent: std::sync::Arc<Agent>, mut last: Presence) -> Result<()> {
     }
 }
 
-/// Waits for Ctrl-C or a request to terminate.
+/// Waits for Ctrl-C, a request to terminate, or the end of the terminal (ssh ends its ProxyCommand
+/// by the same signal), unless that is ignored, as by `nohup`.
 pub(super) async fn stopped() {
     use tokio::signal::unix::{SignalKind, signal};
     let Ok(mut terminate) = signal(SignalKind::terminate()) else {
         return std::future::pending().await;
     };
+    let hung_up = async {
+        if is_hangup_ignored() {
+            return std::future::pending().await;
+        }
+        match signal(SignalKind::hangup()) {
+            Ok(mut hangup) => hangup.recv().await,
+            Err(_) => std::future::pending().await,
+        }
+    };
     tokio::select! {
         _ = tokio::signal::ctrl_c() => {}
         _ = terminate.recv() => {}
+        _ = hung_up => {}
     }
+}
+
+/// As Linux tells it; elsewhere a hang-up is never taken for ignored.
+fn is_hangup_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    // One bit per signal; the hang-up is number 1.
+    ignored.is_some_and(|mask| u64::from_str_radix(mask.trim(), 16).is_ok_and(|mask| mask & 1 == 1))
 }
 
 /// Sets the password that was given, or makes one if there is none. Gives it if it is new and made.
@@ -280,9 +299,9 @@ fn announce(
     say!("");
     terminal::qr(&format!("{}/#{id}", agent.registry.origin()));
     match services.keys().next() {
-        None => say!(
-            "Nothing is exposed yet. In another terminal: ringback expose ssh 127.0.0.1:22"
-        ),
+        None => {
+            say!("Nothing is exposed yet. In another terminal: ringback expose ssh 127.0.0.1:22");
+        }
         Some(service) => {
             let target = name.map_or_else(|| id.to_string(), ToOwned::to_owned);
             say!("From elsewhere: ringback connect {target} -L 8000:{service}");

@@ -32,10 +32,12 @@ pub(crate) struct Endpoint {
     quic: quinn::Endpoint,
     socket: Arc<PathSocket>,
     credentials: Credentials,
-    /// Peers that are expected to dial, by virtual address.
-    expected: Arc<Mutex<HashMap<SocketAddr, Expected>>>,
+    expected: Arc<Mutex<ExpectedCalls>>,
     loopback: bool,
 }
+
+/// Calls whose device is expected to dial, by its virtual address; oldest first.
+type ExpectedCalls = HashMap<SocketAddr, Vec<Expected>>;
 
 #[derive(Debug)]
 struct Expected {
@@ -120,16 +122,16 @@ impl Endpoint {
     ) -> Result<Expecting> {
         let hints = candidate::rank(hints, self.loopback);
         let paths = self.socket.open(device, Role::Caller, keys, &hints);
-        let (sender, connecting) = mpsc::channel(4);
+        let (sender, connecting) = mpsc::channel(1);
         let config = Arc::new(self.credentials.server(device)?);
         let address = paths.virtual_address();
-        self.expected.lock().expect("not poisoned").insert(
-            address,
-            Expected {
-                config,
-                connecting: sender,
-            },
-        );
+        let expected = Expected {
+            config,
+            connecting: sender,
+        };
+        let mut all = self.expected.lock().expect("not poisoned");
+        all.entry(address).or_default().push(expected);
+        drop(all);
         Ok(Expecting {
             endpoint: self.clone(),
             paths,
@@ -171,26 +173,41 @@ impl Expecting {
 
 impl Drop for Expecting {
     fn drop(&mut self) {
-        self.endpoint
-            .expected
-            .lock()
-            .expect("not poisoned")
-            .remove(&self.paths.virtual_address());
+        self.connecting.close();
+        let mut all = self.endpoint.expected.lock().expect("not poisoned");
+        let address = self.paths.virtual_address();
+        if let Some(calls) = all.get_mut(&address) {
+            calls.retain(|call| !call.connecting.is_closed());
+            if calls.is_empty() {
+                all.remove(&address);
+            }
+        }
     }
 }
 
 /// Takes incoming connections from peers that are expected and drops all others silently.
-async fn accept(quic: quinn::Endpoint, expected: Arc<Mutex<HashMap<SocketAddr, Expected>>>) {
+async fn accept(quic: quinn::Endpoint, expected: Arc<Mutex<ExpectedCalls>>) {
     while let Some(incoming) = quic.accept().await {
         let expected = expected.lock().expect("not poisoned");
-        let Some(call) = expected.get(&incoming.remote_address()) else {
+        let calls = expected.get(&incoming.remote_address());
+        // Two calls to one device may be under way: each gets one of its dial-backs.
+        let waiting = |call: &&Expected| call.connecting.capacity() > 0;
+        let Some(call) = calls.and_then(|calls| calls.iter().find(waiting)) else {
             incoming.ignore();
             continue;
         };
         match incoming.accept_with(call.config.clone()) {
-            Ok(connecting) => {
-                // Full: the caller is busy with an earlier attempt of the same device.
-                let _ = call.connecting.try_send(connecting);
+            Ok(mut connecting) => {
+                // Closed: the call was given up this very moment.
+                if let Ok(place) = call.connecting.clone().try_reserve_owned() {
+                    // The ClientHello fills two datagrams. Before the second one nothing is known
+                    // of the device's limits, and a stream that is opened then waits for ever.
+                    tokio::spawn(async move {
+                        if connecting.handshake_data().await.is_ok() {
+                            place.send(connecting);
+                        }
+                    });
+                }
             }
             Err(error) => tracing::debug!(%error, "a dial-back broke off"),
         }

@@ -33,6 +33,8 @@ const VIRTUAL_PREFIX: [u16; 4] = [0xfd72, 0x6262, 0, 0];
 const VIRTUAL_PORT: u16 = 1;
 /// QUIC: set in the first byte of long headers (RFC 9000, 17.2).
 const LONG_HEADER: u8 = 0x80;
+/// How long the paths of a link outlive it.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// The socket under quinn. Shared by the endpoint, the links and STUN.
 pub(crate) struct PathSocket {
@@ -77,7 +79,8 @@ struct LinkPath {
     verified: watch::Sender<bool>,
 }
 
-/// Keeps a link's paths open; dropping it closes them.
+/// Keeps a link's paths open. Dropping it closes them after [`LINGER`], in which QUIC can tell the
+/// peer that the link has ended.
 #[derive(Clone)]
 pub(crate) struct Paths {
     link: Arc<LinkPath>,
@@ -508,12 +511,15 @@ impl Paths {
 impl Drop for PathsGuard {
     fn drop(&mut self) {
         self.driver.abort();
-        self.socket
-            .links
-            .write()
-            .expect("not poisoned")
-            .remove(&self.link);
-        self.link.peer.update_route();
+        let (socket, link) = (self.socket.clone(), self.link.clone());
+        // Without a runtime the process is ending, and the socket with it.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                tokio::time::sleep(LINGER).await;
+                socket.links.write().expect("not poisoned").remove(&link);
+                link.peer.update_route();
+            });
+        }
     }
 }
 
