@@ -12,7 +12,9 @@
 
 pub mod agent;
 pub mod case;
+pub mod download;
 pub mod lab;
+pub mod profile;
 pub mod quinn_stream;
 pub mod registry;
 pub mod transfer;
