@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
@@ -74,8 +74,8 @@ pub(crate) async fn serve(agent: Arc<Agent>, listener: UnixListener) {
 }
 
 /// Binds the control socket; one that a killed agent left behind is replaced. The caller holds the
-/// agent's lock.
-pub(crate) fn bind(path: &Path) -> Result<UnixListener> {
+/// agent's lock. The file is removed with the second value.
+pub(crate) fn bind(path: &Path) -> Result<(UnixListener, SocketFile)> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             return Err(error).with_context(|| format!("can not replace {}", path.display()));
@@ -83,8 +83,19 @@ pub(crate) fn bind(path: &Path) -> Result<UnixListener> {
         _ => {}
     }
     // The directory has mode 0700.
-    UnixListener::bind(path)
-        .with_context(|| format!("can not make the control socket {}", path.display()))
+    let listener = UnixListener::bind(path)
+        .with_context(|| format!("can not make the control socket {}", path.display()))?;
+    Ok((listener, SocketFile(path.to_owned())))
+}
+
+/// The control socket's file, for as long as there is an agent behind it.
+pub(crate) struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // A file that is gone already is as good.
+        let _ = fs::remove_file(&self.0);
+    }
 }
 
 async fn handle(agent: &Arc<Agent>, stream: UnixStream) -> Result<()> {

@@ -192,10 +192,12 @@ async fn forward_by_agent(
     shown: &Shown<'_>,
 ) -> Result<()> {
     agent.call(call_request(ring, listens).await?).await?;
+    let stop = up::stopped();
+    tokio::pin!(stop);
     loop {
         tokio::select! {
             event = control::read_event(&mut agent.reader) => shown.show(event?)?,
-            () = up::stopped() => return Ok(()),
+            () = &mut stop => return Ok(()),
         }
     }
 }

@@ -37,13 +37,20 @@ pub(super) async fn run(global: &Global, profile: Profile, up: Up) -> Result<()>
     let config = Config::load(&profile)?;
     let registry = target::registry(&up.registry, &config)?;
     let key = profile.key()?;
-    let new_password = password(&profile, &key, up.password.as_deref())?;
+    if let Some(password) = up.password.as_deref() {
+        set_password(&profile, &key, password)?;
+    }
     if let Some(name) = &up.name {
         ringback_protocol::name::check(name)
             .map_err(|e| Failure::new(Exit::Usage, format!("'{name}': {e}")))?;
     }
+    let stop = stopped();
+    tokio::pin!(stop);
     if let Some(code) = &up.enroll {
-        enroll(&registry, &key, code, up.name.as_deref()).await?;
+        tokio::select! {
+            enrolled = enroll(&registry, &key, code, up.name.as_deref()) => enrolled?,
+            () = &mut stop => return Ok(()),
+        }
     }
     let port = up.port.or(config.port).unwrap_or(0);
     let endpoint = Endpoint::bind(&key, port, registry.is_loopback())
@@ -58,7 +65,7 @@ pub(super) async fn run(global: &Global, profile: Profile, up: Up) -> Result<()>
         .or_else(|| config.stun.clone())
         .unwrap_or_default();
     let (agent, inbound) = Agent::new(key, profile.clone(), registry, endpoint, stun)?;
-    let listener = control::bind(&profile.control_socket())?;
+    let (listener, _socket) = control::bind(&profile.control_socket())?;
     let interval = Duration::from_secs(
         up.keepalive_s
             .or(config.keepalive_s)
@@ -76,24 +83,31 @@ pub(super) async fn run(global: &Global, profile: Profile, up: Up) -> Result<()>
             Ok(presence) => presence?.clone(),
             Err(_) => Presence::Connecting,
         },
-        () = stopped() => return Ok(()),
+        () = &mut stop => return Ok(()),
     };
     match &registered {
         Presence::Rejected { code, detail } => bail!(device::rejection(code, detail)),
         Presence::Registered { .. } | Presence::Connecting | Presence::Offline { .. } => {
+            // Made only now: nobody would have seen it if the device had not been let in.
+            let new_password = match profile.password()? {
+                Some(_) => None,
+                None => Some(make_password()),
+            };
+            if let Some(password) = &new_password {
+                set_password(&profile, &agent.key, password)?;
+                agent.reload()?;
+            }
             announce(global, &agent, &registered, new_password.as_deref())?;
         }
     }
     tokio::select! {
-        () = stopped() => {}
+        () = &mut stop => {}
         ended = watch(agent.clone(), registered) => ended?,
     }
     agent
         .endpoint
         .close(close::SHUTTING_DOWN, "shutting down")
         .await;
-    // Nobody can ask this agent any more; a file that is gone already is as good.
-    let _ = std::fs::remove_file(profile.control_socket());
     Ok(())
 }
 
@@ -120,25 +134,30 @@ async fn watch(agent: std::sync::Arc<Agent>, mut last: Presence) -> Result<()> {
 }
 
 /// Waits for Ctrl-C, a request to terminate, or the end of the terminal (ssh ends its ProxyCommand
-/// by the same signal), unless that is ignored, as by `nohup`.
-pub(super) async fn stopped() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
-        return std::future::pending().await;
-    };
-    let hung_up = async {
-        if is_hangup_ignored() {
-            return std::future::pending().await;
+/// by the same signal), unless that is ignored, as by `nohup`; from the moment of this call on. Make
+/// it once: what comes between two of these is lost, as the first one has taken the signals' default
+/// effect away.
+pub(super) fn stopped() -> impl Future<Output = ()> {
+    use tokio::signal::unix::{Signal, SignalKind, signal};
+    async fn received(signal: Option<Signal>) {
+        match signal {
+            Some(mut signal) => {
+                signal.recv().await;
+            }
+            None => std::future::pending().await,
         }
-        match signal(SignalKind::hangup()) {
-            Ok(mut hangup) => hangup.recv().await,
-            Err(_) => std::future::pending().await,
+    }
+    let interrupt = signal(SignalKind::interrupt()).ok();
+    let terminate = signal(SignalKind::terminate()).ok();
+    let hung_up = (!is_hangup_ignored())
+        .then(|| signal(SignalKind::hangup()).ok())
+        .flatten();
+    async move {
+        tokio::select! {
+            () = received(interrupt) => {}
+            () = received(terminate) => {}
+            () = received(hung_up) => {}
         }
-    };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = terminate.recv() => {}
-        _ = hung_up => {}
     }
 }
 
@@ -150,20 +169,13 @@ fn is_hangup_ignored() -> bool {
     ignored.is_some_and(|mask| u64::from_str_radix(mask.trim(), 16).is_ok_and(|mask| mask & 1 == 1))
 }
 
-/// Sets the password that was given, or makes one if there is none. Gives it if it is new and made.
-fn password(profile: &Profile, key: &SecretKey, given: Option<&str>) -> Result<Option<String>> {
-    let made = match given {
-        Some(_) => None,
-        None if profile.password()?.is_some() => return Ok(None),
-        None => Some(make_password()),
-    };
-    let password = given.or(made.as_deref()).unwrap_or_default();
+fn set_password(profile: &Profile, key: &SecretKey, password: &str) -> Result<()> {
     let psk = Psk::from_password(password, &key.id())
         .map_err(|e| Failure::new(Exit::Usage, e.to_string()))?;
     if profile.password()? != Some(psk.clone()) {
         profile.set_password(&psk)?;
     }
-    Ok(made)
+    Ok(())
 }
 
 /// 60 random bits in three groups that are easy to read out.
