@@ -487,6 +487,11 @@ fn explain(outcome: Outcome) -> anyhow::Error {
 fn explain_refusal(refusal: &Refusal) -> Failure {
     match &refusal.code {
         Code::WrongPassword => Failure::new(Exit::Refused, "wrong password"),
+        // It was sent once: somebody between has sent it again.
+        Code::Replayed => Failure::new(
+            Exit::Trust,
+            "the registry is not to be trusted: it has delivered the request twice",
+        ),
         Code::UnknownCaller => Failure::new(
             Exit::Refused,
             "the device does not remember this caller (any more); give its password with --password",

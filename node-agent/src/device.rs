@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use quinn::{RecvStream, SendStream};
 use ringback_protocol::admission::{Admission, Admitted};
-use ringback_protocol::frame::{Answer, Deliver, Frame, Place, Refuse};
+use ringback_protocol::frame::{Answer, Frame, Place, Refuse};
 use ringback_protocol::refusal::Refusal;
 use ringback_protocol::registration::{CloseReason, Output};
 use ringback_protocol::reply::Reply;
@@ -190,10 +190,9 @@ impl Agent {
         }
     }
 
-    /// A request has come: admits it and dials, or refuses.
-    async fn handle_request(self: Arc<Self>, deliver: Deliver) {
-        let call = deliver.call;
-        let admitted = match self.admit(&deliver.envelope) {
+    /// A request has come, and this is the decision on it: dials, or refuses.
+    async fn handle_request(self: Arc<Self>, call: u64, decision: Result<Admitted, Refusal>) {
+        let admitted = match decision {
             Ok(admitted) => admitted,
             Err(refusal) => {
                 tracing::info!(code = %refusal.code, "refused a request");
@@ -478,7 +477,9 @@ fn handle_output(
             });
         }
         Output::Deliver(deliver) => {
-            tokio::spawn(agent.clone().handle_request(deliver));
+            // Decided in the order in which they came: of two that are the same, the first counts.
+            let decision = agent.admit(&deliver.envelope);
+            tokio::spawn(agent.clone().handle_request(deliver.call, decision));
         }
         Output::Placed(frame) => {
             let (call, ended) = match &frame {
