@@ -19,13 +19,18 @@ pub(super) async fn run(
 ) -> Result<()> {
     let mut callers = RememberedCallers::load(profile)?;
     match action {
-        None => terminal::data(global, &callers, |callers| {
-            callers
-                .0
-                .iter()
-                .map(|(id, caller)| format!("{id}\tsince {} ago\n", ago(caller.since)))
-                .collect()
-        }),
+        None => {
+            if callers.0.is_empty() && !global.json {
+                say!("no caller is remembered; a caller asks for it by --remember");
+            }
+            terminal::data(global, &callers, |callers| {
+                callers
+                    .0
+                    .iter()
+                    .map(|(id, caller)| format!("{id}\tremembered {} ago\n", ago(caller.since)))
+                    .collect()
+            })
+        }
         Some(CallerAction::Remember { id }) => {
             let now = unix_time(0);
             callers.0.entry(parse(&id)?).or_insert(Remembered {

@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 use ringback_protocol::PeerId;
 
-use super::terminal;
+use super::terminal::{self, say};
 use crate::cli::{ContactAction, Global};
 use crate::contacts::{Contact, Contacts};
 use crate::failure::{Exit, Failure};
@@ -12,17 +12,12 @@ use crate::profile::Profile;
 pub(super) fn run(global: &Global, profile: &Profile, action: Option<ContactAction>) -> Result<()> {
     let mut contacts = Contacts::load(profile)?;
     match action {
-        None => terminal::data(global, &contacts, |contacts| {
-            let line = |(name, contact): (&String, &Contact)| {
-                let note = if contact.remembered {
-                    "\tremembers this caller"
-                } else {
-                    ""
-                };
-                format!("{name}\t{}{note}\n", contact.id)
-            };
-            contacts.0.iter().map(line).collect()
-        }),
+        None => {
+            if contacts.0.is_empty() && !global.json {
+                say!("no contacts yet; a device is noted when it is called by name, or by: ringback contacts add NAME ID");
+            }
+            list(global, &contacts)
+        }
         Some(ContactAction::Add { name, id }) => {
             ringback_protocol::name::check(&name)
                 .map_err(|e| Failure::new(Exit::Usage, format!("'{name}': {e}")))?;
@@ -53,4 +48,18 @@ pub(super) fn run(global: &Global, profile: &Profile, action: Option<ContactActi
             contacts.store(profile)
         }
     }
+}
+
+fn list(global: &Global, contacts: &Contacts) -> Result<()> {
+    terminal::data(global, contacts, |contacts| {
+        let line = |(name, contact): (&String, &Contact)| {
+            let note = if contact.remembered {
+                "\tremembers this caller"
+            } else {
+                ""
+            };
+            format!("{name}\t{}{note}\n", contact.id)
+        };
+        contacts.0.iter().map(line).collect()
+    })
 }
