@@ -39,6 +39,30 @@ pub fn request(
     headers: &[(&str, &str)],
     body: &[u8],
 ) -> io::Result<Response> {
+    let mut stream = send(addr, method, path, headers, body)?;
+    let mut body = Vec::new();
+    let response = read(&mut stream, &mut body)?;
+    Ok(Response { body, ..response })
+}
+
+/// Sends a GET and reads the response.
+pub fn get(addr: SocketAddr, path: &str) -> io::Result<Response> {
+    request(addr, "GET", path, &[], b"")
+}
+
+/// Sends a GET and writes the body to `sink` as it comes; the response has none then.
+pub fn download(addr: SocketAddr, path: &str, sink: &mut impl Write) -> io::Result<Response> {
+    let mut stream = send(addr, "GET", path, &[], b"")?;
+    read(&mut stream, sink)
+}
+
+fn send(
+    addr: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> io::Result<BufReader<TcpStream>> {
     let mut stream = TcpStream::connect_timeout(&addr, Duration::from_secs(5))?;
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
     let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n");
@@ -48,15 +72,10 @@ pub fn request(
     head.push_str(&format!("Content-Length: {}\r\n\r\n", body.len()));
     stream.write_all(head.as_bytes())?;
     stream.write_all(body)?;
-    read(&mut BufReader::new(stream))
+    Ok(BufReader::with_capacity(1 << 18, stream))
 }
 
-/// Sends a GET and reads the response.
-pub fn get(addr: SocketAddr, path: &str) -> io::Result<Response> {
-    request(addr, "GET", path, &[], b"")
-}
-
-fn read(stream: &mut impl BufRead) -> io::Result<Response> {
+fn read(stream: &mut impl BufRead, sink: &mut impl Write) -> io::Result<Response> {
     let status = line(stream)?
         .split(' ')
         .nth(1)
@@ -81,7 +100,7 @@ fn read(stream: &mut impl BufRead) -> io::Result<Response> {
     if response.header("transfer-encoding") == Some("chunked") {
         loop {
             let size = u64::from_str_radix(&line(stream)?, 16).map_err(io::Error::other)?;
-            io::copy(&mut stream.take(size), &mut response.body)?;
+            io::copy(&mut stream.take(size), sink)?;
             line(stream)?;
             if size == 0 {
                 return Ok(response);
@@ -90,11 +109,11 @@ fn read(stream: &mut impl BufRead) -> io::Result<Response> {
     }
     match response.header("content-length").map(str::parse::<u64>) {
         Some(Ok(length)) => {
-            if io::copy(&mut stream.take(length), &mut response.body)? < length {
+            if io::copy(&mut stream.take(length), sink)? < length {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }
-        _ => drop(stream.read_to_end(&mut response.body)?),
+        _ => drop(io::copy(stream, sink)?),
     }
     Ok(response)
 }
@@ -114,10 +133,11 @@ mod tests {
     #[test]
     fn reads_a_stated_length_and_no_more() {
         let mut text = &b"HTTP/1.1 201 Created\r\nContent-Length: 2\r\n\r\nokREST"[..];
-        let response = read(&mut text).unwrap();
+        let mut body = Vec::new();
+        let response = read(&mut text, &mut body).unwrap();
         assert_eq!(
-            (response.status, response.text().as_str(), text),
-            (201, "ok", &b"REST"[..])
+            (response.status, body, text),
+            (201, b"ok".to_vec(), &b"REST"[..])
         );
     }
 
@@ -125,14 +145,16 @@ mod tests {
     fn reads_chunks() {
         let mut text =
             &b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\na\r\n0123456789\r\n0\r\n\r\n"[..];
-        assert_eq!(read(&mut text).unwrap().text(), "abc0123456789");
+        let mut body = Vec::new();
+        read(&mut text, &mut body).unwrap();
+        assert_eq!(body, b"abc0123456789");
     }
 
     #[test]
     fn a_short_body_is_an_error() {
         let mut text = &b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nshort"[..];
         assert_eq!(
-            read(&mut text).unwrap_err().kind(),
+            read(&mut text, &mut io::sink()).unwrap_err().kind(),
             io::ErrorKind::UnexpectedEof
         );
     }

@@ -1,7 +1,9 @@
 //! Every command that a person or CI runs on this repository: `cargo xtask help`.
 
 mod child;
+mod demo;
 mod deploy;
+mod entropy;
 mod lab;
 mod say;
 mod setup;
@@ -32,6 +34,8 @@ enum Command {
     Setup(setup::Arguments),
     /// Build the registry into worker/build and state its size
     Worker(worker::Arguments),
+    /// Make a whole call on this machine: registry, device, caller, and a file through the link
+    Demo(demo::Arguments),
     /// Run the tests: all of them, or the parts that are named
     Test(test::Arguments),
     /// Make calls in the NAT lab: one case, or without arguments the matrix
@@ -59,6 +63,7 @@ fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Setup(arguments) => setup::run(&arguments)?,
         Command::Worker(arguments) => worker::run(&arguments)?,
+        Command::Demo(arguments) => demo::run(&arguments)?,
         Command::Nat(arguments) => lab::run("nat", &arguments)?,
         Command::Bench(arguments) => lab::run("bench", &arguments)?,
         Command::Deploy(arguments) => deploy::run(&arguments)?,
