@@ -19,6 +19,9 @@ pub const TOTAL_WINDOW: u64 = 600;
 /// Seconds that a caller's clock may be ahead.
 pub const MAX_AHEAD: u64 = 5;
 
+/// Callers that gave the password and whose keys the total does not hold up; the oldest go first.
+const MAX_PROVEN: usize = 256;
+
 /// A request that may go on to the dial-back.
 #[derive(Debug)]
 pub struct Admitted {
@@ -37,9 +40,12 @@ pub struct Admission {
     secrets: Vec<(Vec<u8>, Psk)>,
     remembered: BTreeSet<PeerId>,
     seen: HashMap<[u8; 16], UnixTime>,
-    /// By caller. Callers are free to make, but no more than [`TOTAL_FAILURES`] are ever counted.
+    /// By caller. Callers are free to make, but no more than [`TOTAL_FAILURES`] of those that are not
+    /// proven are ever counted.
     failures: HashMap<PeerId, VecDeque<UnixTime>>,
     total: VecDeque<UnixTime>,
+    /// Callers that have given a right secret since the start: strangers can not lock them out.
+    proven: VecDeque<PeerId>,
 }
 
 impl Admission {
@@ -53,11 +59,20 @@ impl Admission {
             seen: HashMap::new(),
             failures: HashMap::new(),
             total: VecDeque::new(),
+            proven: VecDeque::new(),
         }
     }
 
     /// Sets or replaces the secret that `psk_id` names.
     pub fn set_secret(&mut self, psk_id: &[u8], psk: Psk) {
+        if self
+            .secrets
+            .iter()
+            .any(|(id, old)| id == psk_id && *old == psk)
+        {
+            return;
+        }
+        self.proven.clear();
         self.secrets.retain(|(id, _)| id != psk_id);
         self.secrets.push((psk_id.to_vec(), psk));
     }
@@ -99,7 +114,10 @@ impl Admission {
         } else {
             self.check_attempts(&envelope.caller, now)?;
             match self.open_with_secret(&envelope) {
-                Ok(opened) => opened,
+                Ok(opened) => {
+                    self.note_proven(envelope.caller);
+                    opened
+                }
                 Err(e) => {
                     let code = open_failure(&e, Code::WrongPassword);
                     if code == Code::WrongPassword {
@@ -120,6 +138,15 @@ impl Admission {
             keys,
             by_key,
         })
+    }
+
+    fn note_proven(&mut self, caller: PeerId) {
+        if !self.proven.contains(&caller) {
+            if self.proven.len() == MAX_PROVEN {
+                self.proven.pop_front();
+            }
+            self.proven.push_back(caller);
+        }
     }
 
     fn open_with_secret(&self, envelope: &Envelope) -> Result<(Request, CallKeys), EnvelopeError> {
@@ -145,7 +172,11 @@ impl Admission {
             .failures
             .get(caller)
             .and_then(|times| wait(times, CALLER_FAILURES, now, CALLER_WINDOW));
-        let all = wait(&self.total, TOTAL_FAILURES, now, TOTAL_WINDOW);
+        let all = if self.proven.contains(caller) {
+            None
+        } else {
+            wait(&self.total, TOTAL_FAILURES, now, TOTAL_WINDOW)
+        };
         match own.max(all) {
             Some(retry) => Err((Code::RateLimited, Some(retry))),
             None => Ok(()),

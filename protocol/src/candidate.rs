@@ -1,10 +1,13 @@
 //! Candidates: where a peer may be reached (§10). Ranked and capped, so that a host with dozens of
 //! container bridges still offers the address that works.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
+
+use crate::Redacted;
 
 /// Candidates used of a request or a reply, at most (§14).
 pub const MAX_CANDIDATES: usize = 16;
@@ -28,7 +31,7 @@ pub enum Kind {
 }
 
 /// An address to try, and what is known of it.
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
 #[cbor(map)]
 pub struct Candidate {
     #[n(0)]
@@ -85,6 +88,16 @@ impl Candidate {
             Kind::Host => 4,
             Kind::Unknown(_) => 6,
         }
+    }
+}
+
+impl fmt::Debug for Candidate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Candidate")
+            .field("kind", &self.kind)
+            .field("address", &Redacted(self.address))
+            .field("transport", &self.transport)
+            .finish()
     }
 }
 

@@ -26,3 +26,15 @@ impl<T: fmt::Display> fmt::Display for Redacted<T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::candidate::{Candidate, Kind};
+
+    #[test]
+    fn addresses_show_only_when_asked_for() {
+        let candidate = Candidate::udp(Kind::Host, "192.0.2.7:4711".parse().unwrap());
+        assert!(!format!("{candidate:?}").contains("192.0.2.7"));
+        assert!(format!("{candidate:#?}").contains("192.0.2.7:4711"));
+    }
+}

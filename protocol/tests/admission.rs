@@ -357,3 +357,30 @@ fn a_refusal_is_signed_for_its_envelope_only() {
         Err(ForgedRefusal)
     );
 }
+
+#[test]
+fn strangers_do_not_lock_out_who_has_given_the_password() {
+    let mut admission = admission();
+    let admit = |admission: &mut Admission, request: u8, caller_key: u8, psk: &Psk| {
+        let envelope = seal(&self::request(request, START), &caller(caller_key), psk);
+        admission
+            .admit(&envelope, START)
+            .map_err(|refusal| refusal.code)
+    };
+    admit(&mut admission, 1, 201, &psk()).expect("the password is right");
+    for stranger in 0..TOTAL_FAILURES as u8 {
+        let refused = admit(&mut admission, 2, stranger, &wrong()).unwrap_err();
+        assert_eq!(refused, Code::WrongPassword);
+    }
+    let refused = admit(&mut admission, 3, 202, &psk()).unwrap_err();
+    assert_eq!(refused, Code::RateLimited, "a new caller waits");
+    admit(&mut admission, 4, 201, &psk()).expect("a proven caller does not wait");
+
+    admission.set_secret(PASSWORD_ID, wrong());
+    let refused = admit(&mut admission, 5, 201, &psk()).unwrap_err();
+    assert_eq!(
+        refused,
+        Code::RateLimited,
+        "a new password makes everybody new"
+    );
+}
