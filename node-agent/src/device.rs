@@ -407,7 +407,7 @@ struct Rejection {
 /// One socket to the registry, from the first byte to its end.
 async fn session(agent: &Arc<Agent>, inbound: &mut Inbound) -> Result<std::convert::Infallible> {
     let mut addresses = agent.addresses.subscribe();
-    let public = addresses.borrow_and_update().public;
+    let mut public = addresses.borrow_and_update().public;
     let mut socket = connect_socket(&agent.registry, &agent.key, public).await?;
     let mut placed: HashMap<u64, mpsc::Sender<Frame>> = HashMap::new();
     let mut next_call = 0;
@@ -425,10 +425,15 @@ async fn session(agent: &Arc<Agent>, inbound: &mut Inbound) -> Result<std::conve
                 place(&mut socket, next_call, placement, &mut placed).await?;
             }
             Ok(()) = addresses.changed() => {
-                if let Some(public) = addresses.borrow_and_update().public {
+                let old = std::mem::replace(&mut public, addresses.borrow_and_update().public);
+                if let (Some(old), Some(new)) = (old, public) && old.ip() != new.ip() {
+                    // Nobody knows this connection any more, and many routers do not even say so.
+                    bail!("the public address has changed");
+                }
+                if let Some(public) = public {
                     socket.set_public(public);
                 }
-                // A new address usually means that the old connection is dead.
+                // A new mapping may mean that the old connection is dead.
                 socket.check();
             }
         }
