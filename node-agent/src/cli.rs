@@ -26,16 +26,26 @@ pub struct Cli {
     pub command: Command,
 }
 
+/// The heading of the options that every command has.
+const COMMON: &str = "Common options";
+
 #[derive(Debug, Args)]
 pub struct Global {
     /// Directory for this agent's key, configuration and state [default: the XDG directories]
-    #[arg(long, global = true, env = "RINGBACK_DIR", value_name = "DIR")]
+    #[arg(
+        long,
+        global = true,
+        env = "RINGBACK_DIR",
+        hide_env_values = true,
+        value_name = "DIR",
+        help_heading = COMMON
+    )]
     pub dir: Option<PathBuf>,
     /// Say more; twice: debug logs with addresses
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = COMMON)]
     pub verbose: u8,
     /// Results as JSON on standard output
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = COMMON)]
     pub json: bool,
 }
 
@@ -51,7 +61,10 @@ pub enum Command {
         address: String,
     },
     /// Take a service away again
-    Unexpose { name: String },
+    Unexpose {
+        /// The service's name
+        name: String,
+    },
     /// List the services that callers may use
     Services,
     /// Call a device and forward local ports to its services
@@ -78,15 +91,26 @@ pub enum Command {
 #[derive(Debug, Args)]
 pub struct RegistryArgs {
     /// The registry's address, as https://registry.example
-    #[arg(long, env = "RINGBACK_REGISTRY", value_name = "URL")]
+    #[arg(
+        long,
+        env = "RINGBACK_REGISTRY",
+        hide_env_values = true,
+        value_name = "URL"
+    )]
     pub registry: Option<String>,
     /// PEM file of the CAs to trust for the registry, instead of the system's
-    #[arg(long, env = "RINGBACK_REGISTRY_CA", value_name = "FILE")]
+    #[arg(
+        long,
+        env = "RINGBACK_REGISTRY_CA",
+        hide_env_values = true,
+        value_name = "FILE"
+    )]
     pub registry_ca: Option<PathBuf>,
     /// STUN servers that tell the public address [default: the registry's list]
     #[arg(
         long,
         env = "RINGBACK_STUN",
+        hide_env_values = true,
         value_name = "HOST:PORT",
         value_delimiter = ',',
         value_parser = stun_server
@@ -120,17 +144,15 @@ pub struct Up {
     #[arg(long, env = "RINGBACK_PASSWORD", hide_env_values = true)]
     pub password: Option<String>,
     /// A fixed UDP port, for a static port mapping [default: any]
-    #[arg(long, env = "RINGBACK_PORT")]
+    #[arg(long, env = "RINGBACK_PORT", hide_env_values = true)]
     pub port: Option<u16>,
     /// Seconds between two keepalives, 1 to 120 [default: 25]
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=120))]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u16).range(1..=120))]
     pub keepalive_s: Option<u16>,
 }
 
 #[derive(Debug, Args)]
 pub struct Target {
-    /// A contact, a name at the registry, or a device ID (rb1…)
-    pub device: String,
     #[command(flatten)]
     pub registry: RegistryArgs,
     /// The device's password [default: asked for, unless the device remembers this caller]
@@ -146,6 +168,8 @@ pub struct Target {
 
 #[derive(Debug, Args)]
 pub struct Connect {
+    /// A contact, a name at the registry, or a device ID (rb1…)
+    pub device: String,
     #[command(flatten)]
     pub target: Target,
     /// Forward a local port to a service; may be given many times
@@ -155,7 +179,9 @@ pub struct Connect {
 
 #[derive(Debug, Args)]
 pub struct Pipe {
-    /// DEVICE:SERVICE
+    /// The device (a contact, a name at the registry, or an ID) and its service, as nas:ssh
+    #[arg(value_name = "DEVICE:SERVICE")]
+    pub device: String,
     #[command(flatten)]
     pub target: Target,
 }
@@ -163,15 +189,29 @@ pub struct Pipe {
 #[derive(Debug, Subcommand)]
 pub enum ContactAction {
     /// Note a device under a name
-    Add { name: String, id: String },
+    Add {
+        /// The name to call it by
+        name: String,
+        /// The device's ID (rb1…)
+        id: String,
+    },
     /// Forget a device
-    Remove { name: String },
+    Remove {
+        /// The contact's name
+        name: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]
 pub enum CallerAction {
     /// Remember a caller by its ID
-    Remember { id: String },
+    Remember {
+        /// The caller's ID (rb1…)
+        id: String,
+    },
     /// Take a caller's right to call without password away, and end its links
-    Revoke { id: String },
+    Revoke {
+        /// The caller's ID (rb1…)
+        id: String,
+    },
 }

@@ -30,9 +30,12 @@ struct Prepared {
 }
 
 pub(super) async fn forward(global: &Global, profile: &Profile, connect: Connect) -> Result<()> {
-    let Connect { target, listen } = connect;
+    let Connect {
+        device,
+        target,
+        listen,
+    } = connect;
     let service = listen[0].service.clone();
-    let device = target.device.clone();
     let prepared = prepare(profile, &target, &device, &service).await?;
     let shown = Shown {
         global,
@@ -69,14 +72,11 @@ pub(super) async fn forward(global: &Global, profile: &Profile, connect: Connect
 }
 
 pub(super) async fn pipe(global: &Global, profile: &Profile, pipe: Pipe) -> Result<()> {
-    let target = pipe.target;
-    let Some((device, service)) = target.device.rsplit_once(':') else {
+    let Pipe { device, target } = pipe;
+    let Some((device, service)) = device.rsplit_once(':') else {
         bail!(Failure::new(
             Exit::Usage,
-            format!(
-                "'{}' names no service; write DEVICE:SERVICE, as nas:ssh",
-                target.device
-            )
+            format!("'{device}' names no service; write DEVICE:SERVICE, as nas:ssh")
         ));
     };
     ringback_protocol::name::check(service)

@@ -14,7 +14,9 @@ pub(super) fn run(global: &Global, profile: &Profile, action: Option<ContactActi
     match action {
         None => {
             if contacts.0.is_empty() && !global.json {
-                say!("no contacts yet; a device is noted when it is called by name, or by: ringback contacts add NAME ID");
+                say!(
+                    "no contacts yet; a device is noted when it is called by name, or by: ringback contacts add NAME ID"
+                );
             }
             list(global, &contacts)
         }
