@@ -122,3 +122,63 @@ impl Config {
         Ok(found)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn profile(text: &str) -> (tempfile::TempDir, Profile) {
+        let dir = tempfile::tempdir().unwrap();
+        let profile = Profile::open(Some(dir.path())).unwrap();
+        fs::write(profile.config_file(), text).unwrap();
+        (dir, profile)
+    }
+
+    fn text(profile: &Profile) -> String {
+        fs::read_to_string(profile.config_file()).unwrap()
+    }
+
+    const BY_HAND: &str = "# The office.\nport = 4000   # mapped by hand\n\n[services]\n# the printer\nprint = \"192.168.1.9:631\"\n";
+
+    #[test]
+    fn an_edit_keeps_what_a_person_wrote() {
+        let (_dir, profile) = profile(BY_HAND);
+        let ssh = "127.0.0.1:22".parse().unwrap();
+        Config::expose(&profile, "ssh", &ssh).unwrap();
+        assert_eq!(text(&profile), format!("{BY_HAND}ssh = \"127.0.0.1:22\"\n"));
+        assert_eq!(Config::load(&profile).unwrap().services["ssh"], ssh);
+        assert!(Config::unexpose(&profile, "ssh").unwrap());
+        assert_eq!(text(&profile), BY_HAND);
+        assert!(!Config::unexpose(&profile, "ssh").unwrap());
+    }
+
+    #[test]
+    fn an_edit_that_changes_nothing_writes_nothing() {
+        let (dir, profile) = profile(BY_HAND);
+        let before = fs::metadata(profile.config_file()).unwrap();
+        Config::edit(&profile, |_| {}).unwrap();
+        let after = fs::metadata(profile.config_file()).unwrap();
+        use std::os::unix::fs::MetadataExt as _;
+        assert_eq!(before.ino(), after.ino());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_wrong_file_is_named_by_line_and_not_edited() {
+        for (wrong, line) in [
+            ("colour = 1\n", 1),
+            ("\n\ncolour = 1\n", 3),
+            ("port = 1\nport = 2\n", 2),
+            ("[services]\n\nssh = \"22\"\n", 3),
+        ] {
+            let (_dir, profile) = profile(wrong);
+            let error = Config::edit(&profile, |_| panic!("it is not valid")).unwrap_err();
+            assert!(
+                error.to_string().contains(&format!(", line {line}: ")),
+                "{error}"
+            );
+            assert_eq!(Failure::exit_code(&error), Exit::Usage as u8);
+            assert_eq!(text(&profile), wrong);
+        }
+    }
+}

@@ -71,3 +71,42 @@ impl Failure {
             .any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context as _;
+
+    #[test]
+    fn an_exit_code_survives_context_and_the_control_socket() {
+        let all = [
+            Exit::Other,
+            Exit::Usage,
+            Exit::Registry,
+            Exit::Offline,
+            Exit::Refused,
+            Exit::Limited,
+            Exit::NoPath,
+            Exit::Trust,
+        ];
+        for (exit, code) in all.into_iter().zip(1..) {
+            let failure: anyhow::Error = Failure::new(exit, "no").into();
+            let wrapped = Err::<(), _>(failure).context("so").unwrap_err();
+            assert_eq!(Failure::exit_code(&wrapped), code);
+            let again: anyhow::Error = Failure::from_code(code, "no".into()).into();
+            assert_eq!(Failure::exit_code(&again), code);
+        }
+        assert_eq!(Failure::exit_code(&anyhow::anyhow!("no")), 1);
+        let later: anyhow::Error = Failure::from_code(99, "of a later version".into()).into();
+        assert_eq!(Failure::exit_code(&later), 1);
+    }
+
+    #[test]
+    fn only_a_broken_pipe_is_no_error() {
+        let io = |kind: io::ErrorKind| anyhow::Error::from(io::Error::from(kind)).context("so");
+        assert!(Failure::is_broken_pipe(&io(io::ErrorKind::BrokenPipe)));
+        assert!(!Failure::is_broken_pipe(&io(
+            io::ErrorKind::ConnectionReset
+        )));
+    }
+}

@@ -210,3 +210,60 @@ fn xdg(variable: &str, fallback: &str) -> Result<PathBuf> {
         home.ok_or_else(|| Failure::new(Exit::Usage, "no home directory; give --dir DIR"))?;
     Ok(home.join(fallback))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn profile() -> (tempfile::TempDir, Profile) {
+        let dir = tempfile::tempdir().unwrap();
+        let profile = Profile::open(Some(&dir.path().join("profile"))).unwrap();
+        (dir, profile)
+    }
+
+    fn files(profile: &Profile) -> Vec<String> {
+        fs::read_dir(&profile.state)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn a_key_is_made_once_for_its_owner_only() {
+        let (_dir, profile) = profile();
+        assert!(profile.existing_key().unwrap().is_none());
+        let id = profile.key().unwrap().id();
+        assert_eq!(profile.key().unwrap().id(), id);
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&profile.config.join(KEY)), 0o600);
+        assert_eq!(mode(&profile.config), 0o700);
+        assert_eq!(files(&profile), [KEY]);
+    }
+
+    #[test]
+    fn a_file_is_whole_or_as_it_was() {
+        let (_dir, profile) = profile();
+        let path = profile.state.join("note");
+        write_atomically(&path, b"first").unwrap();
+        // A directory can not be replaced by a file: the write fails at its very last step.
+        let taken = profile.state.join("taken");
+        fs::create_dir(&taken).unwrap();
+        let error = write_atomically(&taken, b"second").unwrap_err();
+        assert_eq!(Failure::exit_code(&error), Exit::Usage as u8);
+        write_atomically(&path, b"third").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"third");
+        let mut left = files(&profile);
+        left.sort();
+        assert_eq!(left, ["note", "taken"], "no temporary file");
+    }
+
+    #[test]
+    fn one_holds_the_lock() {
+        let (_dir, profile) = profile();
+        let held = profile.lock("agent.lock").unwrap();
+        assert!(held.is_some());
+        assert!(profile.lock("agent.lock").unwrap().is_none());
+        drop(held);
+        assert!(profile.lock("agent.lock").unwrap().is_some());
+    }
+}

@@ -96,3 +96,23 @@ fn interfaces(loopback: bool) -> Vec<IpAddr> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_nat_is_known_by_what_two_servers_see() {
+        let [host, first, second] = ["192.168.1.5:4000", "4.17.168.2:4000", "4.17.168.2:50123"]
+            .map(|text| text.parse::<SocketAddr>().unwrap());
+        for (seen, nat) in [
+            (&[][..], Nat::Unknown),
+            (&[host], Nat::None),
+            (&[first], Nat::Unknown),
+            (&[first, first], Nat::EndpointIndependent),
+            (&[first, second], Nat::EndpointDependent),
+        ] {
+            assert_eq!(classify(seen, &[host]), nat, "{seen:?}");
+        }
+    }
+}
