@@ -8,12 +8,14 @@
 //! through it. What they are measured beside is in [`transfer`] (plain TCP) and [`quinn_stream`].
 //!
 //! [`registry`] is the worker alone, on the loopback, with clients that speak its protocol frame by
-//! frame.
+//! frame; [`liar`] stands in front of it and lies; [`loopback`] has real agents there.
 
 pub mod agent;
 pub mod case;
 pub mod download;
 pub mod lab;
+pub mod liar;
+pub mod loopback;
 pub mod profile;
 pub mod quinn_stream;
 pub mod registry;

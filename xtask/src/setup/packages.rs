@@ -30,6 +30,7 @@ const LAB: &[Entry] = &[
     ("sshd", "openssh-server"),
     ("ssh", "openssh-client"),
     ("curl", "curl"),
+    ("faketime", "faketime"),
 ];
 
 impl Packages {
@@ -46,7 +47,7 @@ impl Packages {
                 "a C compiler for the TLS library, a linker, and gzip to weigh the worker"
             }
             Self::Lab => {
-                "namespaces and NAT, a STUN server, captures, sshd and curl for the NAT lab"
+                "namespaces and NAT, a STUN server, captures, sshd and curl for the NAT lab, wrong clocks"
             }
         }
     }
