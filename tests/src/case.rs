@@ -140,8 +140,8 @@ impl Stage {
     }
 
     /// The registry.
-    pub fn registry(&mut self) -> &mut Registry {
-        &mut self.registry
+    pub fn registry(&self) -> &Registry {
+        &self.registry
     }
 
     /// Starts the device `nas` on the device's main host, with the service `web`.

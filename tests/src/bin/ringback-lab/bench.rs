@@ -3,27 +3,43 @@
 mod figure;
 mod first_byte;
 mod idle;
+mod new_stream;
 mod peer;
+mod registry;
+mod report;
+mod talk;
 mod throughput;
+mod usage;
 mod worker;
 
-use std::{path::PathBuf, process::Command};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
-use anyhow::{Result, ensure};
-use clap::Args;
+use anyhow::{Context as _, Result, ensure};
+use clap::{Args, ValueEnum};
 use ringback_tests::{
-    agent::Device,
+    agent::{self, Device},
     case::Stage,
-    lab::{DEVICE_PUBLIC, impairment::Impairment, kind::Kind, process::Process},
+    lab::{
+        DEVICE_PUBLIC, file_server::FileServer, impairment::Impairment, kind::Kind,
+        process::Process,
+    },
 };
 use serde::Serialize;
 
+use self::{report::Report, talk::Talk};
 use crate::arguments::write_json;
 
 /// Where the device's host sends bytes by plain TCP, and what Ringback exposes as `bulk`.
 const TCP_PORT: u16 = 7000;
 /// Where the device's host sends bytes by a bare quinn stream.
 const QUINN_PORT: u16 = 7001;
+/// What a round trip takes where something is measured in round trips.
+const ROUND_TRIP: Duration = Duration::from_millis(40);
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -39,24 +55,46 @@ pub(crate) struct Arguments {
     /// Beside dumbpipe (installed with cargo into the tool cache if it is not there)
     #[arg(long)]
     peers: bool,
+    /// Measure these parts only
+    #[arg(long, value_name = "PART", value_delimiter = ',')]
+    only: Vec<Part>,
     /// Write the figures here (- for standard output)
     #[arg(long)]
     json: Option<PathBuf>,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    Idle,
+    Throughput,
+    NewStream,
+    FirstByte,
+    Registry,
+    Worker,
+}
+
 #[derive(Debug, Serialize)]
 struct Figures {
     machine: Machine,
-    throughput: throughput::Figures,
-    first_byte: first_byte::Figures,
-    idle: idle::Figures,
-    worker: worker::Figures,
+    versions: BTreeMap<&'static str, String>,
+    runs: u32,
+    /// What the table shows.
+    report: Report,
+    idle: Option<idle::Figures>,
+    throughput: Option<throughput::Figures>,
+    new_stream: Option<new_stream::Figures>,
+    first_byte: Option<first_byte::Figures>,
+    registry: Option<registry::Figures>,
+    worker: Option<worker::Figures>,
 }
 
 #[derive(Debug, Serialize)]
 struct Machine {
     cores: usize,
+    cpu: String,
     kernel: String,
+    /// Processes that wanted to run in the minutes before: more than 0 is somebody else.
+    load_at_start: String,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
@@ -65,25 +103,74 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         "measure what is shipped: cargo run --release -p ringback-tests"
     );
     let dumbpipe = arguments.peers.then(peer::dumbpipe).transpose()?;
+    let (dumbpipe, runs) = (dumbpipe.as_deref(), arguments.runs);
+    let machine = Machine::here()?;
     let bench = Bench::set()?;
-    let figures = Figures {
-        machine: Machine::here()?,
-        idle: idle::measure(&bench, arguments.idle)?,
-        throughput: throughput::measure(&bench, arguments.runs, arguments.bytes, dumbpipe)?,
-        first_byte: first_byte::measure(&bench, arguments.runs)?,
-        worker: worker::measure()?,
+    let is_wanted = |part| arguments.only.is_empty() || arguments.only.contains(&part);
+    macro_rules! measured {
+        ($part:ident, $figures:expr) => {
+            is_wanted(Part::$part).then(|| $figures).transpose()?
+        };
+    }
+    let mut figures = Figures {
+        machine,
+        versions: versions(dumbpipe)?,
+        runs,
+        report: Report::default(),
+        idle: measured!(Idle, idle::measure(&bench, arguments.idle)),
+        throughput: measured!(
+            Throughput,
+            throughput::measure(&bench, runs, arguments.bytes, dumbpipe)
+        ),
+        new_stream: measured!(NewStream, new_stream::measure(&bench, runs, dumbpipe)),
+        first_byte: measured!(FirstByte, first_byte::measure(&bench, runs)),
+        registry: measured!(Registry, registry::measure(runs)),
+        worker: measured!(Worker, worker::measure()),
     };
+    figures.tabulate();
+    eprintln!("\n{}", figures.report);
+    if let Some(first_byte) = &figures.first_byte {
+        eprintln!(
+            "steps in round trips waited for (and time at 40 ms / 40 ms, from the start of the call; the first byte from that of the process)\n{}",
+            first_byte.steps()
+        );
+    }
     if let Some(path) = &arguments.json {
         write_json(path, &figures)?;
     }
     Ok(())
 }
 
+impl Figures {
+    fn tabulate(&mut self) {
+        let report = &mut self.report;
+        if let Some(figures) = &self.first_byte {
+            figures.report(report);
+        }
+        if let Some(figures) = &self.new_stream {
+            figures.report(report);
+        }
+        if let Some(figures) = &self.throughput {
+            figures.report(report);
+        }
+        if let Some(figures) = &self.registry {
+            figures.report(report);
+        }
+        if let Some(figures) = &self.idle {
+            figures.report(report);
+        }
+        if let Some(figures) = &self.worker {
+            figures.report(report);
+        }
+    }
+}
+
 /// A stage whose two hosts have public addresses, so that plain TCP and a bare quinn stream go the
-/// very way that Ringback goes, and the senders on the device's host.
+/// very way that Ringback goes, and the services on the device's host.
 struct Bench {
     device: Device,
     _senders: [Process; 2],
+    _talkers: FileServer,
     stage: Stage,
 }
 
@@ -96,13 +183,18 @@ impl Bench {
             sender(&stage, "tcp-serve", TCP_PORT)?,
             sender(&stage, "quinn-serve", QUINN_PORT)?,
         ];
-        let bulk = format!("127.0.0.1:{TCP_PORT}");
-        let device = stage.device_with(&[("bulk", &bulk)])?;
+        let talkers = talk::start(stage.lab().device().host())?;
         Ok(Self {
-            device,
+            device: device(&stage, "nas")?,
             _senders: senders,
+            _talkers: talkers,
             stage,
         })
+    }
+
+    /// A further device on the device's host, with the same services.
+    fn device(&self, name: &str) -> Result<Device> {
+        device(&self.stage, name)
     }
 
     /// A `ringback-lab` command on the caller's host.
@@ -110,29 +202,63 @@ impl Bench {
         Ok(self.stage.lab().caller().command(std::env::current_exe()?))
     }
 
-    fn impair(&self, impairment: Impairment) -> Result<()> {
-        self.stage.lab().impair(impairment)
+    /// Makes that the round trip between any two parts of the lab that the core lies between.
+    fn impair(&self, round_trip: Duration) -> Result<()> {
+        self.stage.lab().impair(Impairment {
+            delay: round_trip / 2,
+            ..Impairment::default()
+        })
     }
 }
 
 impl Machine {
     fn here() -> Result<Self> {
+        let read = |path: &str| std::fs::read_to_string(path).with_context(|| path.to_owned());
+        let cpu = read("/proc/cpuinfo")?;
+        let cpu = cpu.lines().find(|line| line.starts_with("model name"));
+        let cpu = cpu.and_then(|line| line.split_once(": "));
         Ok(Self {
             cores: std::thread::available_parallelism()?.get(),
-            kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease")?
-                .trim()
-                .to_owned(),
+            cpu: cpu.map_or("unknown", |(_, name)| name).to_owned(),
+            kernel: read("/proc/sys/kernel/osrelease")?.trim().to_owned(),
+            load_at_start: read("/proc/loadavg")?.trim().to_owned(),
         })
     }
+}
+
+fn versions(dumbpipe: Option<&Path>) -> Result<BTreeMap<&'static str, String>> {
+    let asked = |program: PathBuf| -> Result<String> {
+        let said = agent::run(Command::new(program).arg("--version"))?;
+        let version = said.split_whitespace().last().unwrap_or_default();
+        Ok(version.to_owned())
+    };
+    let mut versions = BTreeMap::from([
+        ("ringback", asked(agent::binary()?)?),
+        ("workerd", asked(xtask::place::workerd()?)?),
+    ]);
+    for package in ["quinn", "quinn-proto", "rustls", "tokio"] {
+        versions.insert(package, xtask::place::locked_version(package)?);
+    }
+    if dumbpipe.is_some() {
+        versions.insert("dumbpipe", peer::VERSION.to_owned());
+    }
+    Ok(versions)
+}
+
+fn device(stage: &Stage, name: &str) -> Result<Device> {
+    let bulk = format!("127.0.0.1:{TCP_PORT}");
+    let talks = Talk::ALL.map(Talk::exposed);
+    let mut services = vec![("bulk", bulk.as_str())];
+    services.extend(talks.iter().map(|(name, target)| (*name, target.as_str())));
+    let host = stage.lab().device().host();
+    Device::start(stage.lab(), stage.registry(), host, name, &services)
 }
 
 fn sender(stage: &Stage, command: &str, port: u16) -> Result<Process> {
     let mut sender = stage.lab().device().command(std::env::current_exe()?);
     sender.arg(command).arg(format!("0.0.0.0:{port}"));
     let process = stage.lab().spawn(command, sender)?;
-    process.stdout_line(std::time::Duration::from_secs(10), |line| {
-        line == "listening"
-    })?;
+    process.stdout_line(Duration::from_secs(10), |line| line == "listening")?;
     Ok(process)
 }
 

@@ -1,17 +1,23 @@
 //! Throughput of `-L` beside plain TCP, a bare quinn stream and dumbpipe. One round measures each
 //! once, so that what else the machine does falls on all of them alike.
 
-use std::{path::PathBuf, process::Command};
+use std::{path::Path, process::Command};
 
 use anyhow::{Context as _, Result, ensure};
 use ringback_tests::transfer::Transfer;
 use serde::Serialize;
 
-use super::{Bench, QUINN_PORT, TCP_PORT, direct, figure::Figure, peer::Dumbpipe};
+use super::{
+    Bench, QUINN_PORT, TCP_PORT, direct,
+    figure::Figure,
+    peer::Dumbpipe,
+    report::{Aim, Report},
+};
 
 /// Megabits per second, and ratios of medians.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Figures {
+    bytes: u64,
     plain_tcp: Figure,
     plain_tcp_8_streams: Figure,
     bare_quinn: Figure,
@@ -19,20 +25,25 @@ pub(crate) struct Figures {
     ringback_8_streams: Figure,
     dumbpipe: Option<Figure>,
     ringback_to_bare_quinn: f64,
+    ringback_8_streams_to_bare_quinn: f64,
     ringback_to_dumbpipe: Option<f64>,
 }
+
+/// Where the caller's end of dumbpipe listens.
+const DUMBPIPE_PORT: u16 = 8090;
 
 pub(super) fn measure(
     bench: &Bench,
     runs: u32,
     bytes: u64,
-    dumbpipe: Option<PathBuf>,
+    dumbpipe: Option<&Path>,
 ) -> Result<Figures> {
     let link = bench.stage.call(&bench.device, "bulk")?.connected()?;
     let dumbpipe = dumbpipe
-        .map(|binary| Dumbpipe::start(bench, &binary))
+        .map(|binary| Dumbpipe::start(bench, binary, TCP_PORT, DUMBPIPE_PORT))
         .transpose()?;
     let mut figures = Figures {
+        bytes,
         dumbpipe: dumbpipe.as_ref().map(|_| Figure::default()),
         ..Figures::default()
     };
@@ -57,15 +68,17 @@ pub(super) fn measure(
         eprintln!("throughput, run {run} of {runs}");
     }
     drop(link);
-    figures.ringback_to_bare_quinn = figures.ringback.median / figures.bare_quinn.median;
+    let quinn = figures.bare_quinn.median;
+    figures.ringback_to_bare_quinn = figures.ringback.median / quinn;
+    figures.ringback_8_streams_to_bare_quinn = figures.ringback_8_streams.median / quinn;
     let dumbpipe = figures.dumbpipe.as_ref();
     figures.ringback_to_dumbpipe = dumbpipe.map(|figure| figures.ringback.median / figure.median);
-    figures.say();
     Ok(figures)
 }
 
 impl Figures {
-    fn say(&self) {
+    pub(super) fn report(&self, report: &mut Report) {
+        let part = "throughput";
         let mut rows = vec![
             ("plain TCP, 1 stream", &self.plain_tcp),
             ("plain TCP, 8 streams", &self.plain_tcp_8_streams),
@@ -73,20 +86,20 @@ impl Figures {
             ("ringback -L, 1 stream", &self.ringback),
             ("ringback -L, 8 streams", &self.ringback_8_streams),
         ];
-        rows.extend(
-            self.dumbpipe
-                .as_ref()
-                .map(|figure| ("dumbpipe, 1 stream", figure)),
-        );
+        let dumbpipe = self.dumbpipe.as_ref();
+        rows.extend(dumbpipe.map(|figure| ("dumbpipe, 1 stream", figure)));
         for (name, figure) in rows {
-            eprintln!("{name:<26}{:>8.0} Mb/s", figure.median);
+            report.add(part, name, figure.median, "Mb/s");
         }
-        eprintln!(
-            "{:<26}{:>8.2}",
-            "ringback to bare quinn", self.ringback_to_bare_quinn
+        let (one, eight) = (
+            self.ringback_to_bare_quinn,
+            self.ringback_8_streams_to_bare_quinn,
         );
+        let least = Aim::AtLeast(0.9);
+        report.aim(part, "ringback to bare quinn", one, "×", least);
+        report.add(part, "ringback, 8 streams, to bare quinn", eight, "×");
         if let Some(ratio) = self.ringback_to_dumbpipe {
-            eprintln!("{:<26}{ratio:>8.2}", "ringback to dumbpipe");
+            report.aim(part, "ringback to dumbpipe", ratio, "×", Aim::AtLeast(1.5));
         }
     }
 }

@@ -8,6 +8,8 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use serde::Serialize;
 
+use super::report::{Aim, Report};
+
 #[derive(Debug, Serialize)]
 pub(crate) struct Figures {
     /// Bytes of JavaScript and wasm, before compression.
@@ -42,6 +44,14 @@ pub(super) fn measure() -> Result<Figures> {
         figures.gzip_bytes += output.stdout.len() as u64;
     }
     ensure!(figures.bytes > 0, "{}: no built worker", build.display());
-    eprintln!("worker: {:.0} kB gzip", figures.gzip_bytes as f64 / 1e3);
     Ok(figures)
+}
+
+impl Figures {
+    pub(super) fn report(&self, report: &mut Report) {
+        let part = "worker";
+        let size = self.gzip_bytes as f64 / 1e3;
+        report.aim(part, "size, gzip", size, "KB", Aim::AtMost(400.0));
+        report.add(part, "size, unpacked", self.bytes as f64 / 1e3, "KB");
+    }
 }
