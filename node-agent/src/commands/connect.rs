@@ -171,7 +171,7 @@ async fn own_caller(
     registry: &Registry,
     config: &Config,
 ) -> Result<Caller> {
-    let stun = target::stun(&target.registry, config, registry).await?;
+    let stun = target::stun(profile, &target.registry, config, registry).await?;
     let key = profile.key()?;
     let endpoint = Endpoint::bind(&key, 0, registry.is_loopback())
         .await

@@ -2,11 +2,11 @@
 
 use anyhow::{Result, bail};
 use hyper::Method;
-use ringback_protocol::{Code, PeerId};
-use serde::Deserialize;
+use ringback_protocol::{Code, PeerId, UnixTime};
+use serde::{Deserialize, Serialize};
 
 use super::terminal::{self, say};
-use crate::caller::{Credential, Ring};
+use crate::caller::{Credential, Ring, unix_time};
 use crate::cli::{RegistryArgs, Target};
 use crate::config::Config;
 use crate::contacts::{Contact, Contacts};
@@ -33,6 +33,7 @@ pub(super) fn registry(args: &RegistryArgs, config: &Config) -> Result<Registry>
 
 /// The STUN servers of the arguments, the configuration, or the registry.
 pub(super) async fn stun(
+    profile: &Profile,
     args: &RegistryArgs,
     config: &Config,
     registry: &Registry,
@@ -44,15 +45,39 @@ pub(super) async fn stun(
     if let Some(stun) = args.stun.clone().or_else(|| config.stun.clone()) {
         return Ok(stun);
     }
+    let known: KnownStun = profile.load(KNOWN_STUN)?;
+    let now = unix_time(0);
+    if known.registry == registry.origin() && now.abs_diff(known.asked_at) < STUN_LIFETIME_S {
+        return Ok(known.servers);
+    }
     let mut connection = Connection::open(registry).await?;
-    match connection
+    let servers = match connection
         .json::<Info>(Method::GET, "/v1/registry", None)
         .await?
     {
-        Ok(info) => Ok(info.stun_servers),
+        Ok(info) => info.stun_servers,
         Err(problem) => bail!(refusal(&problem)),
-    }
+    };
+    connection.keep(registry);
+    let known = KnownStun {
+        registry: registry.origin(),
+        asked_at: now,
+        servers: servers.clone(),
+    };
+    profile.store(KNOWN_STUN, &known)?;
+    Ok(servers)
 }
+
+/// The registry's STUN servers, so that not every call has to ask for them.
+#[derive(Default, Serialize, Deserialize)]
+struct KnownStun {
+    registry: String,
+    asked_at: UnixTime,
+    servers: Vec<String>,
+}
+
+const KNOWN_STUN: &str = "stun.json";
+const STUN_LIFETIME_S: u64 = 24 * 3600;
 
 /// Finds the device that `target` means and the right to call it.
 pub(super) async fn resolve(
@@ -177,10 +202,11 @@ async fn alias(registry: &Registry, name: &str) -> Result<Option<PeerId>> {
         device: PeerId,
     }
     let mut connection = Connection::open(registry).await?;
-    match connection
+    let answer = connection
         .json::<Alias>(Method::GET, &format!("/v1/aliases/{name}"), None)
-        .await?
-    {
+        .await?;
+    connection.keep(registry);
+    match answer {
         Ok(alias) => Ok(Some(alias.device)),
         Err(problem) if problem.code == Code::UnknownAlias => Ok(None),
         Err(problem) => bail!(refusal(&problem)),

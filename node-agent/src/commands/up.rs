@@ -316,7 +316,10 @@ fn announce(
         }
         Some(service) => {
             let target = name.map_or_else(|| id.to_string(), ToOwned::to_owned);
-            say!("From elsewhere: ringback connect {target} -L 8000:{service}");
+            let registry = agent.registry.origin();
+            say!(
+                "From elsewhere: ringback connect {target} -L 8000:{service} --registry {registry}"
+            );
         }
     }
     Ok(())

@@ -48,7 +48,14 @@ pub(crate) struct Frames {
 
 /// All errors here are [`Exit::Registry`]: nothing else than the registry can be at fault.
 impl Connection {
+    /// A new connection, or one that [`keep`](Self::keep) was given.
     pub(crate) async fn open(registry: &Registry) -> Result<Self> {
+        let spare = registry.spare.lock().expect("not poisoned").take();
+        if let Some(mut spare) = spare
+            && spare.requests.ready().await.is_ok()
+        {
+            return Ok(spare);
+        }
         Self::dial(registry).await.map_err(fault)
     }
 
@@ -62,6 +69,11 @@ impl Connection {
             None => registry.host().to_owned(),
         };
         Ok(Self { requests, host })
+    }
+
+    /// Saves the next call the round trips of TCP and TLS.
+    pub(crate) fn keep(self, registry: &Registry) {
+        *registry.spare.lock().expect("not poisoned") = Some(self);
     }
 
     /// Hands `envelope` to the registry (§5.3). The outer error is the connection's.

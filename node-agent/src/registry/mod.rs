@@ -6,7 +6,7 @@ mod tls;
 
 use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Result, bail};
@@ -24,6 +24,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) struct Registry {
     url: Url,
     tls: Option<TlsConnector>,
+    /// A connection that has served one call and can serve the next.
+    spare: Arc<Mutex<Option<Connection>>>,
 }
 
 impl Registry {
@@ -55,7 +57,11 @@ impl Registry {
             "http" => bail!("plain http is for loopback only; use https://{host}"),
             other => bail!("a registry address starts with https://, not {other}://"),
         };
-        Ok(Self { url, tls })
+        Ok(Self {
+            url,
+            tls,
+            spare: Arc::default(),
+        })
     }
 
     /// The ASCII origin (RFC 6454), which registrations are signed for.
