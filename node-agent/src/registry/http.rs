@@ -188,6 +188,7 @@ impl Frames {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "as map_err gives it")]
 fn fault(error: anyhow::Error) -> anyhow::Error {
     Failure::new(Exit::Registry, format!("{error:#}")).into()
 }
