@@ -134,6 +134,8 @@ fn assert_caught(ended: &Ended, why: &str) {
 const NOT_THE_ANSWER: &str = "the answer is not the device's to this request";
 const NOT_THE_REFUSAL: &str = "the refusal is not signed by the device for this request";
 
+type Alteration = fn(&[u8]) -> Vec<u8>;
+
 /// One bit in the middle is another.
 fn flipped(bytes: &[u8]) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
@@ -290,7 +292,7 @@ async fn a_name_called_for_the_first_time_shows_its_key() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_altered_request_is_refused() {
     let scene = Scene::set().await;
-    let alterations: [fn(&[u8]) -> Vec<u8>; 4] = [
+    let alterations: [Alteration; 4] = [
         flipped,
         |envelope| envelope[..envelope.len() - 1].to_vec(),
         |_| Vec::new(),
