@@ -23,6 +23,8 @@ use crate::link::{Link, Use};
 
 /// How long a local connection waits for a link that is being redialled.
 const REDIAL_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a stream that is over waits for the rest of its call.
+const RECEIPT_PATIENCE: Duration = Duration::from_secs(1);
 /// Pauses between attempts to call again; the last one repeats.
 const REDIAL_PAUSES: [Duration; 6] = [
     Duration::from_millis(200),
@@ -138,17 +140,23 @@ pub(crate) async fn pipe(
     let receipt = async {
         match completed.await {
             Ok(Ok(completed)) => tell(events, connected(completed)).await,
-            Ok(Err(error)) if Failure::exit_code(&error) != Exit::Other as u8 => return error,
+            Ok(Err(error)) if Failure::exit_code(&error) != Exit::Other as u8 => return Err(error),
             _ => {}
         }
-        std::future::pending().await
+        Ok(())
     };
+    let copying = copy::with_opening(reader, writer, opened, tell(events, Event::Opened));
+    tokio::pin!(receipt, copying);
     tokio::select! {
-        result = copy::with_opening(reader, writer, opened, tell(events, Event::Opened)) => {
-            result.map(|_| ())
+        result = &mut copying => {
+            result?;
+            // Over before the call was complete: what it shows of the device is still worth noting.
+            let told = tokio::time::timeout(RECEIPT_PATIENCE, receipt).await;
+            return told.unwrap_or(Ok(()));
         }
-        error = receipt => Err(error),
+        told = &mut receipt => told?,
     }
+    copying.await.map(|_| ())
 }
 
 fn connected(completed: Completed) -> Event {

@@ -104,12 +104,6 @@ pub(super) async fn pipe(global: &Global, profile: &Profile, pipe: Pipe) -> Resu
         None => {
             let caller = own_caller(profile, &target, &registry, &config).await?;
             let (events, mut happened) = mpsc::channel(16);
-            let show = async {
-                while let Some(event) = happened.recv().await {
-                    shown.show(event)?;
-                }
-                anyhow::Ok(())
-            };
             let piping = forward::pipe(
                 &caller,
                 &resolved.ring,
@@ -117,11 +111,19 @@ pub(super) async fn pipe(global: &Global, profile: &Profile, pipe: Pipe) -> Resu
                 tokio::io::stdout(),
                 &events,
             );
-            let result = tokio::select! {
-                result = piping => result,
-                shown = show => shown,
-                () = up::stopped() => Ok(()),
+            let stop = up::stopped();
+            tokio::pin!(piping, stop);
+            let result = loop {
+                tokio::select! {
+                    result = &mut piping => break result,
+                    Some(event) = happened.recv() => shown.show(event)?,
+                    () = &mut stop => break Ok(()),
+                }
             };
+            // What was told last.
+            while let Ok(event) = happened.try_recv() {
+                shown.show(event)?;
+            }
             caller.endpoint.close(close::DONE, "done").await;
             result
         }
