@@ -73,7 +73,7 @@ enum Part {
     Worker,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 struct Figures {
     machine: Machine,
     versions: BTreeMap<&'static str, String>,
@@ -88,7 +88,7 @@ struct Figures {
     worker: Option<worker::Figures>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 struct Machine {
     cores: usize,
     cpu: String,
@@ -107,31 +107,42 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let machine = Machine::here()?;
     let bench = Bench::set()?;
     let is_wanted = |part| arguments.only.is_empty() || arguments.only.contains(&part);
-    macro_rules! measured {
-        ($part:ident, $figures:expr) => {
-            is_wanted(Part::$part).then(|| $figures).transpose()?
-        };
-    }
     let mut figures = Figures {
         machine,
         versions: versions(dumbpipe)?,
         runs,
-        report: Report::default(),
-        idle: measured!(Idle, idle::measure(&bench, arguments.idle)),
-        throughput: measured!(
-            Throughput,
-            throughput::measure(&bench, runs, arguments.bytes, dumbpipe)
-        ),
-        new_stream: measured!(NewStream, new_stream::measure(&bench, runs, dumbpipe)),
-        first_byte: measured!(FirstByte, first_byte::measure(&bench, runs)),
-        registry: measured!(Registry, registry::measure(runs)),
-        worker: measured!(Worker, worker::measure()),
+        ..Figures::default()
     };
+    // What is measured is kept, whatever comes of the next part.
+    let keep = |figures: &Figures| match &arguments.json {
+        Some(path) if path != Path::new("-") => write_json(path, figures),
+        _ => Ok(()),
+    };
+    for part in Part::value_variants() {
+        if !is_wanted(*part) {
+            continue;
+        }
+        match part {
+            Part::Idle => figures.idle = Some(idle::measure(&bench, arguments.idle)?),
+            Part::Throughput => {
+                let measured = throughput::measure(&bench, runs, arguments.bytes, dumbpipe)?;
+                figures.throughput = Some(measured);
+            }
+            Part::NewStream => {
+                figures.new_stream = Some(new_stream::measure(&bench, runs, dumbpipe)?);
+            }
+            Part::FirstByte => figures.first_byte = Some(first_byte::measure(&bench, runs)?),
+            Part::Registry => figures.registry = Some(registry::measure(runs)?),
+            Part::Worker => figures.worker = Some(worker::measure()?),
+        }
+        keep(&figures)?;
+    }
     figures.tabulate();
     eprintln!("\n{}", figures.report);
     if let Some(first_byte) = &figures.first_byte {
         eprintln!(
-            "steps in round trips waited for (and time at 40 ms / 40 ms, from the start of the call; the first byte from that of the process)\n{}",
+            "steps in round trips waited for (and time at 40 ms / 40 ms, from the start of the \
+             call; the first byte from that of the process)\n{}",
             first_byte.steps()
         );
     }

@@ -69,6 +69,8 @@ struct Case {
     time: Times,
     /// From the caller's first packet to the first byte, with a delay of one round trip.
     round_trips_by_packets: Figure,
+    /// Calls that did not get through, and what they said. They are in no median.
+    failures: Vec<String>,
     /// Steps of the receipt, from the start of the call (not of the process).
     steps: Vec<Step>,
 }
@@ -95,6 +97,9 @@ struct Sample {
     steps: Vec<(String, f64)>,
 }
 
+/// A call that did not get through is a result too: the others are still worth knowing.
+type Tried = Result<Sample>;
+
 pub(super) fn measure(bench: &Bench, runs: u32) -> Result<Figures> {
     let mut figures = Figures(Vec::new());
     for routers in KINDS {
@@ -108,7 +113,7 @@ pub(super) fn measure(bench: &Bench, runs: u32) -> Result<Figures> {
                 for delay in DELAYS {
                     let start = Instant::now();
                     for (way, sample) in round(bench, &device, service, delay)? {
-                        figures.case(routers, service, way).add(&sample, delay);
+                        figures.case(routers, service, way).add(sample, delay);
                     }
                     std::thread::sleep(ROUND.saturating_sub(start.elapsed()));
                 }
@@ -125,7 +130,7 @@ pub(super) fn measure(bench: &Bench, runs: u32) -> Result<Figures> {
 }
 
 /// One call of each way, by people that nobody has seen before.
-fn round(bench: &Bench, device: &Device, service: Talk, delay: u32) -> Result<Vec<(Way, Sample)>> {
+fn round(bench: &Bench, device: &Device, service: Talk, delay: u32) -> Result<Vec<(Way, Tried)>> {
     let lab = bench.stage.lab();
     bench.impair(Duration::ZERO)?;
     let cold = lab.dir().join(format!("cold-{:08x}", fastrand::u32(..)));
@@ -135,16 +140,16 @@ fn round(bench: &Bench, device: &Device, service: Talk, delay: u32) -> Result<Ve
     bench.impair(ROUND_TRIP * delay)?;
     let call = |dir: &Path| call(bench, device, service, dir, delay == 1);
     let mut samples = vec![
-        (Way::Cold, call(&cold)?),
-        (Way::ColdAgain, call(&cold)?),
-        (Way::Agent, call(up.dir())?),
+        (Way::Cold, call(&cold)),
+        (Way::ColdAgain, call(&cold)),
+        (Way::Agent, call(up.dir())),
     ];
     // An agent keeps a link for a while; a new one has none.
     let Device { mut process, .. } = up;
     process.interrupt(PATIENCE)?;
     let up = caller_agent(bench, &name)?;
-    samples.push((Way::AgentAgain, call(up.dir())?));
-    samples.push((Way::AgentOpen, call(up.dir())?));
+    samples.push((Way::AgentAgain, call(up.dir())));
+    samples.push((Way::AgentOpen, call(up.dir())));
     Ok(samples)
 }
 
@@ -169,13 +174,7 @@ fn caller_agent(bench: &Bench, name: &str) -> Result<Device> {
 
 /// Calls from a state directory, whose agent is used if it has one, and waits for the first byte and
 /// for the receipt.
-fn call(
-    bench: &Bench,
-    device: &Device,
-    service: Talk,
-    dir: &Path,
-    captured: bool,
-) -> Result<Sample> {
+fn call(bench: &Bench, device: &Device, service: Talk, dir: &Path, captured: bool) -> Tried {
     let lab = bench.stage.lab();
     let host = lab.caller().host();
     let capture = captured
@@ -257,6 +256,7 @@ impl Figures {
                 way,
                 time: Times::default(),
                 round_trips_by_packets: Figure::default(),
+                failures: Vec::new(),
                 steps: Vec::new(),
             });
             self.0.len() - 1
@@ -274,6 +274,16 @@ impl Figures {
             let (trips, aim) = (case.time.round_trips, case.way.aim());
             let name = "  waited for one after the other";
             report.aim(part, name, trips, "round trips", Aim::AtMost(aim));
+            if !case.failures.is_empty() {
+                let failures = case.failures.len() as f64;
+                report.aim(
+                    part,
+                    "  did not get through",
+                    failures,
+                    "calls",
+                    Aim::AtMost(0.0),
+                );
+            }
         }
     }
 
@@ -306,7 +316,19 @@ impl fmt::Display for Times {
 }
 
 impl Case {
-    fn add(&mut self, sample: &Sample, delay: u32) {
+    fn add(&mut self, sample: Tried, delay: u32) {
+        let sample = match sample {
+            Ok(sample) => sample,
+            Err(error) => {
+                let failure = format!(
+                    "at {} ms: {error:#}",
+                    ROUND_TRIP.as_millis() * u128::from(delay)
+                );
+                eprintln!("{}, {}: {failure}", self.part(), self.way.name());
+                self.failures.push(failure);
+                return;
+            }
+        };
         self.time.add(delay, milliseconds(sample.time));
         if let Some(time) = sample.by_packets {
             let trips = time.as_secs_f64() / ROUND_TRIP.as_secs_f64();
