@@ -814,22 +814,21 @@ fn without_a_network_it_says_so() {
     }
 }
 
-/// The same command with a clock that is off.
-fn at(offset: &str, command: &Command) -> Command {
-    let mut faked = Command::new("faketime");
-    faked
-        .args(["-f", offset])
-        .arg(command.get_program())
-        .args(command.get_args());
-    for (name, value) in command.get_envs() {
-        match value {
-            Some(value) => faked.env(name, value),
-            None => faked.env_remove(name),
-        };
-    }
-    // Waits are not to be stretched or cut.
-    faked.env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
-    faked
+/// The same command with a clock that is off. The library is preloaded here: the `faketime` program
+/// stays in front of the command, and would be killed in its place.
+fn at(offset: &str, mut command: Command) -> Command {
+    let library = Command::new("faketime")
+        .args(["-f", "+0", "printenv", "LD_PRELOAD"])
+        .output()
+        .expect("faketime is installed: run `cargo xtask setup`");
+    let library = String::from_utf8(library.stdout).expect("UTF-8");
+    assert!(!library.trim().is_empty(), "faketime preloads a library");
+    command
+        .env("LD_PRELOAD", library.trim())
+        .env("FAKETIME", offset)
+        // Waits are not to be stretched or cut.
+        .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+    command
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -841,7 +840,7 @@ async fn a_callers_clock_may_be_a_day_off() {
         let caller = Profile::new();
         let target = format!("{}:hello", nas.id);
         let pipe = caller.command(["pipe", &target, "--registry", &url, "--password", PASSWORD]);
-        let ended = block_in_place(|| run(&mut at(offset, &pipe)));
+        let ended = block_in_place(|| run(&mut at(offset, pipe)));
         assert_eq!(
             (ended.code, &*ended.stdout),
             (0, "hello"),
@@ -866,8 +865,7 @@ async fn a_devices_clock_may_be_a_day_off() {
         profile.ok(["expose", "hello", &greeter]);
         let code = registry.code(json!({ "name": name })).await;
         let up = profile.command(["up", "--json", "--registry", &url, "--enroll", &code]);
-        // The options that follow are the command's own.
-        let device = block_in_place(|| Device::up(profile, &url, at(offset, &up)));
+        let device = block_in_place(|| Device::up(profile, &url, at(offset, up)));
         device
             .process
             .stderr_line(PATIENCE, |line| {
