@@ -106,7 +106,6 @@ pub(crate) async fn forward(
     let mut ring = ring.clone();
     loop {
         let Dialled { link, completed } = dialled;
-        let _use = Use(link.clone());
         match completed.await.context("the call ended")? {
             Ok(completed) => {
                 ring.hints.clone_from(&completed.candidates);

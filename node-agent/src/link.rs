@@ -21,8 +21,8 @@ pub(crate) mod close {
     pub(crate) const REVOKED: u32 = 3;
 }
 
-/// How long a link stays open after its last use.
-const LINGER: Duration = Duration::from_secs(60);
+/// How long a link stays open after a `pipe`.
+const LINGER: Duration = Duration::from_secs(10);
 
 /// Stream error code: the stream does not start as it must.
 const BAD_HEADER: VarInt = VarInt::from_u32(2);
@@ -46,8 +46,8 @@ impl Deref for Link {
     }
 }
 
-/// A use of a link. After the last one the link stays open for a while: the next call to the device,
-/// an `scp` after an `ssh`, finds it there.
+/// A use of a link after which another one is likely to follow soon: the link stays open for a
+/// while, so that an `scp` after an `ssh` finds it there.
 pub(crate) struct Use(pub(crate) Link);
 
 impl Drop for Use {

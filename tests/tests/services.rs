@@ -492,7 +492,7 @@ fn a_call_goes_through_the_agent_of_the_callers_host() -> Result<()> {
 
     // The end of the command is the end of the call, and not of the agent.
     assert!(call.process.interrupt(Duration::from_secs(5))?.success());
-    until(Duration::from_secs(5), "the link ends", || {
+    until(Duration::from_secs(20), "the link ends, some time after the pipe", || {
         Ok((device.status()?["links"] == serde_json::json!([])).then_some(()))
     })?;
     assert_eq!(caller.status()?["id"], agent.id.as_str());
@@ -543,5 +543,32 @@ fn two_agents_call_each_other_at_the_same_time() -> Result<()> {
     })?;
     fetch(right.0.namespace(), Profile::local(8080), 3, 1_000_000)?;
     assert_eq!(second.process.stdout().matches("\"lost\"").count(), 0);
+    Ok(())
+}
+
+#[test]
+fn two_commands_of_one_caller_do_not_disturb_each_other() -> Result<()> {
+    let lab = Lab::builder().build()?;
+    let (_coturn, registry) = servers(&lab)?;
+    let host = lab.device().host();
+    let _web = FileServer::start(host, (Ipv4Addr::LOCALHOST, 80))?;
+    let device = Profile::new(&lab, &registry, host, "nas");
+    device.expose(&[("web", "http://127.0.0.1")])?;
+    let up = device.up(&registry, &[])?;
+    // No agent runs on the caller's host: each command has a socket of its own, and one key.
+    let caller = Profile::new(&lab, &registry, lab.caller().host(), "laptop");
+    let first = caller.connect(&up.id, &[(8080, "web")])?;
+    first.event("connected", 1)?;
+    let second = caller.connect(&up.id, &[(8081, "web")])?;
+    second.event("connected", 1)?;
+    let fetch = |port, seed| fetch(lab.caller().host(), Profile::local(port), seed, 5_000_000);
+    for round in 0..3 {
+        fetch(8080, round)?;
+        fetch(8081, round)?;
+    }
+    assert_eq!(device.status()?["links"].as_array().map(Vec::len), Some(2));
+    for call in [&first, &second] {
+        assert_eq!(call.process.stdout().matches("\"lost\"").count(), 0);
+    }
     Ok(())
 }

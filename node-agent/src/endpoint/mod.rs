@@ -36,8 +36,8 @@ pub(crate) struct Endpoint {
     loopback: bool,
 }
 
-/// Calls whose device is expected to dial, by its virtual address; oldest first.
-type ExpectedCalls = HashMap<SocketAddr, Vec<Expected>>;
+/// Calls whose device is expected to dial, by the link's virtual address.
+type ExpectedCalls = HashMap<SocketAddr, Expected>;
 
 #[derive(Debug)]
 struct Expected {
@@ -130,7 +130,7 @@ impl Endpoint {
             connecting: sender,
         };
         let mut all = self.expected.lock().expect("not poisoned");
-        all.entry(address).or_default().push(expected);
+        all.insert(address, expected);
         drop(all);
         Ok(Expecting {
             endpoint: self.clone(),
@@ -173,15 +173,8 @@ impl Expecting {
 
 impl Drop for Expecting {
     fn drop(&mut self) {
-        self.connecting.close();
         let mut all = self.endpoint.expected.lock().expect("not poisoned");
-        let address = self.paths.virtual_address();
-        if let Some(calls) = all.get_mut(&address) {
-            calls.retain(|call| !call.connecting.is_closed());
-            if calls.is_empty() {
-                all.remove(&address);
-            }
-        }
+        all.remove(&self.paths.virtual_address());
     }
 }
 
@@ -189,10 +182,7 @@ impl Drop for Expecting {
 async fn accept(quic: quinn::Endpoint, expected: Arc<Mutex<ExpectedCalls>>) {
     while let Some(incoming) = quic.accept().await {
         let expected = expected.lock().expect("not poisoned");
-        let calls = expected.get(&incoming.remote_address());
-        // Two calls to one device may be under way: each gets one of its dial-backs.
-        let waiting = |call: &&Expected| call.connecting.capacity() > 0;
-        let Some(call) = calls.and_then(|calls| calls.iter().find(waiting)) else {
+        let Some(call) = expected.get(&incoming.remote_address()) else {
             incoming.ignore();
             continue;
         };

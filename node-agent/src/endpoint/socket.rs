@@ -1,10 +1,11 @@
 //! The one UDP socket of an agent (DESIGN: one socket serves QUIC, STUN and path probes).
 //!
-//! quinn sees one made-up IPv6 address per peer and never learns which path its datagrams take:
+//! quinn sees one made-up IPv6 address per link and never learns which path its datagrams take:
 //! [`PathSocket`] maps that *virtual address* to the current path on the way out, and real
-//! addresses back to it on the way in. It stands for the peer and not for the link because two
-//! agents that call each other have two links between the same two sockets. Datagrams are told apart by their first byte (RFC 9443);
-//! with receive offload every segment of a batch is looked at.
+//! addresses back to it on the way in. Datagrams are told apart by their first byte (RFC 9443);
+//! with receive offload every segment of a batch is looked at. Two agents that call each other
+//! have two links between the same two sockets: then quinn gets a datagram once for each, knows
+//! the connection by its ID, and drops the copy that comes from the wrong address.
 //!
 //! The fast path (QUIC datagrams with a short header) costs one hash look-up per batch and keeps
 //! segmentation offload; everything else goes through the link's [`PathSet`].
@@ -28,7 +29,7 @@ use tokio::sync::{Notify, watch};
 
 use super::stun::Stun;
 
-/// fd72:6262::/64: unique local addresses that stand for peers inside this process.
+/// fd72:6262::/64: unique local addresses that stand for links inside this process.
 const VIRTUAL_PREFIX: [u16; 4] = [0xfd72, 0x6262, 0, 0];
 const VIRTUAL_PORT: u16 = 1;
 /// QUIC: set in the first byte of long headers (RFC 9000, 17.2).
@@ -52,27 +53,20 @@ pub(crate) struct PathSocket {
 #[derive(Default)]
 struct Links {
     next: u64,
-    peers: HashMap<PeerId, Arc<Peer>>,
-    by_virtual: HashMap<SocketAddr, Arc<Peer>>,
+    by_virtual: HashMap<SocketAddr, Arc<LinkPath>>,
     by_tag: HashMap<[u8; 8], Arc<LinkPath>>,
-    by_address: HashMap<SocketAddr, SocketAddr>,
-}
-
-/// A peer with at least one link.
-struct Peer {
-    id: PeerId,
-    virtual_address: SocketAddr,
-    /// Oldest first.
-    links: Mutex<Vec<Arc<LinkPath>>>,
-    /// Where its datagrams go: the route of its newest link that has one.
-    route: Mutex<Option<SocketAddr>>,
+    /// Virtual addresses of the links whose peer is at a real address: one, as a rule.
+    by_address: HashMap<SocketAddr, Vec<SocketAddr>>,
 }
 
 /// The paths of one link, as the socket sees them.
 struct LinkPath {
     tag: [u8; 8],
-    peer: Arc<Peer>,
+    peer: PeerId,
+    virtual_address: SocketAddr,
     paths: Mutex<PathSet>,
+    /// Copy of the path set's route, for the fast path.
+    route: Mutex<Option<SocketAddr>>,
     /// Timers have changed.
     changed: Notify,
     /// Some path has answered a ping.
@@ -126,15 +120,17 @@ impl PathSocket {
     ) -> Paths {
         let paths = PathSet::new(role, keys, rand::random(), candidates, self.now());
         let mut links = self.links.write().expect("not poisoned");
-        let peer = links.peer(peer);
+        links.next += 1;
         let link = Arc::new(LinkPath {
             tag: keys.tag(),
-            peer: peer.clone(),
+            peer,
+            virtual_address: virtual_address(links.next),
             paths: Mutex::new(paths),
+            route: Mutex::new(None),
             changed: Notify::new(),
             verified: watch::Sender::new(false),
         });
-        peer.links.lock().expect("not poisoned").push(link.clone());
+        links.by_virtual.insert(link.virtual_address, link.clone());
         links.by_tag.insert(link.tag, link.clone());
         drop(links);
         let driver = tokio::spawn(drive(Arc::downgrade(self), link.clone())).abort_handle();
@@ -174,10 +170,10 @@ impl PathSocket {
             self.send(transmit.to, &transmit.datagram);
         }
         let verified = paths.rtt().is_some();
+        *link.route.lock().expect("not poisoned") = paths.route();
         drop(paths);
         link.verified
             .send_if_modified(|known| std::mem::replace(known, verified) != verified);
-        link.peer.update_route();
         link.changed.notify_one();
     }
 
@@ -194,7 +190,7 @@ impl PathSocket {
         let plain = batch
             .chunks(stride)
             .all(|segment| is_quic(segment) && !is_long_header(segment));
-        if plain && self.inbox.lock().expect("not poisoned").is_empty() {
+        if plain && !self.must_divert(from) {
             return batch.len();
         }
         let mut kept = 0;
@@ -240,38 +236,55 @@ impl PathSocket {
         if received == Received::Nothing {
             return;
         }
-        let known = self
-            .links
-            .read()
-            .expect("not poisoned")
-            .by_address
-            .get(&from)
-            == Some(&link.peer.virtual_address);
-        if !known {
-            self.links
-                .write()
-                .expect("not poisoned")
-                .by_address
-                .insert(from, link.peer.virtual_address);
-        }
+        self.note_address(from, link.virtual_address);
         if let Received::Handshake(quic) = received {
             self.inbox
                 .lock()
                 .expect("not poisoned")
-                .push_back((link.peer.virtual_address, quic));
+                .push_back((link.virtual_address, quic));
         }
         self.flush(&link);
     }
 
-    /// Behind an opened handshake datagram the order must stay: a datagram that overtakes the last
-    /// of the handshake can not be decrypted yet, counts as lost, and ends slow start.
+    /// The link's peer has been heard from `from`.
+    fn note_address(&self, from: SocketAddr, virtual_address: SocketAddr) {
+        let knows = |links: &Links| {
+            let known = links.by_address.get(&from);
+            known.is_some_and(|known| known.contains(&virtual_address))
+        };
+        if !knows(&self.links.read().expect("not poisoned")) {
+            let mut links = self.links.write().expect("not poisoned");
+            links
+                .by_address
+                .entry(from)
+                .or_default()
+                .push(virtual_address);
+        }
+    }
+
+    /// Must datagrams from `from` be handed to quinn one by one? Behind an opened handshake datagram
+    /// the order must stay: a datagram that overtakes the last of the handshake can not be decrypted
+    /// yet, counts as lost, and ends slow start. And a batch of two links must be taken apart.
+    fn must_divert(&self, from: SocketAddr) -> bool {
+        let several = |known: &Vec<SocketAddr>| known.len() > 1;
+        !self.inbox.lock().expect("not poisoned").is_empty()
+            || self
+                .links
+                .read()
+                .expect("not poisoned")
+                .by_address
+                .get(&from)
+                .is_some_and(several)
+    }
+
+    /// Puts a datagram with a short header into the inbox if it must go that way.
     fn divert(&self, from: SocketAddr, quic: &[u8]) -> bool {
-        let mut inbox = self.inbox.lock().expect("not poisoned");
-        if inbox.is_empty() {
+        if !self.must_divert(from) {
             return false;
         }
         let links = self.links.read().expect("not poisoned");
-        if let Some(virtual_address) = links.by_address.get(&from) {
+        let mut inbox = self.inbox.lock().expect("not poisoned");
+        for virtual_address in links.by_address.get(&from).into_iter().flatten() {
             inbox.push_back((*virtual_address, quic.to_vec()));
         }
         true
@@ -298,10 +311,7 @@ impl PathSocket {
         count
     }
 
-    fn send_handshake(&self, peer: &Peer, transmit: &Transmit<'_>) {
-        let Some(link) = peer.links.lock().expect("not poisoned").last().cloned() else {
-            return;
-        };
+    fn send_handshake(&self, link: &LinkPath, transmit: &Transmit<'_>) {
         let stride = transmit
             .segment_size
             .unwrap_or(transmit.contents.len())
@@ -312,8 +322,8 @@ impl PathSocket {
                     .lock()
                     .expect("not poisoned")
                     .send_handshake(segment);
-                self.flush(&link);
-            } else if let Some(route) = peer.route() {
+                self.flush(link);
+            } else if let Some(route) = link.route() {
                 self.send(route, segment);
             }
         }
@@ -321,48 +331,20 @@ impl PathSocket {
 }
 
 impl Links {
-    fn peer(&mut self, id: PeerId) -> Arc<Peer> {
-        if let Some(peer) = self.peers.get(&id) {
-            return peer.clone();
-        }
-        self.next += 1;
-        let peer = Arc::new(Peer {
-            id,
-            virtual_address: virtual_address(self.next),
-            links: Mutex::default(),
-            route: Mutex::default(),
-        });
-        self.peers.insert(id, peer.clone());
-        self.by_virtual.insert(peer.virtual_address, peer.clone());
-        peer
-    }
-
-    fn remove(&mut self, link: &Arc<LinkPath>) {
+    fn remove(&mut self, link: &LinkPath) {
+        let gone = link.virtual_address;
         self.by_tag.remove(&link.tag);
-        let peer = &link.peer;
-        let mut of_peer = peer.links.lock().expect("not poisoned");
-        of_peer.retain(|other| !Arc::ptr_eq(other, link));
-        if of_peer.is_empty() {
-            self.peers.remove(&peer.id);
-            self.by_virtual.remove(&peer.virtual_address);
-            self.by_address
-                .retain(|_, virtual_address| *virtual_address != peer.virtual_address);
-        }
+        self.by_virtual.remove(&gone);
+        self.by_address.retain(|_, known| {
+            known.retain(|known| *known != gone);
+            !known.is_empty()
+        });
     }
 }
 
-impl Peer {
+impl LinkPath {
     fn route(&self) -> Option<SocketAddr> {
         *self.route.lock().expect("not poisoned")
-    }
-
-    fn update_route(&self) {
-        let links = self.links.lock().expect("not poisoned");
-        let route = links
-            .iter()
-            .rev()
-            .find_map(|link| link.paths.lock().expect("not poisoned").route());
-        *self.route.lock().expect("not poisoned") = route;
     }
 }
 
@@ -372,7 +354,7 @@ impl AsyncUdpSocket for PathSocket {
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        let peer = self
+        let link = self
             .links
             .read()
             .expect("not poisoned")
@@ -380,16 +362,16 @@ impl AsyncUdpSocket for PathSocket {
             .get(&transmit.destination)
             .cloned();
         // The last datagrams of a link that is gone go nowhere.
-        let Some(peer) = peer else { return Ok(()) };
+        let Some(link) = link else { return Ok(()) };
         let stride = transmit
             .segment_size
             .unwrap_or(transmit.contents.len())
             .max(1);
         if transmit.contents.chunks(stride).any(is_long_header) {
-            self.send_handshake(&peer, transmit);
+            self.send_handshake(&link, transmit);
             return Ok(());
         }
-        let Some(route) = peer.route() else {
+        let Some(route) = link.route() else {
             return Ok(());
         };
         self.io.try_send(&Transmit {
@@ -422,15 +404,12 @@ impl AsyncUdpSocket for PathSocket {
                 let stride = meta.stride.max(1);
                 meta.len = self.sort(from, &mut buf[..meta.len], stride);
                 meta.dst_ip = None;
-                match self
-                    .links
-                    .read()
-                    .expect("not poisoned")
-                    .by_address
-                    .get(&from)
-                {
-                    Some(virtual_address) => meta.addr = *virtual_address,
-                    None => meta.len = 0,
+                if meta.len > 0 {
+                    let links = self.links.read().expect("not poisoned");
+                    match links.by_address.get(&from).and_then(|known| known.first()) {
+                        Some(virtual_address) => meta.addr = *virtual_address,
+                        None => meta.len = 0,
+                    }
                 }
                 for_quinn |= meta.len > 0;
             }
@@ -459,9 +438,9 @@ impl AsyncUdpSocket for PathSocket {
 }
 
 impl Paths {
-    /// The address by which quinn knows the peer.
+    /// The address by which quinn knows the link.
     pub(crate) fn virtual_address(&self) -> SocketAddr {
-        self.link.peer.virtual_address
+        self.link.virtual_address
     }
 
     /// More addresses of the peer; they are pinged at once. Must be ranked.
@@ -517,7 +496,6 @@ impl Drop for PathsGuard {
             runtime.spawn(async move {
                 tokio::time::sleep(LINGER).await;
                 socket.links.write().expect("not poisoned").remove(&link);
-                link.peer.update_route();
             });
         }
     }
@@ -533,7 +511,7 @@ impl fmt::Debug for PathSocket {
 
 impl fmt::Debug for Paths {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Paths({:?})", self.link.peer.id)
+        write!(f, "Paths({:?})", self.link.peer)
     }
 }
 
