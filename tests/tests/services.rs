@@ -61,7 +61,8 @@ fn connect_local(namespace: &Namespace, port: u16) -> Result<TcpStream> {
     Ok(stream)
 }
 
-/// Makes the close of a connection a reset.
+/// Ends a connection with a reset.
+#[expect(clippy::needless_pass_by_value, reason = "the drop is the end")]
 fn reset(stream: TcpStream) -> io::Result<()> {
     SockRef::from(&stream).set_linger(Some(Duration::ZERO))
 }
@@ -492,9 +493,11 @@ fn a_call_goes_through_the_agent_of_the_callers_host() -> Result<()> {
 
     // The end of the command is the end of the call, and not of the agent.
     assert!(call.process.interrupt(Duration::from_secs(5))?.success());
-    until(Duration::from_secs(20), "the link ends, some time after the pipe", || {
-        Ok((device.status()?["links"] == serde_json::json!([])).then_some(()))
-    })?;
+    until(
+        Duration::from_secs(20),
+        "the link ends, some time after the pipe",
+        || Ok((device.status()?["links"] == serde_json::json!([])).then_some(())),
+    )?;
     assert_eq!(caller.status()?["id"], agent.id.as_str());
     assert_eq!(udp_sockets(lab.caller().host())?, sockets);
     Ok(())

@@ -26,7 +26,7 @@ pub struct Sshd {
 }
 
 impl Sshd {
-    /// The name to which [`Sshd::known_hosts`] ties the host key (`ssh -o HostKeyAlias=…`).
+    /// The name to which the known-hosts file ties the host key (`ssh -o HostKeyAlias=…`).
     pub const HOST_KEY_ALIAS: &'static str = "ringback-lab";
 
     /// Starts sshd on an address of a namespace, and waits until it listens.
