@@ -15,6 +15,7 @@ use ringback_protocol::refusal::Refusal;
 use ringback_protocol::reply::Reply;
 use ringback_protocol::secret::{PASSWORD_ID, Psk};
 use ringback_protocol::{Code, PeerId, SecretKey, UnixTime};
+use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::endpoint::{Addresses, Endpoint, Expecting};
@@ -30,7 +31,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(25);
 const RTT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Whom to call, and with what right.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Ring {
     pub(crate) device: PeerId,
     pub(crate) credential: Credential,
@@ -42,10 +43,10 @@ pub(crate) struct Ring {
 }
 
 /// What proves the right to call.
-#[derive(Clone)]
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum Credential {
     Password(String),
-    Psk(Psk),
     /// This caller's key, which the device remembers.
     Key,
 }
@@ -442,7 +443,6 @@ impl std::fmt::Debug for Credential {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Password(_) => "Password([redacted])",
-            Self::Psk(_) => "Psk([redacted])",
             Self::Key => "Key",
         })
     }
@@ -451,7 +451,6 @@ impl std::fmt::Debug for Credential {
 async fn derive(ring: &Ring) -> Result<Option<Psk>> {
     match ring.credential.clone() {
         Credential::Key => Ok(None),
-        Credential::Psk(psk) => Ok(Some(psk)),
         Credential::Password(password) => {
             let device = ring.device;
             let derived =

@@ -1,4 +1,10 @@
-//! The command line, as clap sees it.
+//! The command line, as clap sees it. Doc comments here are help texts: no Markdown in them.
+
+#![expect(
+    rustdoc::bare_urls,
+    rustdoc::broken_intra_doc_links,
+    reason = "help texts"
+)]
 
 use std::path::PathBuf;
 

@@ -10,14 +10,13 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail};
 use ringback_protocol::PeerId;
 use ringback_protocol::receipt::Nat;
-use ringback_protocol::secret::Psk;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 
-use crate::caller::{Caller, Credential, Location, Ring, Signalling};
+use crate::caller::{Caller, Location, Ring, Signalling};
 use crate::device::{Agent, LinkStatus, Presence};
 use crate::failure::Failure;
 use crate::forward::{self, CallRequest, Event};
@@ -132,8 +131,7 @@ async fn serve_call(
         location: Location::Known(agent.addresses.subscribe()),
         links: agent.calls.clone(),
     };
-    let listens = call.listens.clone();
-    let ring = call.try_into()?;
+    let CallRequest { ring, listens } = call;
     if listens.is_empty() {
         return serve_pipe(&caller, &ring, reader, write).await;
     }
@@ -283,29 +281,6 @@ pub(crate) async fn read_event(reader: &mut BufReader<OwnedReadHalf>) -> Result<
     read_line(reader)
         .await?
         .context("the agent of this host has ended, and the call with it")
-}
-
-impl TryFrom<CallRequest> for Ring {
-    type Error = anyhow::Error;
-
-    fn try_from(call: CallRequest) -> Result<Self> {
-        let credential = match &call.psk {
-            None => Credential::Key,
-            Some(text) => {
-                let mut psk = [0; 32];
-                hex::decode_to_slice(text, &mut psk)
-                    .context("the psk is not 64 hexadecimal digits")?;
-                Credential::Psk(Psk::from_bytes(psk))
-            }
-        };
-        Ok(Self {
-            device: call.device,
-            credential,
-            service: call.service,
-            remember: call.remember,
-            hints: call.hints,
-        })
-    }
 }
 
 async fn read_line<T: serde::de::DeserializeOwned>(

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use ringback_protocol::candidate::Candidate;
+use ringback_protocol::name;
 use ringback_protocol::receipt::Receipt;
-use ringback_protocol::{PeerId, name};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -272,12 +272,7 @@ impl FromStr for Listen {
 /// What the control socket is asked for a call.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct CallRequest {
-    pub(crate) device: PeerId,
-    /// Hexadecimal; absent: the caller's key is the proof.
-    pub(crate) psk: Option<String>,
-    pub(crate) service: String,
-    pub(crate) remember: bool,
-    pub(crate) hints: Vec<Candidate>,
+    pub(crate) ring: Ring,
     /// Empty: the rest of the control connection is the stream.
     pub(crate) listens: Vec<Listen>,
 }

@@ -1,7 +1,7 @@
 //! The native agent: a device that is called, and a caller.
 //!
-//! The way of a call: [`cli`] → [`commands`] → `caller` (seals the request, hands it to the
-//! `registry`) … `device` (admits it, answers) → [`endpoint`] (dials back over the path socket) →
+//! The way of a call: `cli` → `commands` → `caller` (seals the request, hands it to the
+//! `registry`) … `device` (admits it, answers) → `endpoint` (dials back over the path socket) →
 //! `link` (streams) → `service` on the one side, `forward` on the other.
 
 mod caller;

@@ -707,7 +707,7 @@ async fn the_list_survives_kill_9() {
         .post("/v1/enrollments", &registry.enrolment(&new_key(), &code))
         .await;
     assert_eq!(later.body["name"], "later");
-    registry.registered(&key).await;
+    let _socket = registry.registered(&key).await;
     assert_eq!(registry.row(&key.id()).await["online"], true);
 }
 

@@ -3,7 +3,7 @@
 //! Why it is atomic: there is one directory in the world, it runs one event at a time, and every
 //! answer but two is computed without an `await`, reads and writes together; the runtime commits
 //! the writes of such a stretch as one transaction and holds the answer back until they are on
-//! disk. The two that do await ([`DirectoryObject::list`], [`DirectoryObject::revoke`]) finish
+//! disk. The two that do await (`DirectoryObject::list`, `DirectoryObject::revoke`) finish
 //! their writes first or make them conditional on the *session*.
 //!
 //! The session is a number that grows with every registration of a device. A socket that closes

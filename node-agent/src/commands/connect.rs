@@ -2,14 +2,13 @@
 //! registry's line open and knows its address; from this process otherwise.
 
 use anyhow::{Result, bail};
-use ringback_protocol::secret::Psk;
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::mpsc;
 
 use super::target::{self, Resolved};
 use super::terminal::{self, say};
 use super::up;
-use crate::caller::{Caller, Credential, Location, Ring, Signalling};
+use crate::caller::{Caller, Location, Ring, Signalling};
 use crate::cli::{Connect, Global, Pipe, Target};
 use crate::config::Config;
 use crate::contacts::Contacts;
@@ -193,7 +192,12 @@ async fn forward_by_agent(
     listens: Vec<Listen>,
     shown: &Shown<'_>,
 ) -> Result<()> {
-    agent.call(call_request(ring, listens).await?).await?;
+    agent
+        .call(CallRequest {
+            ring: ring.clone(),
+            listens,
+        })
+        .await?;
     let stop = up::stopped();
     tokio::pin!(stop);
     loop {
@@ -205,7 +209,11 @@ async fn forward_by_agent(
 }
 
 async fn pipe_by_agent(mut agent: Control, ring: &Ring, shown: &Shown<'_>) -> Result<()> {
-    agent.call(call_request(ring, Vec::new()).await?).await?;
+    let call = CallRequest {
+        ring: ring.clone(),
+        listens: Vec::new(),
+    };
+    agent.call(call).await?;
     loop {
         match control::read_event(&mut agent.reader).await? {
             Event::Piping => break,
@@ -242,27 +250,6 @@ async fn pipe_by_agent(mut agent: Control, ring: &Ring, shown: &Shown<'_>) -> Re
         result = inward => result,
         () = up::stopped() => Ok(()),
     }
-}
-
-async fn call_request(ring: &Ring, listens: Vec<Listen>) -> Result<CallRequest> {
-    let psk = match ring.credential.clone() {
-        Credential::Key => None,
-        Credential::Psk(psk) => Some(psk),
-        Credential::Password(password) => {
-            let device = ring.device;
-            let psk =
-                tokio::task::spawn_blocking(move || Psk::from_password(&password, &device)).await?;
-            Some(psk.map_err(|error| Failure::new(Exit::Usage, error.to_string()))?)
-        }
-    };
-    Ok(CallRequest {
-        device: ring.device,
-        psk: psk.map(|psk| hex::encode(psk.as_bytes())),
-        service: ring.service.clone(),
-        remember: ring.remember,
-        hints: ring.hints.clone(),
-        listens,
-    })
 }
 
 /// Shows what happens, and notes what a call has shown of the device.

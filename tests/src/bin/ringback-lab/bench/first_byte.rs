@@ -30,7 +30,7 @@ use super::{
     talk::Talk,
 };
 
-/// All measurements, in the order of [`KINDS`], [`Talk::ALL`] and [`Way::ALL`].
+/// All measurements, in the order of [`KINDS`], [`Talk::ALL`] and `Way::ALL`.
 #[derive(Debug, Serialize)]
 #[serde(transparent)]
 pub(crate) struct Figures(Vec<Case>);
