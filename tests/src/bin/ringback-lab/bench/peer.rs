@@ -56,7 +56,7 @@ impl Dumbpipe {
     }
 }
 
-/// The binary, installed from crates.io into the tool cache if it is not there.
+/// The binary, installed with cargo into the tool cache if it is not there.
 pub(super) fn dumbpipe() -> Result<PathBuf> {
     let binary = xtask::place::cargo_tool("dumbpipe", VERSION, "dumbpipe")?;
     if !binary.exists() {
