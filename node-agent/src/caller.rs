@@ -10,7 +10,7 @@ use ringback_protocol::call::{Call, Outcome, Progress};
 use ringback_protocol::candidate::Candidate;
 use ringback_protocol::envelope::{LIFETIME, Proof, Request};
 use ringback_protocol::frame::{Failed, Frame};
-use ringback_protocol::receipt::{PathKind, Receipt, Step};
+use ringback_protocol::receipt::{Receipt, Step};
 use ringback_protocol::refusal::Refusal;
 use ringback_protocol::reply::Reply;
 use ringback_protocol::secret::{PASSWORD_ID, Psk};
@@ -57,7 +57,6 @@ pub(crate) struct Caller {
     pub(crate) key: SecretKey,
     pub(crate) endpoint: Endpoint,
     pub(crate) signalling: Signalling,
-    pub(crate) location: Location,
     /// Links of earlier calls that are still open.
     pub(crate) links: Arc<OpenLinks>,
 }
@@ -102,15 +101,6 @@ pub(crate) struct Placement {
     pub(crate) device: PeerId,
     pub(crate) envelope: Vec<u8>,
     pub(crate) frames: mpsc::Sender<Frame>,
-}
-
-/// How the caller learns its own addresses.
-#[derive(Debug, Clone)]
-pub(crate) enum Location {
-    /// By asking these STUN servers now.
-    Stun(Vec<String>),
-    /// The agent keeps them.
-    Known(tokio::sync::watch::Receiver<Addresses>),
 }
 
 /// A link that can be used, and the receipt that follows when the call is complete.
@@ -158,11 +148,8 @@ impl Caller {
             started: Instant::now(),
             steps: Vec::new(),
         };
-        let (line, addresses, psk) = tokio::try_join!(
-            self.signalling.open(),
-            self.location.find(&self.endpoint),
-            derive(ring)
-        )?;
+        let (line, addresses, psk) =
+            tokio::try_join!(self.signalling.open(), self.own_addresses(), derive(ring))?;
         log.note("registry reached");
         let mut line = line;
         let mut clock_offset = 0;
@@ -192,6 +179,14 @@ impl Caller {
         ))
     }
 
+    /// The agent keeps them; a command has to ask.
+    async fn own_addresses(&self) -> Result<Addresses> {
+        Ok(match &self.signalling {
+            Signalling::Agent(_) => self.endpoint.addresses().borrow().clone(),
+            Signalling::Https(_) => self.endpoint.find_addresses().await,
+        })
+    }
+
     async fn attempt(
         &self,
         ring: &Ring,
@@ -210,6 +205,7 @@ impl Caller {
             candidates: addresses.candidates.clone(),
             remember: ring.remember,
             path: 0,
+            nat: addresses.nat,
         };
         let proof = match psk {
             Some(psk) => Proof::Secret {
@@ -222,7 +218,7 @@ impl Caller {
         // From here on the device may dial: that can be sooner than its answer arrives.
         let mut expecting = self
             .endpoint
-            .expect(ring.device, &call.keys().path, &ring.hints)?;
+            .expect(ring.device, call.keys(), &ring.hints)?;
         let mut answers = line.place(&ring.device, call.envelope().to_vec()).await?;
         log.note("request sent");
 
@@ -237,7 +233,7 @@ impl Caller {
                         Some(Progress::Delivered) => log.note("delivered"),
                         Some(Progress::Ended(Outcome::Accepted(accepted))) => {
                             log.note("accepted");
-                            expecting.add_candidates(&accepted.candidates);
+                            expecting.answered(&accepted.candidates, accepted.nat);
                             deadline = Instant::now() + PATH_TIMEOUT;
                             reply = Some(accepted);
                         }
@@ -314,7 +310,7 @@ impl Rest {
                     match self.call.handle_frame(frame) {
                         Some(Progress::Ended(Outcome::Accepted(reply))) => {
                             self.log.note("accepted");
-                            self.expecting.add_candidates(&reply.candidates);
+                            self.expecting.answered(&reply.candidates, reply.nat);
                             self.reply = Some(reply);
                         }
                         // The link is to the right key all the same; but with a registry that is
@@ -333,11 +329,12 @@ impl Rest {
         if rtt.is_ok() {
             self.log.note("path verified");
         }
-        let remote = self.link.paths.route().context("the link has no path")?;
+        let in_use = self.link.paths.path().context("the link has no path")?;
         let receipt = Receipt {
             device: self.link.peer,
-            path: PathKind::Direct,
-            remote,
+            path: in_use.path,
+            transport: in_use.transport,
+            remote: in_use.remote,
             rtt_ms: self.link.paths.rtt().map(|rtt| rtt.as_secs_f64() * 1e3),
             caller_nat: self.caller_nat,
             device_nat: reply.nat,
@@ -427,15 +424,6 @@ impl Answers {
                 "the registry broke off before the device had answered"
             )),
         }
-    }
-}
-
-impl Location {
-    async fn find(&self, endpoint: &Endpoint) -> Result<Addresses> {
-        Ok(match self {
-            Self::Stun(servers) => endpoint.find_addresses(servers).await,
-            Self::Known(addresses) => addresses.borrow().clone(),
-        })
     }
 }
 

@@ -16,7 +16,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 
-use crate::caller::{Caller, Location, Ring, Signalling};
+use crate::caller::{Caller, Ring, Signalling};
 use crate::device::{Agent, LinkStatus, Presence};
 use crate::failure::Failure;
 use crate::forward::{self, CallRequest, Event};
@@ -128,7 +128,6 @@ async fn serve_call(
         key: agent.key.clone(),
         endpoint: agent.endpoint.clone(),
         signalling: Signalling::Agent(agent.placements.clone()),
-        location: Location::Known(agent.addresses.subscribe()),
         links: agent.calls.clone(),
     };
     let CallRequest { ring, listens } = call;
@@ -216,7 +215,7 @@ fn failed(error: &anyhow::Error) -> Event {
 }
 
 fn status(agent: &Agent) -> Status {
-    let addresses = agent.addresses.borrow().clone();
+    let addresses = agent.endpoint.addresses().borrow().clone();
     Status {
         id: agent.key.id(),
         registry: agent.registry.origin(),

@@ -9,6 +9,7 @@ use anyhow::{Result, bail};
 use quinn::{RecvStream, SendStream};
 use ringback_protocol::admission::{Admission, Admitted};
 use ringback_protocol::frame::{Answer, Frame, Place, Refuse};
+use ringback_protocol::receipt::PathInUse;
 use ringback_protocol::refusal::Refusal;
 use ringback_protocol::registration::{CloseReason, Output};
 use ringback_protocol::reply::Reply;
@@ -19,7 +20,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::caller::{OpenLinks, Placement, unix_time};
 use crate::copy;
-use crate::endpoint::{Addresses, Endpoint};
+use crate::endpoint::Endpoint;
 use crate::failure::{Exit, Failure};
 use crate::link::{self, Link, close};
 use crate::profile::Profile;
@@ -43,12 +44,9 @@ pub(crate) struct Agent {
     pub(crate) profile: Profile,
     pub(crate) registry: Registry,
     pub(crate) endpoint: Endpoint,
-    pub(crate) addresses: watch::Sender<Addresses>,
     pub(crate) presence: watch::Sender<Presence>,
     admission: Mutex<Admission>,
     services: RwLock<BTreeMap<String, Service>>,
-    /// Configured, or else the registry's.
-    stun: watch::Sender<Vec<String>>,
     /// Links that callers have to this device.
     links: Mutex<Vec<Serving>>,
     /// Links that this host has to other devices.
@@ -92,7 +90,8 @@ struct Serving {
 pub(crate) struct LinkStatus {
     pub(crate) caller: PeerId,
     pub(crate) since: u64,
-    pub(crate) remote: Option<std::net::SocketAddr>,
+    /// None: the path is lost.
+    pub(crate) path: Option<PathInUse>,
     pub(crate) rtt_ms: Option<f64>,
     pub(crate) bytes_sent: u64,
     pub(crate) bytes_received: u64,
@@ -112,16 +111,16 @@ impl Agent {
         }
         let (frames, frames_in) = mpsc::channel(64);
         let (placements, placements_in) = mpsc::channel(16);
+        // Configured, or else the registry's.
+        endpoint.stun_servers().send_replace(stun);
         let agent = Self {
             key,
             profile,
             registry,
             endpoint,
-            addresses: watch::Sender::default(),
             presence: watch::Sender::new(Presence::Connecting),
             admission: Mutex::new(admission),
             services: RwLock::default(),
-            stun: watch::Sender::new(stun),
             links: Mutex::default(),
             calls: Arc::default(),
             frames,
@@ -165,7 +164,7 @@ impl Agent {
                 LinkStatus {
                     caller: serving.link.peer,
                     since: serving.since,
-                    remote: serving.link.paths.route(),
+                    path: serving.link.paths.path(),
                     rtt_ms: serving.link.paths.rtt().map(|rtt| rtt.as_secs_f64() * 1e3),
                     bytes_sent: stats.udp_tx.bytes,
                     bytes_received: stats.udp_rx.bytes,
@@ -207,7 +206,7 @@ impl Agent {
         tracing::info!(caller = ?admitted.caller, service = admitted.request.service, "admitted a request");
         let remembered =
             admitted.by_key || (admitted.request.remember && self.remember(admitted.caller));
-        let addresses = self.addresses.borrow().clone();
+        let addresses = self.endpoint.addresses().borrow().clone();
         let reply = Reply {
             request_id: admitted.request.id,
             candidates: addresses.candidates,
@@ -218,8 +217,9 @@ impl Agent {
         // The first datagrams leave while the answer is on its way.
         let dial = self.endpoint.dial(
             admitted.caller,
-            &admitted.keys.path,
+            &admitted.keys,
             &admitted.request.candidates,
+            admitted.request.nat,
         );
         let answer = self.send(Answer { call, reply });
         let (dialled, ()) = tokio::join!(tokio::time::timeout(DIAL_TIMEOUT, dial), answer);
@@ -406,7 +406,7 @@ struct Rejection {
 
 /// One socket to the registry, from the first byte to its end.
 async fn session(agent: &Arc<Agent>, inbound: &mut Inbound) -> Result<std::convert::Infallible> {
-    let mut addresses = agent.addresses.subscribe();
+    let mut addresses = agent.endpoint.addresses();
     let mut public = addresses.borrow_and_update().public;
     let mut socket = connect_socket(&agent.registry, &agent.key, public).await?;
     let mut placed: HashMap<u64, mpsc::Sender<Frame>> = HashMap::new();
@@ -474,9 +474,14 @@ fn handle_output(
         Output::Time(time_ms) => warn_of_clock(time_ms),
         Output::Registered(registered) => {
             tracing::info!(name = registered.name, "registered");
-            if agent.stun.borrow().is_empty() {
-                agent.stun.send_replace(registered.stun);
-            }
+            let stun = agent.endpoint.stun_servers();
+            stun.send_if_modified(|known| {
+                let news = known.is_empty() && !registered.stun.is_empty();
+                if news {
+                    known.clone_from(&registered.stun);
+                }
+                news
+            });
             agent.presence.send_replace(Presence::Registered {
                 name: registered.name,
             });
@@ -515,41 +520,6 @@ fn handle_output(
         }
     }
     Ok(())
-}
-
-/// Keeps the NAT's mapping open, and notices when the public address changes (S2). `interval` is
-/// the pause between two keepalives.
-pub(crate) async fn keep_mapping(agent: Arc<Agent>, interval: Duration) {
-    let mut stun = agent.stun.subscribe();
-    loop {
-        let servers = stun.borrow_and_update().clone();
-        if servers.is_empty() {
-            agent
-                .addresses
-                .send_replace(agent.endpoint.find_addresses(&[]).await);
-            if stun.changed().await.is_err() {
-                return;
-            }
-            continue;
-        }
-        let found = agent.endpoint.find_addresses(&servers).await;
-        agent.addresses.send_if_modified(|known| {
-            // Without an answer the old knowledge is better than none.
-            let news = *known != found && (found.public.is_some() || known.public.is_none());
-            if news {
-                *known = found;
-            }
-            news
-        });
-        loop {
-            tokio::time::sleep(interval).await;
-            let known = agent.addresses.borrow().public;
-            let seen = agent.endpoint.public_address(&servers[0]).await;
-            if seen.is_none() || seen != known {
-                break;
-            }
-        }
-    }
 }
 
 fn warn_of_clock(time_ms: u64) {

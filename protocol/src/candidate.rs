@@ -12,6 +12,9 @@ use crate::Redacted;
 /// Candidates used of a request or a reply, at most (§14).
 pub const MAX_CANDIDATES: usize = 16;
 
+/// Places among them that are kept for TCP, if there are so many.
+pub const MAX_TCP: usize = 4;
+
 /// How a peer came to an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -26,6 +29,8 @@ pub enum Kind {
     Static,
     /// Learned from a datagram that the peer sent. Never on the wire.
     PeerReflexive,
+    /// A relay between the two. Never on the wire.
+    Relayed,
     /// A kind of a later version.
     Unknown(u8),
 }
@@ -38,25 +43,45 @@ pub struct Candidate {
     pub kind: Kind,
     #[cbor(n(1), with = "address")]
     pub address: SocketAddr,
-    /// 0 is UDP; others are kept for later versions and not used.
+    /// [`UDP`] or [`TCP`]; others are kept for later versions and not used.
     #[cbor(n(2), skip_if = "is_udp", default)]
-    #[serde(skip)]
+    #[serde(default, skip_serializing_if = "is_udp")]
     pub transport: u8,
 }
+
+/// Datagrams by UDP.
+pub const UDP: u8 = 0;
+/// A TCP port that takes connections which carry datagrams (§10.3).
+pub const TCP: u8 = 1;
 
 impl Candidate {
     pub fn udp(kind: Kind, address: SocketAddr) -> Self {
         Self {
             kind,
             address: canonical(address),
-            transport: 0,
+            transport: UDP,
         }
+    }
+
+    pub fn tcp(kind: Kind, address: SocketAddr) -> Self {
+        Self {
+            transport: TCP,
+            ..Self::udp(kind, address)
+        }
+    }
+
+    pub fn is_udp(&self) -> bool {
+        self.transport == UDP
+    }
+
+    pub fn is_tcp(&self) -> bool {
+        self.transport == TCP
     }
 
     /// Can a datagram be sent there at all, by a peer that means no harm? Loopback is usable only
     /// where the registry itself is on loopback (`loopback`).
     fn is_usable(&self, loopback: bool) -> bool {
-        if self.transport != 0 || self.address.port() == 0 {
+        if self.transport > TCP || self.address.port() == 0 {
             return false;
         }
         match self.address.ip() {
@@ -82,7 +107,7 @@ impl Candidate {
         match self.kind {
             Kind::Static => 0,
             Kind::Mapped => 1,
-            Kind::ServerReflexive | Kind::PeerReflexive => 2,
+            Kind::ServerReflexive | Kind::PeerReflexive | Kind::Relayed => 2,
             Kind::Host if is_global(self.address.ip()) => 3,
             Kind::Host if is_bridge(self.address.ip()) => 5,
             Kind::Host => 4,
@@ -101,7 +126,8 @@ impl fmt::Debug for Candidate {
     }
 }
 
-/// The usable ones of `candidates`, each address once, best first, at most [`MAX_CANDIDATES`].
+/// The usable ones of `candidates`, each address once for each transport, UDP before TCP and best
+/// first. At most [`MAX_CANDIDATES`]: TCP ones give way beyond [`MAX_TCP`].
 pub fn rank(candidates: &[Candidate], loopback: bool) -> Vec<Candidate> {
     let mut ranked: Vec<Candidate> = Vec::new();
     for candidate in candidates {
@@ -110,15 +136,19 @@ pub fn rank(candidates: &[Candidate], loopback: bool) -> Vec<Candidate> {
             ..candidate.clone()
         };
         if candidate.is_usable(loopback)
-            && ranked
-                .iter()
-                .all(|known| known.address != candidate.address)
+            && ranked.iter().all(|known| {
+                (known.address, known.transport) != (candidate.address, candidate.transport)
+            })
         {
             ranked.push(candidate);
         }
     }
-    ranked.sort_by_key(Candidate::rank);
-    ranked.truncate(MAX_CANDIDATES);
+    ranked.sort_by_key(|candidate| (candidate.transport, candidate.rank()));
+    let udp = ranked.iter().take_while(|c| c.is_udp()).count();
+    let tcp = (ranked.len() - udp).min(MAX_TCP.max(MAX_CANDIDATES.saturating_sub(udp)));
+    let kept = udp.min(MAX_CANDIDATES - tcp);
+    ranked.drain(kept..udp);
+    ranked.truncate(kept + tcp);
     ranked
 }
 
@@ -128,7 +158,7 @@ pub fn canonical(address: SocketAddr) -> SocketAddr {
 }
 
 fn is_udp(transport: &u8) -> bool {
-    *transport == 0
+    *transport == UDP
 }
 
 fn is_global(ip: IpAddr) -> bool {
@@ -170,6 +200,7 @@ impl<C> Encode<C> for Kind {
             Self::Mapped => 3,
             Self::Static => 4,
             Self::PeerReflexive => 5,
+            Self::Relayed => 6,
             Self::Unknown(number) => number,
         };
         e.u8(number)?.ok()

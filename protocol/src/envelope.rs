@@ -14,6 +14,7 @@ use minicbor::{Decode, Encode};
 use crate::candidate::Candidate;
 use crate::cbor::{self, Malformed, bounded_str};
 use crate::path::PathKeys;
+use crate::receipt::Nat;
 use crate::reply::ReplyKey;
 use crate::secret::{MAX_PSK_ID, Psk};
 use crate::{PeerId, SecretKey, UnixTime, VERSION, label};
@@ -50,7 +51,13 @@ pub struct Request {
     /// Bit 0: direct paths only.
     #[cbor(n(7), default)]
     pub path: u32,
+    /// The caller's NAT.
+    #[cbor(n(8), default, skip_if = "Nat::is_unknown")]
+    pub nat: Nat,
 }
+
+/// Bit of [`Request::path`]: no relay.
+pub const DIRECT_ONLY: u32 = 1;
 
 /// A sealed request, as the registry relays it.
 #[derive(Clone, PartialEq, Eq, Encode, Decode)]

@@ -23,6 +23,12 @@ pub enum Nat {
     EndpointDependent,
 }
 
+impl Nat {
+    pub(crate) fn is_unknown(&self) -> bool {
+        *self == Self::Unknown
+    }
+}
+
 impl<C> minicbor::Encode<C> for Nat {
     fn encode<W: minicbor::encode::Write>(
         &self,
@@ -56,6 +62,27 @@ impl<'b, C> minicbor::Decode<'b, C> for Nat {
 pub enum PathKind {
     /// Between the two peers' own sockets, through their routers at most.
     Direct,
+    /// Through a relay: the owner's own, or the registry.
+    Relay,
+}
+
+/// What carries the datagrams of a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    #[default]
+    Udp,
+    Tcp,
+    WebSocket,
+}
+
+/// The path that a link uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PathInUse {
+    pub path: PathKind,
+    pub transport: Transport,
+    /// The peer's address, or the relay's.
+    pub remote: SocketAddr,
 }
 
 /// A step of the call and when it was done, in milliseconds since the call began.
@@ -68,7 +95,9 @@ pub struct Step {
 /// An address that was tried, and what came of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Tried {
+    /// The peer's, or the relay's.
     pub address: SocketAddr,
+    pub transport: Transport,
     pub kind: Kind,
     pub result: TriedResult,
     /// Round trip of the last answered ping.
@@ -94,11 +123,23 @@ pub enum TriedResult {
 pub struct Receipt {
     pub device: PeerId,
     pub path: PathKind,
-    /// The device's address on the path that won.
+    pub transport: Transport,
+    /// The device's address on the path that won, or the relay's.
     pub remote: SocketAddr,
     pub rtt_ms: Option<f64>,
     pub caller_nat: Nat,
     pub device_nat: Nat,
     pub steps: Vec<Step>,
     pub paths: Vec<Tried>,
+}
+
+impl Receipt {
+    /// The path that won.
+    pub fn in_use(&self) -> PathInUse {
+        PathInUse {
+            path: self.path,
+            transport: self.transport,
+            remote: self.remote,
+        }
+    }
 }

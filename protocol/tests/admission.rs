@@ -6,6 +6,7 @@ use ringback_protocol::admission::{
     Admission, Admitted, CALLER_FAILURES, CALLER_WINDOW, MAX_AHEAD, TOTAL_FAILURES, TOTAL_WINDOW,
 };
 use ringback_protocol::envelope::{Envelope, LIFETIME, MAX_ENVELOPE, MAX_LIFETIME, Proof, Request};
+use ringback_protocol::receipt::Nat;
 use ringback_protocol::refusal::{ForgedRefusal, Refusal};
 use ringback_protocol::secret::{PASSWORD_ID, Psk};
 use ringback_protocol::{Code, SecretKey, UnixTime};
@@ -44,6 +45,7 @@ fn request(number: u8, issued_at: UnixTime) -> Request {
         candidates: Vec::new(),
         remember: false,
         path: 0,
+        nat: Nat::Unknown,
     }
 }
 

@@ -17,7 +17,7 @@ use ringback_protocol::frame::{
     Ack, Answer, Answered, Challenge, Deliver, Delivered, Failed, Frame, FrameReader, MAX_FRAME,
     Place, Refuse, Refused, Register, Registered, Rejected, Update, Updated, length_prefixed,
 };
-use ringback_protocol::path::{PathSet, Received, Role};
+use ringback_protocol::path::{PathSet, Received, Role, Via};
 use ringback_protocol::receipt::Nat;
 use ringback_protocol::refusal::Refusal;
 use ringback_protocol::registration::{CloseReason, Output, Registration};
@@ -154,6 +154,7 @@ fn a_request() -> impl Strategy<Value = Request> {
                 candidates,
                 remember,
                 path,
+                nat: Nat::Unknown,
             },
         )
 }
@@ -410,7 +411,7 @@ fn feed(noise: &[u8]) {
     with_tag.extend_from_slice(&keys.path.tag());
     with_tag.extend_from_slice(noise);
     for datagram in [noise, &with_tag] {
-        let received = paths.handle_datagram(from, datagram, Duration::ZERO);
+        let received = paths.handle_datagram(Via::udp(from), datagram, Duration::ZERO);
         assert_eq!(received, Received::Nothing);
     }
     assert_eq!(paths.route(), None);
@@ -487,25 +488,25 @@ fn every_damaged_path_datagram_is_dropped() {
     let mut paths = PathSet::new(Role::Caller, &keys.path, [0; 32], &[], Duration::ZERO);
     for original in [vector::PING, vector::HANDSHAKE].map(bytes) {
         for damaged in damaged(&original) {
-            let received = paths.handle_datagram(from, &damaged, Duration::ZERO);
+            let received = paths.handle_datagram(Via::udp(from), &damaged, Duration::ZERO);
             assert_eq!(received, Received::Nothing, "{}", hex::encode(&damaged));
         }
         assert_eq!((paths.poll_timeout(), paths.poll_transmit()), (None, None));
     }
     for original in [vector::HANDSHAKE, vector::PING].map(bytes) {
         assert_ne!(
-            paths.handle_datagram(from, &original, Duration::ZERO),
+            paths.handle_datagram(Via::udp(from), &original, Duration::ZERO),
             Received::Nothing
         );
         assert_eq!(
-            paths.handle_datagram(from, &original, Duration::ZERO),
+            paths.handle_datagram(Via::udp(from), &original, Duration::ZERO),
             Received::Nothing,
             "a replay"
         );
     }
     // The caller's own datagram, sent back to it.
     assert_eq!(
-        paths.handle_datagram(from, &bytes(vector::PONG), Duration::ZERO),
+        paths.handle_datagram(Via::udp(from), &bytes(vector::PONG), Duration::ZERO),
         Received::Nothing
     );
 }

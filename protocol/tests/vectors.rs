@@ -10,7 +10,7 @@ use ringback_protocol::frame::{
     Ack, Answer, Answered, Challenge, Deliver, Delivered, Failed, Frame, Place, Refuse, Refused,
     Register, Registered, Rejected, Update, Updated, length_prefixed,
 };
-use ringback_protocol::path::{PathSet, Received, Role, link_tag};
+use ringback_protocol::path::{PathSet, Received, Role, Via, link_tag};
 use ringback_protocol::refusal::Refusal;
 use ringback_protocol::registration::{
     sign_challenge, sign_enrolment, verify_challenge, verify_enrolment,
@@ -122,7 +122,7 @@ fn path_datagrams() {
         Duration::ZERO,
     );
     let ping = from_device.poll_transmit().expect("a ping");
-    assert_eq!(ping.to, to_caller);
+    assert_eq!(ping.via, Via::udp(to_caller));
     assert_eq!(hex::encode(&ping.datagram), vector::PING);
     let quic = bytes(vector::QUIC_INITIAL);
     from_device.send_handshake(&quic);
@@ -143,18 +143,18 @@ fn path_datagrams() {
     from_caller.poll_transmit().expect("a ping of its own");
     let now = Duration::from_millis(20);
     assert_eq!(
-        from_caller.handle_datagram(to_device, &bytes(vector::PING), now),
+        from_caller.handle_datagram(Via::udp(to_device), &bytes(vector::PING), now),
         Received::Authentic
     );
     let pong = from_caller.poll_transmit().expect("a pong");
-    assert_eq!(pong.to, to_device);
+    assert_eq!(pong.via, Via::udp(to_device));
     assert_eq!(hex::encode(&pong.datagram), vector::PONG);
     assert_eq!(
-        from_caller.handle_datagram(to_device, &bytes(vector::HANDSHAKE), now),
+        from_caller.handle_datagram(Via::udp(to_device), &bytes(vector::HANDSHAKE), now),
         Received::Handshake(quic)
     );
     assert_eq!(
-        from_device.handle_datagram(to_caller, &bytes(vector::PONG), now),
+        from_device.handle_datagram(Via::udp(to_caller), &bytes(vector::PONG), now),
         Received::Authentic
     );
     assert_eq!(from_device.rtt(), Some(now));

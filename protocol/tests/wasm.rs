@@ -18,7 +18,7 @@ mod tests {
     use ringback_protocol::candidate::{Candidate, Kind};
     use ringback_protocol::envelope::{Envelope, Proof};
     use ringback_protocol::frame::Frame;
-    use ringback_protocol::path::{PathSet, Received, Role};
+    use ringback_protocol::path::{PathSet, Received, Role, Via};
     use ringback_protocol::refusal::Refusal;
     use ringback_protocol::registration::{sign_challenge, verify_challenge};
     use ringback_protocol::secret::{PASSWORD_ID, Psk};
@@ -97,7 +97,7 @@ mod tests {
         assert_eq!(hex::encode(handshake.datagram), vector::HANDSHAKE);
         let now = Duration::from_millis(20);
         assert_eq!(
-            from_device.handle_datagram(to_caller, &bytes(vector::PONG), now),
+            from_device.handle_datagram(Via::udp(to_caller), &bytes(vector::PONG), now),
             Received::Authentic
         );
         assert_eq!(from_device.rtt(), Some(now));

@@ -14,6 +14,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use ringback_protocol::envelope::{Envelope, LIFETIME, Proof, Request};
 use ringback_protocol::frame::{Ack, Challenge, Deliver, Frame, FrameReader, Register, Registered};
+use ringback_protocol::receipt::Nat;
 use ringback_protocol::registration::{sign_challenge, sign_enrolment};
 use ringback_protocol::{PeerId, SecretKey};
 use serde_json::{Value, json};
@@ -490,6 +491,7 @@ pub fn envelope(caller: &SecretKey, device: &PeerId) -> Vec<u8> {
         candidates: Vec::new(),
         remember: false,
         path: 0,
+        nat: Nat::Unknown,
     };
     let (envelope, _) =
         Envelope::seal(&request, caller, device, Proof::Key, &mut rand::rng()).expect("it seals");

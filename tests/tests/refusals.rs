@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use ringback_protocol::receipt::Nat;
 use ringback_protocol::{
     Code, PeerId, SecretKey,
     envelope::{Envelope, Proof, Request},
@@ -148,6 +149,7 @@ fn request(issued_at: u64, expires_at: u64) -> Request {
         candidates: Vec::new(),
         remember: false,
         path: 0,
+        nat: Nat::Unknown,
     }
 }
 

@@ -1,14 +1,17 @@
 //! `connect` and `pipe`: a call through the agent of this host where one runs, since that has the
 //! registry's line open and knows its address; from this process otherwise.
 
+use std::time::Duration;
+
 use anyhow::{Result, bail};
+use ringback_protocol::receipt::{PathKind, Transport};
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::mpsc;
 
 use super::target::{self, Resolved};
 use super::terminal::{self, say};
 use super::up;
-use crate::caller::{Caller, Location, Ring, Signalling};
+use crate::caller::{Caller, Ring, Signalling};
 use crate::cli::{Connect, Global, Pipe, Target};
 use crate::config::Config;
 use crate::contacts::Contacts;
@@ -19,6 +22,9 @@ use crate::forward::{self, CallRequest, Event, Listen};
 use crate::link::close;
 use crate::profile::Profile;
 use crate::registry::Registry;
+
+/// Between two looks at the own address while a call lasts.
+const ADDRESS_INTERVAL: Duration = Duration::from_secs(25);
 
 /// Everything about a call but where its bytes go.
 struct Prepared {
@@ -177,11 +183,13 @@ async fn own_caller(
     let endpoint = Endpoint::bind(&key, 0, registry.is_loopback())
         .await
         .map_err(|error| Failure::new(Exit::Usage, format!("{error:#}")))?;
+    endpoint.stun_servers().send_replace(stun);
+    let kept = endpoint.clone();
+    tokio::spawn(async move { kept.keep_addresses(ADDRESS_INTERVAL).await });
     Ok(Caller {
         key,
         endpoint,
         signalling: Signalling::Https(registry.clone()),
-        location: Location::Stun(stun),
         links: std::sync::Arc::default(),
     })
 }
@@ -288,7 +296,12 @@ impl Shown<'_> {
                 let rtt = receipt
                     .rtt_ms
                     .map_or(String::new(), |rtt| format!(", {rtt:.1} ms"));
-                say!("connected directly{rtt}");
+                let how = match (receipt.path, receipt.transport) {
+                    (PathKind::Direct, Transport::Tcp) => "directly, by TCP",
+                    (PathKind::Direct, _) => "directly",
+                    (PathKind::Relay, _) => "through the relay; looking for a direct path",
+                };
+                say!("connected {how}{rtt}");
             }
             Event::Lost { reason } => say!("{reason}; calling again"),
             Event::Refused { message } => say!("{message}"),

@@ -42,14 +42,14 @@ fn text(status: &Status) -> String {
         out += &format!("Service   {name} → {service}\n");
     }
     for link in &status.links {
-        let remote = link
-            .remote
-            .map_or("?".to_owned(), |address| address.to_string());
+        let path = link
+            .path
+            .map_or("without a path".to_owned(), |path| terminal::path(&path));
         let rtt = link
             .rtt_ms
             .map_or(String::new(), |rtt| format!(", {rtt:.1} ms"));
         out += &format!(
-            "Link      {} at {remote}{rtt}, for {}, {} sent, {} received\n",
+            "Link      {} {path}{rtt}, for {}, {} sent, {} received\n",
             link.caller,
             ago(link.since),
             bytes(link.bytes_sent),

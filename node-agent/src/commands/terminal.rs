@@ -6,7 +6,7 @@ use anyhow::Result;
 use qrcode::QrCode;
 use qrcode::render::unicode::Dense1x2;
 use ringback_protocol::candidate::Kind;
-use ringback_protocol::receipt::{Nat, Receipt, TriedResult};
+use ringback_protocol::receipt::{Nat, PathInUse, PathKind, Receipt, Transport, TriedResult};
 use serde::Serialize;
 
 use crate::cli::Global;
@@ -69,7 +69,7 @@ pub(super) fn receipt(receipt: &Receipt) -> String {
     let rtt = receipt
         .rtt_ms
         .map_or(String::new(), |rtt| format!(", round trip {rtt:.1} ms"));
-    out += &format!("  path      direct, UDP to {}{rtt}\n", receipt.remote);
+    out += &format!("  path      {}{rtt}\n", path(&receipt.in_use()));
     out += &format!(
         "  NAT       here {}, at the device {}\n",
         nat(receipt.caller_nat),
@@ -89,12 +89,35 @@ pub(super) fn receipt(receipt: &Receipt) -> String {
             .rtt_ms
             .map_or(String::new(), |rtt| format!(", {rtt:.1} ms"));
         out += &format!(
-            "  tried     {} ({}): {result}{rtt}\n",
+            "  tried     {} {} ({}): {result}{rtt}\n",
+            transport(tried.transport),
             tried.address,
             kind(tried.kind)
         );
     }
     out
+}
+
+/// The path in use, in a few words.
+pub(super) fn path(path: &PathInUse) -> String {
+    let PathInUse {
+        path,
+        transport: by,
+        remote,
+    } = path;
+    let by = transport(*by);
+    match path {
+        PathKind::Direct => format!("direct, {by} to {remote}"),
+        PathKind::Relay => format!("relayed, {by} to {remote}"),
+    }
+}
+
+fn transport(transport: Transport) -> &'static str {
+    match transport {
+        Transport::Udp => "UDP",
+        Transport::Tcp => "TCP",
+        Transport::WebSocket => "WebSocket",
+    }
 }
 
 pub(super) fn nat(nat: Nat) -> &'static str {
@@ -113,6 +136,7 @@ fn kind(kind: Kind) -> String {
         Kind::Mapped => "port mapping".into(),
         Kind::Static => "fixed port".into(),
         Kind::PeerReflexive => "seen on the way".into(),
+        Kind::Relayed => "relay".into(),
         Kind::Unknown(number) => format!("kind {number}"),
     }
 }

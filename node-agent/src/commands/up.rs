@@ -73,7 +73,11 @@ pub(super) async fn run(global: &Global, profile: Profile, up: Up) -> Result<()>
             .into(),
     );
     tokio::spawn(control::serve(agent.clone(), listener));
-    tokio::spawn(device::keep_mapping(agent.clone(), interval));
+    let endpoint = agent.endpoint.clone();
+    tokio::spawn(async move {
+        endpoint.find_addresses().await;
+        endpoint.keep_addresses(interval).await;
+    });
     tokio::spawn(device::stay_registered(agent.clone(), inbound));
 
     let mut presence = agent.presence.subscribe();

@@ -2,25 +2,34 @@
 //! addresses.
 
 mod addresses;
+mod link_path;
+mod reach;
+mod search_socket;
 mod socket;
 mod stun;
+mod tcp;
 mod tls;
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use quinn::{Connecting, Runtime as _, TokioRuntime};
-use ringback_protocol::candidate::{self, Candidate};
-use ringback_protocol::path::{PathKeys, Role};
+use ringback_protocol::candidate::{self, Candidate, Kind};
+use ringback_protocol::envelope::CallKeys;
+use ringback_protocol::path::{PathSet, Role};
+use ringback_protocol::receipt::Nat;
 use ringback_protocol::{PeerId, SecretKey};
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc, watch};
 
 pub(crate) use addresses::Addresses;
-use socket::PathSocket;
-pub(crate) use socket::Paths;
+use addresses::Ports;
+pub(crate) use link_path::Paths;
+use reach::Reach;
+use socket::{PathSocket, QuinnSocket};
 use tls::Credentials;
 
 /// Kernel buffer of the UDP socket in each direction, in bytes; what the kernel grants may be less.
@@ -33,7 +42,13 @@ pub(crate) struct Endpoint {
     socket: Arc<PathSocket>,
     credentials: Credentials,
     expected: Arc<Mutex<ExpectedCalls>>,
+    ports: Ports,
     loopback: bool,
+    /// What is known of the own addresses, and who is asked for more.
+    addresses: Arc<watch::Sender<Addresses>>,
+    stun: Arc<watch::Sender<Vec<String>>>,
+    /// Somebody has reason to believe that the addresses have changed.
+    doubted: Arc<Notify>,
 }
 
 /// Calls whose device is expected to dial, by the link's virtual address.
@@ -46,16 +61,26 @@ struct Expected {
 }
 
 impl Endpoint {
-    /// Binds the UDP port (0: any) on all addresses. `loopback`: the registry is on loopback, so
-    /// loopback addresses may be used for links too.
+    /// Binds the UDP port (0: any) on all addresses, and the TCP port of the same number if it is
+    /// free. `loopback`: the registry is on loopback, so loopback addresses may be used for links
+    /// too.
     pub(crate) async fn bind(key: &SecretKey, port: u16, loopback: bool) -> Result<Self> {
         let udp = bind(port).with_context(|| match port {
             0 => "can not open a UDP socket".to_owned(),
             port => format!("can not use UDP port {port}: is another agent using it?"),
         })?;
         let io = TokioRuntime.wrap_udp_socket(udp)?;
-        let socket = Arc::new(PathSocket::new(io)?);
+        let socket = Arc::new(PathSocket::new(io, loopback)?);
         socket.writable().await?;
+        let bound = socket.bound()?;
+        let listener =
+            tcp::listen(bound.port(), bound.is_ipv6()).context("can not listen on TCP")?;
+        let ports = Ports {
+            udp: bound.port(),
+            tcp: listener.local_addr()?.port(),
+            fixed: port != 0,
+        };
+        tokio::spawn(tcp::accept(listener, socket.clone()));
         let credentials = Credentials::new(key)?;
         let mut config = quinn::EndpointConfig::default();
         config.grease_quic_bit(false);
@@ -64,7 +89,7 @@ impl Endpoint {
         let quic = quinn::Endpoint::new_with_abstract_socket(
             config,
             Some(server),
-            socket.clone(),
+            Arc::new(QuinnSocket(socket.clone())),
             Arc::new(TokioRuntime),
         )?;
         let expected = Arc::new(Mutex::new(HashMap::new()));
@@ -74,36 +99,127 @@ impl Endpoint {
             socket,
             credentials,
             expected,
+            ports,
             loopback,
+            addresses: Arc::default(),
+            stun: Arc::default(),
+            doubted: Arc::default(),
         })
     }
 
     /// The UDP port in use.
     pub(crate) fn port(&self) -> u16 {
-        self.socket.bound().map_or(0, |address| address.port())
+        self.ports.udp
     }
 
-    /// Finds this host's own and public addresses; at most about 3 s, with all `stun` servers
-    /// asked at the same time.
-    pub(crate) async fn find_addresses(&self, stun: &[String]) -> Addresses {
-        addresses::find(&self.socket, stun, self.loopback).await
+    /// What is known of the own addresses.
+    pub(crate) fn addresses(&self) -> watch::Receiver<Addresses> {
+        self.addresses.subscribe()
     }
 
-    /// Asks one STUN server for the public address, which keeps the NAT's mapping open too.
-    pub(crate) async fn public_address(&self, server: &str) -> Option<SocketAddr> {
-        addresses::ask_by_name(&self.socket, server).await
+    /// The STUN servers to ask.
+    pub(crate) fn stun_servers(&self) -> &watch::Sender<Vec<String>> {
+        &self.stun
     }
 
-    /// As the device: dials `caller` on all its candidates at once and gives the link's
+    /// Looks for the own addresses, at most about 1 s, and tells the peers of all links if they
+    /// have changed.
+    pub(crate) async fn find_addresses(&self) -> Addresses {
+        let servers = self.stun.borrow().clone();
+        let found = addresses::find(&self.socket, self.ports, &servers, self.loopback).await;
+        self.learn(found)
+    }
+
+    fn learn(&self, mut found: Addresses) -> Addresses {
+        let mut news = false;
+        self.addresses.send_if_modified(|known| {
+            // Without an answer the old knowledge is better than none, unless the host has moved.
+            if found.public.is_none() && known.public.is_some() && same_hosts(known, &found) {
+                return false;
+            }
+            found = found.clone().with_mapped(&known.mapped, self.loopback);
+            news = *known != found;
+            if news {
+                *known = found.clone();
+            }
+            news
+        });
+        if news {
+            self.tell_links();
+        }
+        self.addresses.borrow().clone()
+    }
+
+    /// Ports that the router maps to this agent now, as UDP and TCP candidates.
+    pub(crate) fn set_mapped(&self, mapped: &[Candidate]) {
+        let changed = self.addresses.send_if_modified(|known| {
+            let with = known.clone().with_mapped(mapped, self.loopback);
+            std::mem::replace(known, with.clone()) != with
+        });
+        if changed {
+            self.tell_links();
+        }
+    }
+
+    fn tell_links(&self) {
+        let Addresses {
+            candidates, nat, ..
+        } = self.addresses.borrow().clone();
+        self.socket
+            .each_link(|paths, now| paths.offer(&candidates, nat, now));
+    }
+
+    /// The host's network has changed: all links look for their way anew.
+    pub(crate) fn network_changed(&self) {
+        self.socket.each_link(PathSet::network_changed);
+        self.doubt_addresses();
+    }
+
+    /// Have the addresses looked for soon.
+    pub(crate) fn doubt_addresses(&self) {
+        self.doubted.notify_one();
+    }
+
+    /// Keeps the router's mapping open and the addresses true: asks a STUN server every `interval`,
+    /// and all of them when its answer is new, when there are others, or when somebody doubts. Runs
+    /// until it is dropped.
+    pub(crate) async fn keep_addresses(&self, interval: Duration) {
+        let mut servers = self.stun.subscribe();
+        loop {
+            let first = servers.borrow_and_update().first().cloned();
+            tokio::select! {
+                () = tokio::time::sleep(interval) => {
+                    let Some(first) = first else { continue };
+                    let seen = addresses::ask_by_name(&self.socket, &first).await;
+                    let known = self.addresses.borrow().public;
+                    if known.is_some_and(|known| seen.contains(&known)) {
+                        continue;
+                    }
+                }
+                () = self.doubted.notified() => {}
+                changed = servers.changed() => if changed.is_err() { return },
+            }
+            self.find_addresses().await;
+        }
+    }
+
+    /// As the device: dials the caller on all its candidates at once and gives the link's
     /// connection once both keys are proven.
     pub(crate) async fn dial(
         &self,
         caller: PeerId,
-        keys: &PathKeys,
+        keys: &CallKeys,
         candidates: &[Candidate],
+        nat: Nat,
     ) -> Result<(quinn::Connection, Paths)> {
         let candidates = candidate::rank(candidates, self.loopback);
-        let paths = self.socket.open(caller, Role::Device, keys, &candidates);
+        let (paths, named) = self
+            .socket
+            .open(caller, Role::Device, &keys.path, &candidates);
+        paths.set_nats(self.addresses.borrow().nat, nat);
+        let reach = Reach::new(self.clone(), &paths, named);
+        reach.try_tcp(&candidates);
+        paths.own(tokio::spawn(reach.run()).abort_handle());
         let config = self.credentials.client(caller)?;
         let connection = self
             .quic
@@ -117,11 +233,12 @@ impl Endpoint {
     pub(crate) fn expect(
         &self,
         device: PeerId,
-        keys: &PathKeys,
+        keys: &CallKeys,
         hints: &[Candidate],
     ) -> Result<Expecting> {
         let hints = candidate::rank(hints, self.loopback);
-        let paths = self.socket.open(device, Role::Caller, keys, &hints);
+        let (paths, named) = self.socket.open(device, Role::Caller, &keys.path, &hints);
+        let reach = Reach::new(self.clone(), &paths, named);
         let (sender, connecting) = mpsc::channel(1);
         let config = Arc::new(self.credentials.server(device)?);
         let address = paths.virtual_address();
@@ -135,6 +252,7 @@ impl Endpoint {
         Ok(Expecting {
             endpoint: self.clone(),
             paths,
+            reach: Some(reach),
             connecting,
         })
     }
@@ -142,8 +260,7 @@ impl Endpoint {
     /// Tells all peers that this end is going away, and waits until they know or 1 s has passed.
     pub(crate) async fn close(&self, code: u32, reason: &str) {
         self.quic.close(code.into(), reason.as_bytes());
-        let _ =
-            tokio::time::timeout(std::time::Duration::from_secs(1), self.quic.wait_idle()).await;
+        let _ = tokio::time::timeout(Duration::from_secs(1), self.quic.wait_idle()).await;
     }
 }
 
@@ -152,14 +269,22 @@ impl Endpoint {
 pub(crate) struct Expecting {
     endpoint: Endpoint,
     pub(crate) paths: Paths,
+    /// Until the device has answered.
+    reach: Option<Reach>,
     connecting: mpsc::Receiver<Connecting>,
 }
 
 impl Expecting {
-    /// The device's candidates, from its reply.
-    pub(crate) fn add_candidates(&self, candidates: &[Candidate]) {
+    /// The device's candidates and its NAT, from its reply.
+    pub(crate) fn answered(&mut self, candidates: &[Candidate], nat: Nat) {
+        let candidates = candidate::rank(candidates, self.endpoint.loopback);
+        self.paths.add_candidates(&candidates);
         self.paths
-            .add_candidates(&candidate::rank(candidates, self.endpoint.loopback));
+            .set_nats(self.endpoint.addresses.borrow().nat, nat);
+        if let Some(reach) = self.reach.take() {
+            reach.try_tcp(&candidates);
+            self.paths.own(tokio::spawn(reach.run()).abort_handle());
+        }
     }
 
     /// The device's next attempt.
@@ -202,6 +327,15 @@ async fn accept(quic: quinn::Endpoint, expected: Arc<Mutex<ExpectedCalls>>) {
             Err(error) => tracing::debug!(%error, "a dial-back broke off"),
         }
     }
+}
+
+/// Has the host the addresses that it had?
+fn same_hosts(known: &Addresses, found: &Addresses) -> bool {
+    let hosts = |addresses: &Addresses| -> Vec<SocketAddr> {
+        let hosts = addresses.candidates.iter().filter(|c| c.kind == Kind::Host);
+        hosts.map(|candidate| candidate.address).collect()
+    };
+    hosts(known) == hosts(found)
 }
 
 /// Both address families on one socket where the host has IPv6, IPv4 alone otherwise.

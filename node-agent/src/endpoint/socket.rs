@@ -1,32 +1,35 @@
 //! The one UDP socket of an agent (DESIGN: one socket serves QUIC, STUN and path probes).
 //!
 //! quinn sees one made-up IPv6 address per link and never learns which path its datagrams take:
-//! [`PathSocket`] maps that *virtual address* to the current path on the way out, and real
-//! addresses back to it on the way in. Datagrams are told apart by their first byte (RFC 9443);
-//! with receive offload every segment of a batch is looked at. Two agents that call each other
-//! have two links between the same two sockets: then quinn gets a datagram once for each, knows
-//! the connection by its ID, and drops the copy that comes from the wrong address.
+//! [`PathSocket`] maps that *virtual address* to the link's current path on the way out, and the way
+//! that a datagram came by back to it on the way in. Datagrams are told apart by their first byte
+//! (RFC 9443); with receive offload every segment of a batch is looked at. Two agents that call each
+//! other have two links between the same two sockets: then quinn gets a datagram once for each,
+//! knows the connection by its ID, and drops the copy that comes from the wrong address.
 //!
-//! The fast path (QUIC datagrams with a short header) costs one hash look-up per batch and keeps
-//! segmentation offload; everything else goes through the link's [`PathSet`].
+//! The fast path (QUIC datagrams with a short header on the agent's own socket) costs one hash
+//! look-up per batch and keeps segmentation offload. What comes by other sockets and by connections
+//! goes through an inbox, a batch at a time; everything that is not QUIC goes through the link's
+//! path set.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, RwLock, Weak};
+use std::sync::{Arc, Mutex, RwLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use futures_util::task::AtomicWaker;
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, UdpPoller};
 use ringback_protocol::PeerId;
 use ringback_protocol::candidate::{Candidate, canonical};
-use ringback_protocol::path::{self, PathKeys, PathSet, Received, Role};
-use ringback_protocol::receipt::Tried;
-use tokio::sync::{Notify, watch};
+use ringback_protocol::path::{self, PathKeys, PathSet, Received, Role, Via};
+use tokio::sync::mpsc;
 
+use super::link_path::{Io, LinkPath, Paths, Route};
 use super::stun::Stun;
 
 /// fd72:6262::/64: unique local addresses that stand for links inside this process.
@@ -34,20 +37,51 @@ const VIRTUAL_PREFIX: [u16; 4] = [0xfd72, 0x6262, 0, 0];
 const VIRTUAL_PORT: u16 = 1;
 /// QUIC: set in the first byte of long headers (RFC 9000, 17.2).
 const LONG_HEADER: u8 = 0x80;
-/// How long the paths of a link outlive it.
-const LINGER: Duration = Duration::from_secs(1);
+/// Bytes that wait for quinn beside the socket's own buffer, at most.
+const INBOX: usize = 8 << 20;
 
 /// The socket under quinn. Shared by the endpoint, the links and STUN.
 pub(crate) struct PathSocket {
-    io: Arc<dyn AsyncUdpSocket>,
+    io: Io,
     /// The socket is IPv6 and takes IPv4 as mapped addresses.
     dual_stack: bool,
     started: Instant,
+    /// The registry is on loopback: peers may be, too.
+    loopback: bool,
     links: RwLock<Links>,
-    /// Opened handshake datagrams for quinn, and what came behind them. Emptied before more is read
-    /// from the socket, so it never holds more than one read's worth.
-    inbox: Mutex<VecDeque<(SocketAddr, Vec<u8>)>>,
+    inbox: Mutex<Inbox>,
+    /// quinn waits for datagrams.
+    reader: AtomicWaker,
     pub(crate) stun: Stun,
+}
+
+/// Opened handshake datagrams for quinn and what came behind them, and what came by other sockets
+/// and connections.
+#[derive(Default)]
+struct Inbox {
+    batches: VecDeque<Batch>,
+    bytes: usize,
+}
+
+/// Datagrams of one link: `segment` bytes each, the last may be shorter.
+struct Batch {
+    from: SocketAddr,
+    contents: Vec<u8>,
+    segment: usize,
+}
+
+impl Inbox {
+    fn push(&mut self, from: SocketAddr, contents: Vec<u8>, segment: usize) {
+        // What does not fit is lost, as in the socket's buffer.
+        if !contents.is_empty() && self.bytes + contents.len() <= INBOX {
+            self.bytes += contents.len();
+            self.batches.push_back(Batch {
+                from,
+                contents,
+                segment,
+            });
+        }
+    }
 }
 
 #[derive(Default)]
@@ -55,46 +89,20 @@ struct Links {
     next: u64,
     by_virtual: HashMap<SocketAddr, Arc<LinkPath>>,
     by_tag: HashMap<[u8; 8], Arc<LinkPath>>,
-    /// Virtual addresses of the links whose peer is at a real address: one, as a rule.
-    by_address: HashMap<SocketAddr, Vec<SocketAddr>>,
-}
-
-/// The paths of one link, as the socket sees them.
-struct LinkPath {
-    tag: [u8; 8],
-    peer: PeerId,
-    virtual_address: SocketAddr,
-    paths: Mutex<PathSet>,
-    /// Copy of the path set's route, for the fast path.
-    route: Mutex<Option<SocketAddr>>,
-    /// Timers have changed.
-    changed: Notify,
-    /// Some path has answered a ping.
-    verified: watch::Sender<bool>,
-}
-
-/// Keeps a link's paths open. Dropping it closes them after [`LINGER`], in which QUIC can tell the
-/// peer that the link has ended.
-#[derive(Clone)]
-pub(crate) struct Paths {
-    link: Arc<LinkPath>,
-    guard: Arc<PathsGuard>,
-}
-
-struct PathsGuard {
-    socket: Arc<PathSocket>,
-    link: Arc<LinkPath>,
-    driver: tokio::task::AbortHandle,
+    /// The links whose peer is at an address of the agent's own socket: one, as a rule.
+    by_address: HashMap<SocketAddr, Vec<Arc<LinkPath>>>,
 }
 
 impl PathSocket {
-    pub(crate) fn new(io: Arc<dyn AsyncUdpSocket>) -> io::Result<Self> {
+    pub(crate) fn new(io: Io, loopback: bool) -> io::Result<Self> {
         Ok(Self {
             dual_stack: io.local_addr()?.is_ipv6(),
             io,
             started: Instant::now(),
+            loopback,
             links: RwLock::default(),
             inbox: Mutex::default(),
+            reader: AtomicWaker::new(),
             stun: Stun::default(),
         })
     }
@@ -110,39 +118,33 @@ impl PathSocket {
         self.io.local_addr()
     }
 
-    /// Opens the paths of a new link to `peer`. `candidates` must be ranked.
+    /// Opens the paths of a new link to `peer`. `candidates` must be ranked. The receiver gives what
+    /// the peer says later of its addresses.
     pub(crate) fn open(
         self: &Arc<Self>,
         peer: PeerId,
         role: Role,
         keys: &PathKeys,
         candidates: &[Candidate],
-    ) -> Paths {
-        let paths = PathSet::new(role, keys, rand::random(), candidates, self.now());
+    ) -> (Paths, mpsc::UnboundedReceiver<Vec<Candidate>>) {
+        let mut paths = PathSet::new(role, keys, rand::random(), candidates, self.now());
+        if self.loopback {
+            paths.allow_loopback();
+        }
         let mut links = self.links.write().expect("not poisoned");
         links.next += 1;
-        let link = Arc::new(LinkPath {
-            tag: keys.tag(),
-            peer,
-            virtual_address: virtual_address(links.next),
-            paths: Mutex::new(paths),
-            route: Mutex::new(None),
-            changed: Notify::new(),
-            verified: watch::Sender::new(false),
-        });
+        let address = virtual_address(links.next);
+        let (link, named) = LinkPath::new(keys.tag(), peer, address, paths);
         links.by_virtual.insert(link.virtual_address, link.clone());
         links.by_tag.insert(link.tag, link.clone());
         drop(links);
-        let driver = tokio::spawn(drive(Arc::downgrade(self), link.clone())).abort_handle();
-        self.flush(&link);
-        Paths {
-            link: link.clone(),
-            guard: Arc::new(PathsGuard {
-                socket: self.clone(),
-                link,
-                driver,
-            }),
-        }
+        let driver = tokio::spawn(link.clone().drive(Arc::downgrade(self))).abort_handle();
+        link.flush(self);
+        (Paths::new(self.clone(), link, driver), named)
+    }
+
+    pub(super) fn remove(&self, link: &LinkPath) {
+        self.links.write().expect("not poisoned").remove(link);
     }
 
     /// Sends one datagram that is not QUIC's. Lost if the socket is full, like any datagram.
@@ -159,22 +161,30 @@ impl PathSocket {
         }
     }
 
-    fn now(&self) -> Duration {
+    pub(super) fn started(&self) -> Instant {
+        self.started
+    }
+
+    pub(super) fn now(&self) -> Duration {
         self.started.elapsed()
     }
 
-    /// Sends what the link's path set has to send and copies its route.
-    fn flush(&self, link: &LinkPath) {
-        let mut paths = link.paths.lock().expect("not poisoned");
-        while let Some(transmit) = paths.poll_transmit() {
-            self.send(transmit.to, &transmit.datagram);
+    /// The link that a path datagram is for, by its tag.
+    pub(super) fn link(&self, datagram: &[u8]) -> Option<Arc<LinkPath>> {
+        let tag = path::link_tag(datagram)?;
+        let links = self.links.read().expect("not poisoned");
+        links.by_tag.get(&tag).cloned()
+    }
+
+    /// Every link that is open now.
+    pub(super) fn each_link(self: &Arc<Self>, change: impl Fn(&mut PathSet, Duration)) {
+        let links = self.links.read().expect("not poisoned");
+        let all: Vec<Arc<LinkPath>> = links.by_tag.values().cloned().collect();
+        drop(links);
+        for link in all {
+            change(&mut link.paths.lock().expect("not poisoned"), self.now());
+            link.flush(self);
         }
-        let verified = paths.rtt().is_some();
-        *link.route.lock().expect("not poisoned") = paths.route();
-        drop(paths);
-        link.verified
-            .send_if_modified(|known| std::mem::replace(known, verified) != verified);
-        link.changed.notify_one();
     }
 
     fn outward(&self, address: SocketAddr) -> SocketAddr {
@@ -184,9 +194,57 @@ impl PathSocket {
         }
     }
 
+    /// Datagrams for `link` that came by another socket or a connection. False if nothing of it was
+    /// the peer's for certain: QUIC can not be judged here.
+    pub(super) fn receive(
+        self: &Arc<Self>,
+        link: &Arc<LinkPath>,
+        via: Via,
+        contents: &[u8],
+        segment: usize,
+    ) -> bool {
+        let mut authentic = false;
+        let mut quic = Vec::new();
+        for datagram in contents.chunks(segment.max(1)) {
+            if is_quic(datagram) && !is_long_header(datagram) {
+                quic.extend_from_slice(datagram);
+            } else if datagram.first() == Some(&path::FIRST_BYTE)
+                && path::link_tag(datagram) == Some(link.tag)
+            {
+                authentic |= self.handle_path_datagram(link, via, datagram);
+            }
+        }
+        if !quic.is_empty() && self.is_way_of(link, via) {
+            self.note_data(link, via);
+            let mut inbox = self.inbox.lock().expect("not poisoned");
+            inbox.push(link.virtual_address, quic, segment);
+        }
+        self.reader.wake();
+        authentic
+    }
+
+    /// Bare QUIC is taken only from where the peer has proven itself.
+    fn is_way_of(&self, link: &LinkPath, via: Via) -> bool {
+        let paths = link.paths.lock().expect("not poisoned");
+        paths.heard().any(|heard| heard == via)
+    }
+
+    /// Data of the link came by `via`.
+    fn note_data(self: &Arc<Self>, link: &Arc<LinkPath>, via: Via) {
+        let now = self.now();
+        if link.route.lock().expect("not poisoned").via() == Some(via) {
+            link.marks.received(now);
+        } else {
+            let mut paths = link.paths.lock().expect("not poisoned");
+            paths.heard_data(via, now);
+            drop(paths);
+            link.flush(self);
+        }
+    }
+
     /// Takes out of a received batch what is not QUIC's and returns how many bytes are left. All
     /// segments of a batch come from one address and have one length, but for the last.
-    fn sort(&self, from: SocketAddr, batch: &mut [u8], stride: usize) -> usize {
+    fn sort(self: &Arc<Self>, from: SocketAddr, batch: &mut [u8], stride: usize) -> usize {
         let plain = batch
             .chunks(stride)
             .all(|segment| is_quic(segment) && !is_long_header(segment));
@@ -205,7 +263,9 @@ impl PathSocket {
                     kept += end - at;
                 }
             } else if segment.first() == Some(&path::FIRST_BYTE) {
-                self.handle_path_datagram(from, segment);
+                if let Some(link) = self.link(segment) {
+                    self.handle_path_datagram(&link, Via::udp(from), segment);
+                }
             } else if segment.first().is_some_and(|first| *first < 4) {
                 self.stun.handle(from, segment);
             }
@@ -214,51 +274,46 @@ impl PathSocket {
         kept
     }
 
-    fn handle_path_datagram(&self, from: SocketAddr, datagram: &[u8]) {
-        let Some(tag) = path::link_tag(datagram) else {
-            return;
-        };
-        let Some(link) = self
-            .links
-            .read()
-            .expect("not poisoned")
-            .by_tag
-            .get(&tag)
-            .cloned()
-        else {
-            return;
-        };
-        let received =
-            link.paths
-                .lock()
-                .expect("not poisoned")
-                .handle_datagram(from, datagram, self.now());
+    fn handle_path_datagram(
+        self: &Arc<Self>,
+        link: &Arc<LinkPath>,
+        via: Via,
+        datagram: &[u8],
+    ) -> bool {
+        let mut paths = link.paths.lock().expect("not poisoned");
+        let received = paths.handle_datagram(via, datagram, self.now());
+        drop(paths);
         if received == Received::Nothing {
-            return;
+            return false;
         }
-        self.note_address(from, link.virtual_address);
-        if let Received::Handshake(quic) = received {
-            self.inbox
-                .lock()
-                .expect("not poisoned")
-                .push_back((link.virtual_address, quic));
+        if let Via::Udp { socket: 0, to } = via {
+            self.note_address(to, link);
         }
-        self.flush(&link);
+        if link.route.lock().expect("not poisoned").via() == Some(via) {
+            link.marks.received(self.now());
+        }
+        match received {
+            Received::Handshake(quic) => {
+                let segment = quic.len();
+                let mut inbox = self.inbox.lock().expect("not poisoned");
+                inbox.push(link.virtual_address, quic, segment);
+            }
+            Received::Candidates(candidates) => link.named(candidates),
+            Received::Authentic | Received::Nothing => {}
+        }
+        link.flush(self);
+        true
     }
 
     /// The link's peer has been heard from `from`.
-    fn note_address(&self, from: SocketAddr, virtual_address: SocketAddr) {
+    fn note_address(&self, from: SocketAddr, link: &Arc<LinkPath>) {
         let knows = |links: &Links| {
             let known = links.by_address.get(&from);
-            known.is_some_and(|known| known.contains(&virtual_address))
+            known.is_some_and(|known| known.iter().any(|known| Arc::ptr_eq(known, link)))
         };
         if !knows(&self.links.read().expect("not poisoned")) {
             let mut links = self.links.write().expect("not poisoned");
-            links
-                .by_address
-                .entry(from)
-                .or_default()
-                .push(virtual_address);
+            links.by_address.entry(from).or_default().push(link.clone());
         }
     }
 
@@ -266,8 +321,8 @@ impl PathSocket {
     /// the order must stay: a datagram that overtakes the last of the handshake can not be decrypted
     /// yet, counts as lost, and ends slow start. And a batch of two links must be taken apart.
     fn must_divert(&self, from: SocketAddr) -> bool {
-        let several = |known: &Vec<SocketAddr>| known.len() > 1;
-        !self.inbox.lock().expect("not poisoned").is_empty()
+        let several = |known: &Vec<Arc<LinkPath>>| known.len() > 1;
+        !self.inbox.lock().expect("not poisoned").batches.is_empty()
             || self
                 .links
                 .read()
@@ -278,40 +333,54 @@ impl PathSocket {
     }
 
     /// Puts a datagram with a short header into the inbox if it must go that way.
-    fn divert(&self, from: SocketAddr, quic: &[u8]) -> bool {
+    fn divert(self: &Arc<Self>, from: SocketAddr, quic: &[u8]) -> bool {
         if !self.must_divert(from) {
             return false;
         }
         let links = self.links.read().expect("not poisoned");
-        let mut inbox = self.inbox.lock().expect("not poisoned");
-        for virtual_address in links.by_address.get(&from).into_iter().flatten() {
-            inbox.push_back((*virtual_address, quic.to_vec()));
+        let known = links.by_address.get(&from).cloned().unwrap_or_default();
+        drop(links);
+        for link in known {
+            self.note_data(&link, Via::udp(from));
+            let mut inbox = self.inbox.lock().expect("not poisoned");
+            inbox.push(link.virtual_address, quic.to_vec(), quic.len());
         }
         true
     }
 
-    /// Hands opened handshake datagrams to quinn, one per buffer.
+    /// Hands what waits in the inbox to quinn.
     fn drain_inbox(&self, bufs: &mut [IoSliceMut<'_>], meta: &mut [RecvMeta]) -> usize {
         let mut inbox = self.inbox.lock().expect("not poisoned");
         let mut count = 0;
         for (buf, meta) in bufs.iter_mut().zip(meta) {
-            let Some((from, quic)) = inbox.pop_front() else {
+            let Some(mut batch) = inbox.batches.pop_front() else {
                 break;
             };
-            buf[..quic.len()].copy_from_slice(&quic);
+            let fits = (buf.len() / batch.segment * batch.segment).min(batch.contents.len());
+            if fits == 0 {
+                // Larger than any datagram that quinn takes.
+                inbox.bytes -= batch.contents.len();
+                continue;
+            }
+            buf[..fits].copy_from_slice(&batch.contents[..fits]);
             *meta = RecvMeta {
-                addr: from,
-                len: quic.len(),
-                stride: quic.len(),
+                addr: batch.from,
+                len: fits,
+                stride: batch.segment.min(fits),
                 ecn: None,
                 dst_ip: None,
             };
+            inbox.bytes -= fits;
+            if fits < batch.contents.len() {
+                batch.contents.drain(..fits);
+                inbox.batches.push_front(batch);
+            }
             count += 1;
         }
         count
     }
 
-    fn send_handshake(&self, link: &LinkPath, transmit: &Transmit<'_>) {
+    fn send_handshake(self: &Arc<Self>, link: &Arc<LinkPath>, transmit: &Transmit<'_>) {
         let stride = transmit
             .segment_size
             .unwrap_or(transmit.contents.len())
@@ -322,9 +391,36 @@ impl PathSocket {
                     .lock()
                     .expect("not poisoned")
                     .send_handshake(segment);
-                self.flush(link);
-            } else if let Some(route) = link.route() {
-                self.send(route, segment);
+                link.flush(self);
+            } else if let Some(via) = link.route().via() {
+                link.send(self, via, segment);
+            }
+        }
+    }
+
+    /// Sends QUIC's datagrams by the link's route, at once and all together.
+    fn send_data(&self, link: &LinkPath, transmit: &Transmit<'_>) -> io::Result<()> {
+        if link
+            .marks
+            .sent(transmit.contents.len(), || self.started.elapsed())
+        {
+            link.changed.notify_one();
+        }
+        let to = |destination| Transmit {
+            destination,
+            ecn: transmit.ecn,
+            contents: transmit.contents,
+            segment_size: transmit.segment_size,
+            src_ip: None,
+        };
+        match link.route() {
+            Route::None => Ok(()),
+            Route::Main(address) => self.io.try_send(&to(self.outward(address))),
+            Route::Search(_, socket, address) => socket.try_send(&to(address)),
+            Route::Connection(_, sink) => {
+                let segment = transmit.segment_size.unwrap_or(transmit.contents.len());
+                sink.send(transmit.contents, segment.max(1));
+                Ok(())
             }
         }
     }
@@ -336,25 +432,24 @@ impl Links {
         self.by_tag.remove(&link.tag);
         self.by_virtual.remove(&gone);
         self.by_address.retain(|_, known| {
-            known.retain(|known| *known != gone);
+            known.retain(|known| known.virtual_address != gone);
             !known.is_empty()
         });
     }
 }
 
-impl LinkPath {
-    fn route(&self) -> Option<SocketAddr> {
-        *self.route.lock().expect("not poisoned")
-    }
-}
+/// quinn's side of a [`PathSocket`].
+#[derive(Debug)]
+pub(super) struct QuinnSocket(pub(super) Arc<PathSocket>);
 
-impl AsyncUdpSocket for PathSocket {
+impl AsyncUdpSocket for QuinnSocket {
     fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
-        self.io.clone().create_io_poller()
+        self.0.io.clone().create_io_poller()
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        let link = self
+        let socket = &self.0;
+        let link = socket
             .links
             .read()
             .expect("not poisoned")
@@ -368,19 +463,17 @@ impl AsyncUdpSocket for PathSocket {
             .unwrap_or(transmit.contents.len())
             .max(1);
         if transmit.contents.chunks(stride).any(is_long_header) {
-            self.send_handshake(&link, transmit);
+            socket.send_handshake(&link, transmit);
             return Ok(());
         }
-        let Some(route) = link.route() else {
-            return Ok(());
-        };
-        self.io.try_send(&Transmit {
-            destination: self.outward(route),
-            ecn: transmit.ecn,
-            contents: transmit.contents,
-            segment_size: transmit.segment_size,
-            src_ip: None,
-        })
+        match socket.send_data(&link, transmit) {
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
+                // No route, no buffers, a firewall's word: the path set finds out what it means.
+                tracing::trace!(%error, "datagram not sent");
+                Ok(())
+            }
+            sent => sent,
+        }
     }
 
     fn poll_recv(
@@ -389,12 +482,14 @@ impl AsyncUdpSocket for PathSocket {
         bufs: &mut [IoSliceMut<'_>],
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
+        let socket = &self.0;
+        socket.reader.register(cx.waker());
         loop {
-            let drained = self.drain_inbox(bufs, meta);
+            let drained = socket.drain_inbox(bufs, meta);
             if drained > 0 {
                 return Poll::Ready(Ok(drained));
             }
-            let count = match self.io.poll_recv(cx, bufs, meta) {
+            let count = match socket.io.poll_recv(cx, bufs, meta) {
                 Poll::Ready(Ok(count)) => count,
                 other => return other,
             };
@@ -402,12 +497,17 @@ impl AsyncUdpSocket for PathSocket {
             for (buf, meta) in bufs.iter_mut().zip(meta.iter_mut()).take(count) {
                 let from = canonical(meta.addr);
                 let stride = meta.stride.max(1);
-                meta.len = self.sort(from, &mut buf[..meta.len], stride);
+                meta.len = socket.sort(from, &mut buf[..meta.len], stride);
                 meta.dst_ip = None;
                 if meta.len > 0 {
-                    let links = self.links.read().expect("not poisoned");
-                    match links.by_address.get(&from).and_then(|known| known.first()) {
-                        Some(virtual_address) => meta.addr = *virtual_address,
+                    let links = socket.links.read().expect("not poisoned");
+                    let known = links.by_address.get(&from).and_then(|known| known.first());
+                    match known.cloned() {
+                        Some(link) => {
+                            drop(links);
+                            meta.addr = link.virtual_address;
+                            socket.note_data(&link, Via::udp(from));
+                        }
                         None => meta.len = 0,
                     }
                 }
@@ -421,83 +521,19 @@ impl AsyncUdpSocket for PathSocket {
 
     /// Always IPv6, as the virtual addresses are.
     fn local_addr(&self) -> io::Result<SocketAddr> {
-        Ok((Ipv6Addr::UNSPECIFIED, self.io.local_addr()?.port()).into())
+        Ok((Ipv6Addr::UNSPECIFIED, self.0.io.local_addr()?.port()).into())
     }
 
     fn max_transmit_segments(&self) -> usize {
-        self.io.max_transmit_segments()
+        self.0.io.max_transmit_segments()
     }
 
     fn max_receive_segments(&self) -> usize {
-        self.io.max_receive_segments()
+        self.0.io.max_receive_segments()
     }
 
     fn may_fragment(&self) -> bool {
-        self.io.may_fragment()
-    }
-}
-
-impl Paths {
-    /// The address by which quinn knows the link.
-    pub(crate) fn virtual_address(&self) -> SocketAddr {
-        self.link.virtual_address
-    }
-
-    /// More addresses of the peer; they are pinged at once. Must be ranked.
-    pub(crate) fn add_candidates(&self, candidates: &[Candidate]) {
-        let socket = &self.guard.socket;
-        self.link
-            .paths
-            .lock()
-            .expect("not poisoned")
-            .add_candidates(candidates, socket.now());
-        socket.flush(&self.link);
-    }
-
-    /// The QUIC handshake is complete.
-    pub(crate) fn set_established(&self) {
-        self.link
-            .paths
-            .lock()
-            .expect("not poisoned")
-            .set_established();
-    }
-
-    /// Waits until a path has answered a ping.
-    pub(crate) async fn verified(&self) {
-        // The sender lives as long as the link, which `self` holds.
-        let _ = self
-            .link
-            .verified
-            .subscribe()
-            .wait_for(|verified| *verified)
-            .await;
-    }
-
-    pub(crate) fn route(&self) -> Option<SocketAddr> {
-        self.link.paths.lock().expect("not poisoned").route()
-    }
-
-    pub(crate) fn rtt(&self) -> Option<Duration> {
-        self.link.paths.lock().expect("not poisoned").rtt()
-    }
-
-    pub(crate) fn report(&self) -> Vec<Tried> {
-        self.link.paths.lock().expect("not poisoned").report()
-    }
-}
-
-impl Drop for PathsGuard {
-    fn drop(&mut self) {
-        self.driver.abort();
-        let (socket, link) = (self.socket.clone(), self.link.clone());
-        // Without a runtime the process is ending, and the socket with it.
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move {
-                tokio::time::sleep(LINGER).await;
-                socket.links.write().expect("not poisoned").remove(&link);
-            });
-        }
+        self.0.io.may_fragment()
     }
 }
 
@@ -506,33 +542,6 @@ impl fmt::Debug for PathSocket {
         f.debug_struct("PathSocket")
             .field("io", &self.io)
             .finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for Paths {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Paths({:?})", self.link.peer)
-    }
-}
-
-/// Runs the timers of a link's path set until its [`Paths`] are dropped.
-async fn drive(socket: Weak<PathSocket>, link: Arc<LinkPath>) {
-    loop {
-        let Some(started) = socket.upgrade().map(|socket| socket.started) else {
-            return;
-        };
-        let timeout = link.paths.lock().expect("not poisoned").poll_timeout();
-        match timeout {
-            Some(at) => tokio::select! {
-                () = tokio::time::sleep_until((started + at).into()) => {
-                    let Some(socket) = socket.upgrade() else { return };
-                    link.paths.lock().expect("not poisoned").handle_timeout(socket.now());
-                    socket.flush(&link);
-                }
-                () = link.changed.notified() => {}
-            },
-            None => link.changed.notified().await,
-        }
     }
 }
 

@@ -2,16 +2,27 @@
 //! keep the NAT's mapping open.
 
 use std::collections::HashMap;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use ringback_protocol::candidate::canonical;
 use stun_types::attribute::XorMappedAddress;
 use stun_types::message::{BINDING, Message, MessageClass, MessageWriteVec};
 use stun_types::prelude::MessageWrite as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
 use super::socket::PathSocket;
+use super::tcp;
+
+/// For a TCP server to be reached and to answer.
+const TCP_PATIENCE: Duration = Duration::from_millis(1500);
+/// Bytes of a STUN message's header, and of the longest body that is taken.
+const HEADER: usize = 20;
+const MAX_BODY: usize = 1024;
 
 /// Pauses between transmissions of a request (RFC 8489, 6.2.1, with a shorter first one: a call
 /// waits for the answer).
@@ -31,26 +42,54 @@ pub(crate) struct Stun {
 impl Stun {
     /// A datagram that looks like STUN. Answers count only from the server that was asked.
     pub(crate) fn handle(&self, from: SocketAddr, datagram: &[u8]) {
-        let Ok(message) = Message::from_bytes(datagram) else {
+        let Some((key, mapped)) = read_answer(datagram) else {
             return;
         };
-        if message.class() != MessageClass::Success || message.method() != BINDING {
-            return;
-        }
-        let Ok(mapped) = message.attribute::<XorMappedAddress>() else {
-            return;
-        };
-        let transaction = message.transaction_id();
         let mut waiting = self.waiting.lock().expect("not poisoned");
-        let key = transaction.into();
         if waiting.get(&key).is_some_and(|(server, _)| *server == from)
             && let Some((_, answer)) = waiting.remove(&key)
         {
             // The asker may have given up; then nobody wants to know.
-            let _ = answer.send(ringback_protocol::candidate::canonical(
-                mapped.addr(transaction),
-            ));
+            let _ = answer.send(mapped);
         }
+    }
+}
+
+/// Transaction and mapped address of a binding success response.
+fn read_answer(datagram: &[u8]) -> Option<(u128, SocketAddr)> {
+    let message = Message::from_bytes(datagram).ok()?;
+    if message.class() != MessageClass::Success || message.method() != BINDING {
+        return None;
+    }
+    let mapped = message.attribute::<XorMappedAddress>().ok()?;
+    let transaction = message.transaction_id();
+    Some((transaction.into(), canonical(mapped.addr(transaction))))
+}
+
+/// Asks `server` over TCP (RFC 8489, 6.2.2) for the public address of the local port `from`. The
+/// router keeps the mapping while the connection is open.
+pub(crate) async fn ask_by_tcp(
+    from: u16,
+    server: SocketAddr,
+) -> io::Result<(SocketAddr, TcpStream)> {
+    let asking = async {
+        let mut stream = tcp::connect(from, server, TCP_PATIENCE).await?;
+        let request = Message::builder_request(BINDING, MessageWriteVec::new()).finish();
+        stream.write_all(&request).await?;
+        let mut answer = vec![0; HEADER];
+        stream.read_exact(&mut answer).await?;
+        let length = usize::from(u16::from_be_bytes([answer[2], answer[3]]));
+        answer.resize(HEADER + length.min(MAX_BODY), 0);
+        stream.read_exact(&mut answer[HEADER..]).await?;
+        let asked = Message::from_bytes(&request).map(|m| m.transaction_id().into());
+        match read_answer(&answer) {
+            Some((key, mapped)) if asked == Ok(key) => Ok((mapped, stream)),
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
+    };
+    match tokio::time::timeout(TCP_PATIENCE, asking).await {
+        Ok(answer) => answer,
+        Err(_) => Err(io::ErrorKind::TimedOut.into()),
     }
 }
 

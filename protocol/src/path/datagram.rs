@@ -5,7 +5,12 @@ use std::net::SocketAddr;
 
 use chacha20poly1305::aead::{Aead as _, KeyInit as _, Payload};
 use chacha20poly1305::{ChaCha20Poly1305, Nonce};
+use minicbor::{Decode, Encode};
 use zeroize::ZeroizeOnDrop;
+
+use crate::candidate::Candidate;
+use crate::cbor;
+use crate::receipt::Nat;
 
 /// Tells a path datagram from STUN, DTLS and QUIC on the same port (RFC 9443).
 pub const FIRST_BYTE: u8 = 0x08;
@@ -16,6 +21,8 @@ const HEADER: usize = 13;
 const PING: u8 = 1;
 const PONG: u8 = 2;
 const HANDSHAKE: u8 = 3;
+const WHEREABOUTS: u8 = 4;
+const NOTED: u8 = 5;
 
 /// Which end of the call this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,12 +75,28 @@ pub fn link_tag(datagram: &[u8]) -> Option<[u8; 8]> {
     datagram[1..9].try_into().ok()
 }
 
+/// Where a peer may be reached now, told to the other end when it has changed.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub(super) struct Whereabouts {
+    /// Higher than those before.
+    #[n(0)]
+    pub(super) serial: u32,
+    #[n(1)]
+    pub(super) candidates: Vec<Candidate>,
+    #[cbor(n(2), default)]
+    pub(super) nat: Nat,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Message {
     Ping([u8; 8]),
     /// The ping's nonce and the address that the ping came from.
     Pong([u8; 8], SocketAddr),
     Handshake(Vec<u8>),
+    Whereabouts(Whereabouts),
+    /// The whereabouts of that serial have arrived.
+    Noted(u32),
     /// A kind of a later version, or a body of the wrong length.
     Unknown,
 }
@@ -96,6 +119,12 @@ impl Message {
                 .concat()
             }
             Self::Handshake(quic) => [&[HANDSHAKE], quic.as_slice()].concat(),
+            Self::Whereabouts(body) => {
+                let mut out = vec![WHEREABOUTS];
+                cbor::encode_into(body, &mut out);
+                out
+            }
+            Self::Noted(serial) => [&[NOTED], serial.to_be_bytes().as_slice()].concat(),
             Self::Unknown => Vec::new(),
         }
     }
@@ -111,6 +140,12 @@ impl Message {
                 }
             }
             Some((&HANDSHAKE, quic)) => Self::Handshake(quic.to_vec()),
+            Some((&WHEREABOUTS, body)) => {
+                cbor::decode(body).map_or(Self::Unknown, Self::Whereabouts)
+            }
+            Some((&NOTED, serial)) => serial.try_into().map_or(Self::Unknown, |serial| {
+                Self::Noted(u32::from_be_bytes(serial))
+            }),
             _ => Self::Unknown,
         }
     }

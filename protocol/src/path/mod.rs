@@ -1,57 +1,88 @@
-//! Paths (§10): which way the datagrams of a link take. Sans-IO: the shell owns the socket and the
-//! clock (monotonic, from any start).
+//! Paths (§10): which way the datagrams of a link take. Sans-IO: the shell owns sockets, connections
+//! and the clock (monotonic, from any start).
 //!
-//! Every candidate is pinged; the first address that answers carries the link, a clearly faster
-//! one takes over, a silent one is given up for the next. Handshake datagrams of QUIC go sealed,
-//! to every candidate until an address is verified, within a budget that keeps a request from
-//! turning a device into a source of noise for strangers.
+//! Every way to the peer is pinged; the first that answers carries the link. UDP between the peers
+//! is preferred to TCP between them, that to a relay, and within a class the clearly faster one. A
+//! path that falls silent while data is sent is given up within half a second if another is known,
+//! and tried on until it heals. Handshake datagrams of QUIC go sealed, to every way until one is
+//! verified, within a budget that keeps a request from turning a device into a source of noise for
+//! strangers.
 
 mod datagram;
 mod remote;
+mod search;
+mod via;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 pub use datagram::{FIRST_BYTE, OVERHEAD, PathKeys, Role, link_tag};
-use datagram::{Message, Opener, Sealer};
-use remote::Remote;
+use datagram::{Message, Opener, Sealer, Whereabouts};
+use remote::{Remote, Situation};
+use search::Search;
+pub use search::{PROBES as SEARCH_PROBES, SOCKETS as SEARCH_SOCKETS};
+pub use via::{Class, Transmit, Via};
 
-use crate::candidate::{Candidate, Kind, MAX_CANDIDATES, canonical};
+use crate::candidate::{Candidate, Kind, MAX_CANDIDATES, canonical, rank};
 use crate::label;
-use crate::receipt::{Tried, TriedResult};
+use crate::receipt::{Nat, PathInUse, PathKind, Transport, Tried, TriedResult};
 
-/// Handshake datagrams kept for sending again when a new address shows up.
+/// Handshake datagrams kept for sending again when a new way shows up.
 const FLIGHT: usize = 4;
 /// A path takes over if its round trip is below this share of the best one's, less [`MARGIN`].
 const BETTER: f64 = 0.8;
 const MARGIN: Duration = Duration::from_millis(1);
-
-/// A datagram to send.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Transmit {
-    pub to: SocketAddr,
-    pub datagram: Vec<u8>,
-}
+/// Data that is unanswered for this long, or for one and a half of the path's timeouts, puts the
+/// path in doubt.
+const DOUBT: Duration = Duration::from_millis(250);
+/// The peer's data has come another way, and nothing the old one for this long: it has moved.
+const MOVED: Duration = Duration::from_millis(200);
+/// Connections of one link at a time.
+const MAX_CONNECTIONS: usize = 12;
+/// Whereabouts are repeated until they are noted, at most so often; and so many are taken of a peer.
+const OFFER_REPEAT: Duration = Duration::from_millis(500);
+const OFFER_REPEATS: u32 = 12;
+const MAX_OFFERS: u32 = 1_000;
 
 /// What a path datagram brought.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Received {
     /// Not of this link, forged or replayed. Nothing has changed.
     Nothing,
-    /// Authentic; `from` is now an address of the peer.
+    /// Authentic; where it came from is now a way to the peer.
     Authentic,
     /// A QUIC datagram of the handshake.
     Handshake(Vec<u8>),
+    /// The peer may now be reached here; its UDP candidates are pinged already.
+    Candidates(Vec<Candidate>),
 }
 
-/// What hearing from an address changed.
+/// Data of the link that the shell has seen on the path in use.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Traffic {
+    /// When data was first sent that nothing has followed from the peer.
+    pub unanswered_since: Option<Duration>,
+    /// When anything last came from the peer.
+    pub last_received: Option<Duration>,
+}
+
+/// What hearing from a way changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Heard {
     First,
     Again,
-    /// Not an address of this link, and there are too many already: it is not answered.
+    /// Not a way of this link, and there are too many already: it is not answered.
     NoRoom,
+}
+
+/// Where this end may be reached, until the peer has noted it.
+#[derive(Debug)]
+struct Offer {
+    message: Message,
+    serial: u32,
+    next: Duration,
+    left: u32,
 }
 
 /// The paths of one link. Drain [`poll_transmit`](Self::poll_transmit) after every input.
@@ -63,16 +94,25 @@ pub struct PathSet {
     nonce_seed: [u8; 32],
     pings: u64,
     remotes: Vec<Remote>,
-    best: Option<SocketAddr>,
-    last_heard: Option<SocketAddr>,
+    best: Option<Via>,
+    /// When `best` was taken into use.
+    taken_at: Duration,
+    loopback: bool,
+    last_heard: Option<Via>,
     flight: VecDeque<Vec<u8>>,
     established: bool,
+    traffic: Traffic,
+    nats: (Nat, Nat),
+    search: Option<Search>,
+    offer: Option<Offer>,
+    offers_made: u32,
+    offers_taken: (u32, u32),
     transmits: VecDeque<Transmit>,
 }
 
 impl PathSet {
     /// `seed` must be random: it makes ping contents unguessable. `candidates` must have been
-    /// through [`rank`](crate::candidate::rank).
+    /// through [`rank`]; TCP ones are the shell's to connect to.
     pub fn new(
         role: Role,
         keys: &PathKeys,
@@ -87,42 +127,97 @@ impl PathSet {
             pings: 0,
             remotes: Vec::new(),
             best: None,
+            taken_at: now,
+            loopback: false,
             last_heard: None,
             flight: VecDeque::new(),
             established: false,
+            traffic: Traffic::default(),
+            nats: (Nat::Unknown, Nat::Unknown),
+            search: None,
+            offer: None,
+            offers_made: 0,
+            offers_taken: (0, 0),
             transmits: VecDeque::new(),
         };
         paths.add_candidates(candidates, now);
         paths
     }
 
-    /// More addresses of the peer; pinged at once.
+    /// More addresses of the peer; UDP ones are pinged at once.
     pub fn add_candidates(&mut self, candidates: &[Candidate], now: Duration) {
-        for candidate in candidates {
-            self.add(candidate.address, candidate.kind, now);
+        for candidate in candidates.iter().filter(|c| c.is_udp()) {
+            self.add(Via::udp(candidate.address), candidate.kind, now);
+        }
+        self.plan_search(now);
+        self.handle_timeout(now);
+    }
+
+    /// The registry is on this host: the peer may name loopback addresses later on, too.
+    pub fn allow_loopback(&mut self) {
+        self.loopback = true;
+    }
+
+    /// What the two NATs do to ports. If one gives every destination another port and the other
+    /// does not, and no UDP path is found soon, a [search](self::search) begins.
+    pub fn set_nats(&mut self, own: Nat, peer: Nat, now: Duration) {
+        self.nats = (own, peer);
+        self.plan_search(now);
+    }
+
+    /// A connection that carries datagrams to the peer: TCP to `address`, or a relay there. Pinged
+    /// at once. `false`: there are too many.
+    pub fn add_connection(
+        &mut self,
+        number: u32,
+        class: Class,
+        transport: Transport,
+        kind: Kind,
+        address: SocketAddr,
+        now: Duration,
+    ) -> bool {
+        let is_connection = |r: &&Remote| r.via.address().is_none();
+        if self.remotes.iter().filter(is_connection).count() >= MAX_CONNECTIONS {
+            return false;
+        }
+        let via = Via::Connection(number);
+        let remote = Remote::new(via, class, transport, kind, address, now);
+        self.remotes.push(remote);
+        self.resend_flight(via);
+        self.handle_timeout(now);
+        true
+    }
+
+    /// The connection has ended.
+    pub fn remove_connection(&mut self, number: u32, now: Duration) {
+        let via = Via::Connection(number);
+        self.remotes.retain(|r| r.via != via);
+        if self.last_heard == Some(via) {
+            self.last_heard = None;
+        }
+        if self.best == Some(via) {
+            self.fall_back(now);
         }
         self.handle_timeout(now);
     }
 
     /// A datagram whose first byte is [`FIRST_BYTE`] and whose tag is this link's.
-    pub fn handle_datagram(
-        &mut self,
-        from: SocketAddr,
-        datagram: &[u8],
-        now: Duration,
-    ) -> Received {
-        let from = canonical(from);
+    pub fn handle_datagram(&mut self, via: Via, datagram: &[u8], now: Duration) -> Received {
+        let via = canonical_via(via);
         let Some(message) = self.opener.open(datagram) else {
             return Received::Nothing;
         };
-        let heard = self.hear(from, now);
+        let heard = self.hear(via, now);
         let received = match message {
             Message::Ping(nonce) => {
                 if heard != Heard::NoRoom {
-                    self.push(from, &Message::Pong(nonce, from));
+                    let seen = self.find(via).map(|r| r.address);
+                    if let Some(seen) = seen {
+                        self.push(via, &Message::Pong(nonce, seen));
+                    }
                 }
                 if heard == Heard::First {
-                    self.resend_flight(from);
+                    self.resend_flight(via);
                 }
                 Received::Authentic
             }
@@ -130,17 +225,88 @@ impl PathSet {
                 let answered = self
                     .remotes
                     .iter_mut()
-                    .find_map(|r| r.answered(nonce, now).then_some(r.address));
-                if let Some(address) = answered {
-                    self.consider(address);
+                    .find_map(|r| r.answered(nonce, now).then_some(r.via));
+                if let Some(via) = answered {
+                    self.consider(via, now);
                 }
                 Received::Authentic
             }
             Message::Handshake(quic) => Received::Handshake(quic),
+            Message::Whereabouts(whereabouts) => self.note(via, whereabouts, now),
+            Message::Noted(serial) => {
+                self.offer.take_if(|offer| offer.serial == serial);
+                Received::Authentic
+            }
             Message::Unknown => Received::Authentic,
         };
         self.handle_timeout(now);
         received
+    }
+
+    /// Data of the peer has come by a way that is not [`route`](Self::route), as it does while the
+    /// two ends change over. A better way is taken at once, a worse one when the better is silent.
+    pub fn heard_data(&mut self, via: Via, now: Duration) {
+        let via = canonical_via(via);
+        let Some(class) = self.find(via).map(|r| r.class) else {
+            return;
+        };
+        self.last_heard = Some(via);
+        let Some(best) = self.best.filter(|best| *best != via) else {
+            return;
+        };
+        let patience = MOVED.max(self.find(via).map_or(MOVED, Remote::timeout));
+        let last = self.traffic.last_received.unwrap_or_default();
+        let silent = last.max(self.taken_at) + patience <= now;
+        let is_better = self.find(best).is_some_and(|b| class < b.class);
+        if !silent && !is_better {
+            return;
+        }
+        if self.find(via).is_some_and(Remote::is_verified) {
+            self.take(via, now);
+        }
+        // The one that is verified already is asked again: it may be gone.
+        for remote in &mut self.remotes {
+            if remote.via == via && !remote.is_verified() || remote.via == best {
+                remote.renew();
+            }
+        }
+        self.handle_timeout(now);
+    }
+
+    /// What the shell has seen of the link's data on the path in use. Call it about every 100 ms
+    /// while data is sent.
+    pub fn note_traffic(&mut self, traffic: Traffic, now: Duration) {
+        self.traffic = traffic;
+        self.handle_timeout(now);
+    }
+
+    /// This end's network has changed: every way is tried anew.
+    pub fn network_changed(&mut self, now: Duration) {
+        for remote in &mut self.remotes {
+            remote.renew();
+        }
+        self.search = None;
+        self.plan_search(now);
+        self.handle_timeout(now);
+    }
+
+    /// Tells the peer where this end may be reached from now on.
+    pub fn offer(&mut self, candidates: &[Candidate], nat: Nat, now: Duration) {
+        self.offers_made += 1;
+        self.nats.0 = nat;
+        self.plan_search(now);
+        let serial = self.offers_made;
+        self.offer = Some(Offer {
+            message: Message::Whereabouts(Whereabouts {
+                serial,
+                candidates: candidates.to_vec(),
+                nat,
+            }),
+            serial,
+            next: now,
+            left: OFFER_REPEATS,
+        });
+        self.handle_timeout(now);
     }
 
     /// Seals and routes one QUIC datagram of the handshake.
@@ -157,59 +323,93 @@ impl PathSet {
             self.best
         };
         match only {
-            Some(to) => self.push_handshake(to, quic),
+            Some(via) => self.push_handshake(via, quic),
             None => {
-                let all: Vec<SocketAddr> = self.remotes.iter().map(|r| r.address).collect();
-                for to in all {
-                    self.push_handshake(to, quic);
+                let all: Vec<Via> = self.remotes.iter().map(|r| r.via).collect();
+                for via in all {
+                    self.push_handshake(via, quic);
                 }
             }
         }
     }
 
     /// The QUIC handshake is complete: nothing of it need be sent again, and addresses that have
-    /// not answered are left alone.
+    /// not answered are left alone unless they would be better.
     pub fn set_established(&mut self) {
         self.established = true;
         self.flight.clear();
     }
 
-    /// Where datagrams go now: the best verified address, or the one heard last; `None` until the
-    /// peer has been heard.
-    pub fn route(&self) -> Option<SocketAddr> {
+    /// Where datagrams go now: the best verified way, or the one heard last; `None` until the peer
+    /// has been heard.
+    pub fn route(&self) -> Option<Via> {
         self.best.or(self.last_heard)
     }
 
-    /// Addresses that authentic datagrams came from.
-    pub fn heard(&self) -> impl Iterator<Item = SocketAddr> + '_ {
+    /// The path that [`route`](Self::route) is, for people.
+    pub fn in_use(&self) -> Option<PathInUse> {
+        let remote = self.find(self.route()?)?;
+        Some(PathInUse {
+            path: if remote.class.is_relay() {
+                PathKind::Relay
+            } else {
+                PathKind::Direct
+            },
+            transport: remote.transport,
+            remote: remote.address,
+        })
+    }
+
+    /// Class of the best verified path.
+    pub fn class(&self) -> Option<Class> {
+        self.best
+            .and_then(|best| self.find(best))
+            .map(|remote| remote.class)
+    }
+
+    /// Ways that authentic datagrams came by.
+    pub fn heard(&self) -> impl Iterator<Item = Via> + '_ {
         self.remotes
             .iter()
             .filter(|r| r.heard.is_some())
-            .map(|r| r.address)
+            .map(|r| r.via)
     }
 
     /// Round trip of the path in use, by its last ping.
     pub fn rtt(&self) -> Option<Duration> {
-        self.find(self.best?)?.rtt
+        self.find(self.best?).and_then(|r| r.rtt)
+    }
+
+    /// Is the search still sending from many sockets? If not, those through which nobody was heard
+    /// can be closed.
+    pub fn is_searching(&self) -> bool {
+        self.search_next().is_some()
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) wants to be called.
     pub fn poll_timeout(&self) -> Option<Duration> {
+        // In doubt or not, whichever is earlier: what is late comes again.
+        let situation = self.situation(None);
         self.remotes
             .iter()
-            .filter_map(|r| r.next_ping(self.established, self.best))
+            .filter_map(|r| r.next_ping(&situation))
+            .chain(self.doubt_at())
+            .chain(self.search_next())
+            .chain(self.offer.as_ref().map(|offer| offer.next))
             .min()
     }
 
-    /// Sends the pings that are due and gives up addresses that do not answer. The next timeout
-    /// is later than `now`.
+    /// Sends the pings that are due and gives up ways that do not answer. The next timeout is later
+    /// than `now`.
     pub fn handle_timeout(&mut self, now: Duration) {
         self.send_pings(now);
         let works = |best| self.find(best).is_some_and(Remote::is_verified);
         if self.best.is_some_and(|best| !works(best)) {
-            self.fall_back();
+            self.fall_back(now);
             self.send_pings(now);
         }
+        self.send_search(now);
+        self.send_offer(now);
     }
 
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
@@ -222,9 +422,10 @@ impl PathSet {
             .iter()
             .map(|r| Tried {
                 address: r.address,
+                transport: r.transport,
                 kind: r.kind,
                 result: match r {
-                    _ if Some(r.address) == self.route() => TriedResult::Won,
+                    _ if Some(r.via) == self.route() => TriedResult::Won,
                     _ if r.is_verified() => TriedResult::Works,
                     _ if r.heard.is_some() => TriedResult::HeardOnly,
                     _ => TriedResult::NoAnswer,
@@ -235,123 +436,275 @@ impl PathSet {
             .collect()
     }
 
-    fn find(&self, address: SocketAddr) -> Option<&Remote> {
-        self.remotes.iter().find(|r| r.address == address)
+    fn find(&self, via: Via) -> Option<&Remote> {
+        self.remotes.iter().find(|r| r.via == via)
+    }
+
+    fn find_mut(&mut self, via: Via) -> Option<&mut Remote> {
+        self.remotes.iter_mut().find(|r| r.via == via)
+    }
+
+    fn situation(&self, now: Option<Duration>) -> Situation {
+        Situation {
+            established: self.established,
+            best: self.best,
+            best_class: self.class(),
+            in_doubt: match (self.doubt_at(), now) {
+                (Some(at), Some(now)) => at <= now,
+                _ => false,
+            },
+        }
+    }
+
+    /// When the path in use is in doubt, and then when it is to be pinged next.
+    fn doubt_at(&self) -> Option<Duration> {
+        let since = self.traffic.unanswered_since?;
+        let best = self.find(self.best?).filter(|best| best.is_verified())?;
+        let at = since + DOUBT.max(best.timeout().mul_f64(1.5));
+        let doubtful = Situation {
+            established: self.established,
+            best: self.best,
+            best_class: Some(best.class),
+            in_doubt: true,
+        };
+        Some(best.next_ping(&doubtful).map_or(at, |next| next.max(at)))
     }
 
     /// At most [`MAX_CANDIDATES`] addresses are tried because the peer named them, and as many
     /// because it was heard from there. Of the latter a lost one gives way to a new one; one that
     /// never answered does not, so that no peer can have strangers pinged without end.
-    fn add(&mut self, address: SocketAddr, kind: Kind, now: Duration) {
-        let address = canonical(address);
-        if self.find(address).is_some() {
+    fn add(&mut self, via: Via, kind: Kind, now: Duration) {
+        let Some(address) = via.address().filter(|_| self.find(via).is_none()) else {
             return;
-        }
+        };
+        let is_udp = |r: &&Remote| r.class == Class::Udp;
         let heard = |r: &Remote| r.kind == Kind::PeerReflexive;
         let alike = |r: &&Remote| heard(r) == (kind == Kind::PeerReflexive);
-        if self.remotes.iter().filter(alike).count() == MAX_CANDIDATES {
+        if self.remotes.iter().filter(is_udp).filter(alike).count() == MAX_CANDIDATES {
             let oldest = self
                 .remotes
                 .iter()
+                .filter(is_udp)
                 .filter(|r| heard(r) && r.is_lost())
                 .min_by_key(|r| r.heard)
-                .map(|r| r.address);
+                .map(|r| r.via);
             match oldest {
                 Some(oldest) if kind == Kind::PeerReflexive => {
-                    self.remotes.retain(|r| r.address != oldest);
+                    self.remotes.retain(|r| r.via != oldest);
                 }
                 _ => return,
             }
         }
-        self.remotes.push(Remote::new(address, kind, now));
+        self.remotes.push(Remote::udp(via, address, kind, now));
     }
 
-    /// An authentic datagram came from `from`.
-    fn hear(&mut self, from: SocketAddr, now: Duration) -> Heard {
-        self.add(from, Kind::PeerReflexive, now);
+    /// An authentic datagram came by `via`.
+    fn hear(&mut self, via: Via, now: Duration) -> Heard {
+        self.add(via, Kind::PeerReflexive, now);
         let best = self.best;
-        let Some(remote) = self.remotes.iter_mut().find(|r| r.address == from) else {
+        let Some(remote) = self.find_mut(via) else {
             return Heard::NoRoom;
         };
         let first = remote.hear(now);
-        self.last_heard = Some(from);
+        self.last_heard = Some(via);
         if !first {
             return Heard::Again;
         }
         // The peer may have moved: find out soon whether the path in use still works.
-        if let Some(best) = self.remotes.iter_mut().find(|r| Some(r.address) == best) {
+        if let Some(best) = best.and_then(|best| self.find_mut(best)) {
             best.renew();
         }
         Heard::First
     }
 
-    /// `address` has just answered: should it carry the link?
-    fn consider(&mut self, address: SocketAddr) {
-        let rtt = |a: SocketAddr| self.find(a).filter(|r| r.is_verified()).and_then(|r| r.rtt);
-        let Some(new) = rtt(address) else { return };
-        let better = match self.best.and_then(rtt) {
-            Some(current) => new + MARGIN < current.mul_f64(BETTER),
+    /// The peer's new whereabouts. Addresses that it named before, does not name again and that
+    /// never answered are forgotten.
+    fn note(&mut self, via: Via, whereabouts: Whereabouts, now: Duration) -> Received {
+        let Whereabouts {
+            serial,
+            candidates,
+            nat,
+        } = whereabouts;
+        self.push(via, &Message::Noted(serial));
+        let (last, count) = self.offers_taken;
+        if serial <= last || count == MAX_OFFERS {
+            return Received::Authentic;
+        }
+        self.offers_taken = (serial, count + 1);
+        let candidates = rank(&candidates, self.loopback);
+        let named = |r: &Remote| {
+            candidates
+                .iter()
+                .any(|c| c.is_udp() && c.address == r.address)
+        };
+        self.remotes.retain(|r| {
+            r.class != Class::Udp
+                || r.kind == Kind::PeerReflexive
+                || r.heard.is_some()
+                || r.is_verified()
+                || named(r)
+        });
+        for remote in &mut self.remotes {
+            if remote.class == Class::Udp && !remote.is_verified() {
+                remote.renew();
+            }
+        }
+        self.nats.1 = nat;
+        self.add_candidates(&candidates, now);
+        Received::Candidates(candidates)
+    }
+
+    /// `via` has just answered: should it carry the link?
+    fn consider(&mut self, via: Via, now: Duration) {
+        let known = |via: Via| {
+            let remote = self.find(via).filter(|r| r.is_verified())?;
+            Some((remote.class, remote.rtt?))
+        };
+        let Some((class, rtt)) = known(via) else {
+            return;
+        };
+        let better = match self.best.and_then(known) {
+            Some((best, _)) if class != best => class < best,
+            Some((_, current)) => rtt + MARGIN < current.mul_f64(BETTER),
             None => true,
         };
-        if better {
-            self.best = Some(address);
+        if better && self.best != Some(via) {
+            self.take(via, now);
         }
     }
 
-    /// The best path is silent: take the fastest verified one, and try every address anew.
-    fn fall_back(&mut self) {
+    fn take(&mut self, via: Via, now: Duration) {
+        self.best = Some(via);
+        self.taken_at = now;
+        self.traffic = Traffic::default();
+    }
+
+    /// The best path is silent: take the best verified one, and try every way anew.
+    fn fall_back(&mut self, now: Duration) {
         let lost = self.best;
         self.best = self
             .remotes
             .iter()
             .filter(|r| r.is_verified())
-            .min_by_key(|r| r.rtt)
-            .map(|r| r.address);
+            .min_by_key(|r| (r.class, r.rtt))
+            .map(|r| r.via);
+        self.taken_at = now;
+        self.traffic = Traffic::default();
         for remote in &mut self.remotes {
-            if Some(remote.address) != lost {
+            if Some(remote.via) != lost {
                 remote.renew();
             }
         }
     }
 
     fn send_pings(&mut self, now: Duration) {
+        let situation = self.situation(Some(now));
         let mut due = Vec::new();
         for remote in &mut self.remotes {
-            let next = remote.next_ping(self.established, self.best);
+            let next = remote.next_ping(&situation);
             if next.is_some_and(|at| at <= now) {
+                let in_doubt = situation.in_doubt && situation.best == Some(remote.via);
                 self.pings += 1;
                 let nonce = nonce(&self.nonce_seed, self.pings);
-                remote.pinged(nonce, now);
-                due.push((remote.address, nonce));
+                remote.pinged(nonce, in_doubt, now);
+                due.push((remote.via, nonce));
             }
         }
-        for (to, nonce) in due {
-            self.push(to, &Message::Ping(nonce));
+        for (via, nonce) in due {
+            self.push(via, &Message::Ping(nonce));
         }
     }
 
-    fn resend_flight(&mut self, to: SocketAddr) {
+    fn plan_search(&mut self, now: Duration) {
+        let public: Vec<SocketAddr> = self
+            .remotes
+            .iter()
+            .filter(|r| matches!(r.kind, Kind::ServerReflexive | Kind::Mapped))
+            .map(|r| r.address)
+            .collect();
+        let seed = label::sha256(&[self.nonce_seed.as_slice(), b"search"].concat());
+        let seed = u64::from_be_bytes(*seed.first_chunk().expect("a digest has 32 bytes"));
+        let (own, peer) = self.nats;
+        let plan = Search::plan(own, peer, &public, seed, now);
+        let keeps = match (&self.search, &plan) {
+            (Some(old), Some(new)) => old.fits(new),
+            _ => false,
+        };
+        if !keeps {
+            self.search = plan;
+        }
+    }
+
+    fn search_next(&self) -> Option<Duration> {
+        let lacks = self.class().is_none_or(|class| class > Class::Udp);
+        self.search
+            .as_ref()
+            .filter(|_| lacks)
+            .and_then(Search::next)
+    }
+
+    fn send_search(&mut self, now: Duration) {
+        if self.search_next().is_none_or(|next| next > now) {
+            return;
+        }
+        let ways = self.search.as_mut().map(|search| search.tick(now));
+        for via in ways.into_iter().flatten() {
+            self.pings += 1;
+            let nonce = nonce(&self.nonce_seed, self.pings);
+            self.push(via, &Message::Ping(nonce));
+        }
+    }
+
+    fn send_offer(&mut self, now: Duration) {
+        let route = self.route();
+        let Some(offer) = self.offer.as_mut().filter(|offer| offer.next <= now) else {
+            return;
+        };
+        offer.next = now + OFFER_REPEAT;
+        offer.left -= 1;
+        let message = offer.message.clone();
+        if offer.left == 0 {
+            self.offer = None;
+        }
+        // By the path in use, and by a relay, which is there when the rest is not.
+        let ways: Vec<Via> = self
+            .remotes
+            .iter()
+            .filter(|r| Some(r.via) == route || r.class.is_relay())
+            .map(|r| r.via)
+            .collect();
+        for via in ways {
+            self.push(via, &message);
+        }
+    }
+
+    fn resend_flight(&mut self, via: Via) {
         for quic in std::mem::take(&mut self.flight) {
-            self.push_handshake(to, &quic);
+            self.push_handshake(via, &quic);
             self.flight.push_back(quic);
         }
     }
 
-    fn push_handshake(&mut self, to: SocketAddr, quic: &[u8]) {
-        if self
-            .remotes
-            .iter_mut()
-            .find(|r| r.address == to)
-            .is_some_and(Remote::take_handshake)
-        {
-            self.push(to, &Message::Handshake(quic.to_vec()));
+    fn push_handshake(&mut self, via: Via, quic: &[u8]) {
+        if self.find_mut(via).is_some_and(Remote::take_handshake) {
+            self.push(via, &Message::Handshake(quic.to_vec()));
         }
     }
 
-    fn push(&mut self, to: SocketAddr, message: &Message) {
+    fn push(&mut self, via: Via, message: &Message) {
         if let Some(datagram) = self.sealer.seal(message) {
-            self.transmits.push_back(Transmit { to, datagram });
+            self.transmits.push_back(Transmit { via, datagram });
         }
+    }
+}
+
+fn canonical_via(via: Via) -> Via {
+    match via {
+        Via::Udp { socket, to } => Via::Udp {
+            socket,
+            to: canonical(to),
+        },
+        connection @ Via::Connection(_) => connection,
     }
 }
 

@@ -1,12 +1,14 @@
-//! One address of the peer: when to ping it and whether it answers.
+//! One way to the peer: when to ping it and whether it answers.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::via::{Class, Via};
 use crate::candidate::Kind;
+use crate::receipt::Transport;
 
-/// Pause before the n-th ping to an address that has not answered; the last one repeats.
+/// Pause before the n-th ping to a way that has not answered; the last one repeats.
 const PROBE_SCHEDULE: [Duration; 8] = [
     Duration::ZERO,
     Duration::from_millis(50),
@@ -20,25 +22,42 @@ const PROBE_SCHEDULE: [Duration; 8] = [
 /// Left for an address that has never answered; once more if it is heard.
 const MAX_PINGS: u32 = 12;
 const MAX_HANDSHAKES: u32 = 8;
+/// While a link has no better path, an address that never answered is tried again this often, so
+/// that a network that opens later is found; and so many times in all.
+const TRICKLE: Duration = Duration::from_secs(30);
+const MAX_TRICKLE: u32 = 60;
 /// Between pings to the path in use, and to others that work.
 const KEEPALIVE: Duration = Duration::from_secs(5);
 const STANDBY: Duration = Duration::from_secs(15);
-/// A verified address that does not answer is pinged this often, and lost after so many.
+/// A verified way that does not answer is pinged this often, and lost after so many.
 const RETRY: Duration = Duration::from_millis(500);
 const LOST_AFTER: u32 = 4;
+/// The same while data is sent and nothing at all comes back: pings follow each other by the
+/// path's own timeout, within these bounds.
+const QUICK: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(500));
+const LOST_AFTER_QUICK: u32 = 3;
+/// A lost way is tried this often while nothing better works: at first, and after so many tries.
+const RELAPSE: (Duration, Duration, u32) = (Duration::from_secs(2), Duration::from_secs(10), 40);
 /// Pings whose answers still count.
 const OUTSTANDING: usize = 8;
 
 #[derive(Debug)]
 pub(super) struct Remote {
-    pub(super) address: SocketAddr,
+    pub(super) via: Via,
+    pub(super) class: Class,
+    pub(super) transport: Transport,
     pub(super) kind: Kind,
+    /// Of the peer, or of the relay.
+    pub(super) address: SocketAddr,
     /// The last authentic datagram from here.
     pub(super) heard: Option<Duration>,
+    /// Round trip of the last answered ping.
     pub(super) rtt: Option<Duration>,
     /// In all, for the receipt.
     pub(super) pings_sent: u32,
     standing: Standing,
+    /// Smoothed round trip and its deviation (RFC 6298).
+    smoothed: Option<(Duration, Duration)>,
     /// Pings since the last answer, or since the probing was started anew.
     unanswered: u32,
     last_ping: Duration,
@@ -53,28 +72,62 @@ enum Standing {
     Stranger {
         pings: u32,
         handshakes: u32,
+        trickle: u32,
     },
     Verified,
     /// Was verified and fell silent.
     Lost,
 }
 
+/// What the link's state means for its ways.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Situation {
+    pub(super) established: bool,
+    pub(super) best: Option<Via>,
+    pub(super) best_class: Option<Class>,
+    /// Data was sent on the best path, long enough ago, and nothing has come back.
+    pub(super) in_doubt: bool,
+}
+
+impl Situation {
+    /// Would a path of this class be better than what the link has?
+    fn lacks(&self, class: Class) -> bool {
+        self.best_class.is_none_or(|best| best > class)
+    }
+}
+
 impl Standing {
     const STRANGER: Self = Self::Stranger {
         pings: MAX_PINGS,
         handshakes: MAX_HANDSHAKES,
+        trickle: MAX_TRICKLE,
     };
 }
 
 impl Remote {
-    pub(super) fn new(address: SocketAddr, kind: Kind, now: Duration) -> Self {
+    pub(super) fn udp(via: Via, to: SocketAddr, kind: Kind, now: Duration) -> Self {
+        Self::new(via, Class::Udp, Transport::Udp, kind, to, now)
+    }
+
+    pub(super) fn new(
+        via: Via,
+        class: Class,
+        transport: Transport,
+        kind: Kind,
+        address: SocketAddr,
+        now: Duration,
+    ) -> Self {
         Self {
-            address,
+            via,
+            class,
+            transport,
             kind,
+            address,
             heard: None,
             rtt: None,
             pings_sent: 0,
             standing: Standing::STRANGER,
+            smoothed: None,
             unanswered: 0,
             last_ping: now,
             hurry: false,
@@ -90,30 +143,52 @@ impl Remote {
         self.standing == Standing::Lost
     }
 
-    /// When the next ping is due; `None` if this address is left alone. `best` is the path in use.
-    /// Addresses that were never heard are left alone once the link is `established`; lost ones
-    /// are tried on and on only while nothing else works.
-    pub(super) fn next_ping(
-        &self,
-        established: bool,
-        best: Option<SocketAddr>,
-    ) -> Option<Duration> {
-        let step = (self.unanswered as usize).min(PROBE_SCHEDULE.len() - 1);
-        let pause = match self.standing {
-            Standing::Stranger { pings: 0, .. } => return None,
-            Standing::Stranger { .. } if established && self.heard.is_none() => return None,
-            Standing::Stranger { .. } => PROBE_SCHEDULE[step],
-            Standing::Verified if self.unanswered > 0 => RETRY,
-            Standing::Verified if best == Some(self.address) => KEEPALIVE,
-            Standing::Verified => STANDBY,
-            Standing::Lost if self.unanswered < MAX_PINGS => PROBE_SCHEDULE[step],
-            Standing::Lost if best.is_none() => KEEPALIVE,
-            Standing::Lost => return None,
-        };
-        Some(self.last_ping + if self.hurry { Duration::ZERO } else { pause })
+    /// How long an answer may take (RFC 6298), between 100 ms and 1 s.
+    pub(super) fn timeout(&self) -> Duration {
+        let (smoothed, deviation) = self.smoothed.unwrap_or_default();
+        (smoothed + 4 * deviation).clamp(Duration::from_millis(100), Duration::from_secs(1))
     }
 
-    pub(super) fn pinged(&mut self, nonce: [u8; 8], now: Duration) {
+    /// When the next ping is due; `None` if this way is left alone.
+    ///
+    /// Ways that were never heard are left alone once the link has one that is as good; lost ones
+    /// are tried on and on only while nothing as good works; a relay that works and is not needed
+    /// is left to sleep.
+    pub(super) fn next_ping(&self, link: &Situation) -> Option<Duration> {
+        if self.hurry {
+            return Some(self.last_ping);
+        }
+        let step = (self.unanswered as usize).min(PROBE_SCHEDULE.len() - 1);
+        let is_best = link.best == Some(self.via);
+        let pause = match self.standing {
+            Standing::Stranger {
+                pings: 0, trickle, ..
+            } => {
+                let tries = trickle > 0 && link.established && link.lacks(self.class);
+                return tries.then(|| self.last_ping + TRICKLE);
+            }
+            Standing::Stranger { .. }
+                if link.established && self.heard.is_none() && !link.lacks(self.class) =>
+            {
+                return None;
+            }
+            Standing::Stranger { .. } => PROBE_SCHEDULE[step],
+            Standing::Verified if is_best && link.in_doubt => {
+                self.timeout().clamp(QUICK.0, QUICK.1)
+            }
+            Standing::Verified if self.unanswered > 0 => RETRY,
+            Standing::Verified if is_best => KEEPALIVE,
+            Standing::Verified if self.class.is_relay() => return None,
+            Standing::Verified => STANDBY,
+            Standing::Lost if self.unanswered < MAX_PINGS => PROBE_SCHEDULE[step],
+            Standing::Lost if !link.lacks(self.class) => return None,
+            Standing::Lost if self.unanswered < RELAPSE.2 => RELAPSE.0,
+            Standing::Lost => RELAPSE.1,
+        };
+        Some(self.last_ping + pause)
+    }
+
+    pub(super) fn pinged(&mut self, nonce: [u8; 8], in_doubt: bool, now: Duration) {
         if self.outstanding.len() == OUTSTANDING {
             self.outstanding.pop_front();
         }
@@ -122,9 +197,17 @@ impl Remote {
         self.hurry = false;
         self.pings_sent += 1;
         self.unanswered += 1;
+        let limit = if in_doubt {
+            LOST_AFTER_QUICK
+        } else {
+            LOST_AFTER
+        };
         match &mut self.standing {
+            Standing::Stranger {
+                pings: 0, trickle, ..
+            } => *trickle = trickle.saturating_sub(1),
             Standing::Stranger { pings, .. } => *pings -= 1,
-            Standing::Verified if self.unanswered > LOST_AFTER => {
+            Standing::Verified if self.unanswered > limit => {
                 self.standing = Standing::Lost;
                 self.unanswered = 1;
             }
@@ -132,14 +215,22 @@ impl Remote {
         }
     }
 
-    /// Is this nonce one of ours? Then the address is verified.
+    /// Is this nonce one of ours? Then the way is verified.
     pub(super) fn answered(&mut self, nonce: [u8; 8], now: Duration) -> bool {
         let Some(position) = self.outstanding.iter().position(|(n, _)| *n == nonce) else {
             return false;
         };
         let (_, sent) = self.outstanding[position];
         self.outstanding.drain(..=position);
-        self.rtt = Some(now.saturating_sub(sent));
+        let rtt = now.saturating_sub(sent);
+        self.rtt = Some(rtt);
+        self.smoothed = Some(match self.smoothed {
+            None => (rtt, rtt / 2),
+            Some((smoothed, deviation)) => (
+                (7 * smoothed + rtt) / 8,
+                (3 * deviation + smoothed.abs_diff(rtt)) / 4,
+            ),
+        });
         self.standing = Standing::Verified;
         self.unanswered = 0;
         true
@@ -163,7 +254,7 @@ impl Remote {
     /// Pings at once; what does not answer is probed from the start of the schedule, within what
     /// is left for it.
     pub(super) fn renew(&mut self) {
-        self.hurry = true;
+        self.hurry = !matches!(self.standing, Standing::Stranger { pings: 0, .. });
         if !self.is_verified() {
             self.unanswered = 0;
         }

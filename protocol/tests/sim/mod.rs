@@ -20,7 +20,7 @@ use ringback_protocol::envelope::{LIFETIME, Proof, Request};
 use ringback_protocol::frame::{
     Answer, Answered, Challenge, Deliver, Delivered, Frame, Refuse, Refused, Registered, Updated,
 };
-use ringback_protocol::path::{FIRST_BYTE, PathSet, Received, Role};
+use ringback_protocol::path::{FIRST_BYTE, PathSet, Received, Role, Via};
 use ringback_protocol::receipt::Nat;
 use ringback_protocol::registration::{CloseReason, Output, Registration, verify_challenge};
 use ringback_protocol::reply::Reply;
@@ -224,6 +224,7 @@ impl World {
                 .unwrap_or_else(|| self.caller.router.candidates()),
             remember: false,
             path: 0,
+            nat: Nat::Unknown,
         };
         let proof = Proof::Secret {
             psk_id: PASSWORD_ID,
@@ -507,7 +508,7 @@ impl World {
             side.handshake.confirm();
             return;
         }
-        if let Received::Handshake(quic) = paths.handle_datagram(from, bytes, now) {
+        if let Received::Handshake(quic) = paths.handle_datagram(Via::udp(from), bytes, now) {
             for quic in side.handshake.handle(&quic, now) {
                 paths.send_handshake(&quic);
             }
@@ -526,7 +527,8 @@ impl World {
             .as_mut()
             .and_then(PathSet::poll_transmit)
         {
-            self.send(end, transmit.to, &transmit.datagram);
+            let to = transmit.via.address().expect("the simulator has only UDP");
+            self.send(end, to, &transmit.datagram);
         }
     }
 
@@ -537,7 +539,8 @@ impl World {
             return;
         }
         side.next_data = Some(now + DATA_INTERVAL);
-        if let Some(to) = side.paths.as_ref().and_then(PathSet::route) {
+        let route = side.paths.as_ref().and_then(PathSet::route);
+        if let Some(to) = route.and_then(Via::address) {
             self.send(end, to, &[BARE; 64]);
         }
     }

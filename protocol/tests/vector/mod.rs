@@ -48,6 +48,7 @@ pub fn request() -> Request {
         ],
         remember: true,
         path: 1,
+        nat: ringback_protocol::receipt::Nat::Unknown,
     }
 }
 

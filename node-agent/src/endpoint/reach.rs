@@ -1,0 +1,189 @@
+//! What a link does beside pinging addresses, to get a path and to get a better one: TCP to the
+//! peer, both ends opening at the same time where routers stand between, and new addresses when the
+//! old ones fail. One task per link, quiet when the link has a UDP path.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use ringback_protocol::candidate::{Candidate, Kind};
+use ringback_protocol::path::Class;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+
+use super::link_path::{InUse, Paths, WeakPaths};
+use super::{Endpoint, addresses, tcp};
+
+/// UDP has this long before TCP is tried.
+const UDP_FIRST: Duration = Duration::from_millis(300);
+/// How long one TCP connection may take.
+const CONNECT: Duration = Duration::from_millis(2500);
+/// Pauses between attempts to reach one TCP address; the routers on the way have to see both ends'
+/// first packets before one gets through.
+const ATTEMPTS: [Duration; 4] = [
+    Duration::ZERO,
+    Duration::from_millis(200),
+    Duration::from_millis(600),
+    Duration::from_millis(1500),
+];
+/// A link without a direct path opens a TCP port on its router after this time, and again after
+/// these pauses.
+const OPEN_PORT: [Duration; 4] = [
+    Duration::from_millis(1200),
+    Duration::from_secs(10),
+    Duration::from_secs(60),
+    Duration::from_secs(300),
+];
+/// The router keeps a TCP port for the peer's attempts while this end stays connected to the STUN
+/// server.
+const PORT_OPEN: Duration = Duration::from_secs(8);
+
+/// The task's state.
+#[derive(Debug)]
+pub(super) struct Reach {
+    endpoint: Endpoint,
+    paths: WeakPaths,
+    named: mpsc::UnboundedReceiver<Vec<Candidate>>,
+    /// TCP addresses that are being dialled, or carry a connection.
+    dialled: Dialled,
+}
+
+type Dialled = Arc<Mutex<HashMap<SocketAddr, ()>>>;
+
+impl Reach {
+    pub(super) fn new(
+        endpoint: Endpoint,
+        paths: &Paths,
+        named: mpsc::UnboundedReceiver<Vec<Candidate>>,
+    ) -> Self {
+        Self {
+            endpoint,
+            paths: paths.downgrade(),
+            named,
+            dialled: Arc::default(),
+        }
+    }
+
+    /// Dials the peer's TCP candidates, unless UDP works soon.
+    pub(super) fn try_tcp(&self, candidates: &[Candidate]) {
+        let Some(paths) = self.paths.upgrade() else {
+            return;
+        };
+        for candidate in candidates.iter().filter(|candidate| candidate.is_tcp()) {
+            let to = candidate.address;
+            let mut dialled = self.dialled.lock().expect("not poisoned");
+            if dialled.insert(to, ()).is_some() {
+                continue;
+            }
+            let (weak, kind) = (self.paths.clone(), candidate.kind);
+            let port = self.endpoint.ports.tcp;
+            let dialled = self.dialled.clone();
+            let task = tokio::spawn(async move {
+                dial(weak, kind, to, port).await;
+                dialled.lock().expect("not poisoned").remove(&to);
+            });
+            paths.own(task.abort_handle());
+        }
+    }
+
+    /// Until the link's paths are closed.
+    pub(super) async fn run(mut self) {
+        let Some(mut in_use) = self.paths.upgrade().map(|paths| paths.in_use()) else {
+            return;
+        };
+        let mut last = None;
+        let mut pauses = OPEN_PORT.iter();
+        loop {
+            let class = in_use.borrow_and_update().verified;
+            if class > last && last.is_some() || class.is_none() && last.is_some() {
+                // Lost, maybe because this end has got another address.
+                self.endpoint.doubt_addresses();
+                pauses = OPEN_PORT.iter();
+            }
+            last = class;
+            let is_direct = class.is_some_and(|class| !class.is_relay());
+            let pause = if is_direct {
+                None
+            } else {
+                pauses.clone().next()
+            };
+            tokio::select! {
+                changed = in_use.changed() => if changed.is_err() { return },
+                named = self.named.recv() => match named {
+                    Some(candidates) if class != Some(Class::Udp) => self.try_tcp(&candidates),
+                    Some(_) => {}
+                    None => return,
+                },
+                () = async { sleep(*pause.expect("checked")).await }, if pause.is_some() => {
+                    pauses.next();
+                    self.open_port();
+                }
+            }
+        }
+    }
+
+    /// Has the router map the TCP port, by asking a STUN server over TCP, and tells the peer which
+    /// port that is.
+    fn open_port(&self) {
+        let (endpoint, weak) = (self.endpoint.clone(), self.paths.clone());
+        let Some(paths) = self.paths.upgrade() else {
+            return;
+        };
+        let task = tokio::spawn(async move {
+            let servers = endpoint.stun.borrow().clone();
+            let Some((public, stun)) = addresses::ask_by_tcp(endpoint.ports, &servers).await else {
+                return;
+            };
+            let known = endpoint.addresses.borrow().clone();
+            let mut candidates = known.candidates;
+            candidates.insert(0, Candidate::tcp(Kind::ServerReflexive, public));
+            let candidates = ringback_protocol::candidate::rank(&candidates, endpoint.loopback);
+            let Some(paths) = weak.upgrade() else { return };
+            paths.offer(&candidates, known.nat);
+            drop(paths);
+            hold(stun).await;
+        });
+        paths.own(task.abort_handle());
+    }
+}
+
+/// Keeps the connection to the STUN server open for as long as the peer's attempts take.
+async fn hold(stun: TcpStream) {
+    sleep(PORT_OPEN).await;
+    drop(stun);
+}
+
+/// Dials `to` until it answers, UDP works, or the attempts are used up; then carries datagrams until
+/// the connection ends.
+async fn dial(weak: WeakPaths, kind: Kind, to: SocketAddr, port: u16) {
+    let Some(mut in_use) = weak.upgrade().map(|paths| paths.in_use()) else {
+        return;
+    };
+    let has_udp = |in_use: &InUse| in_use.verified == Some(Class::Udp);
+    if tokio::time::timeout(UDP_FIRST, in_use.wait_for(has_udp))
+        .await
+        .is_ok()
+    {
+        return;
+    }
+    for pause in ATTEMPTS {
+        sleep(pause).await;
+        let connecting = tcp::connect(port, to, CONNECT);
+        let connected = tokio::select! {
+            connected = connecting => connected,
+            _ = in_use.wait_for(has_udp) => return,
+        };
+        match connected {
+            Ok(stream) => {
+                let Some(paths) = weak.upgrade() else { return };
+                let carrying = tcp::carry(stream, &paths, kind, to);
+                drop(paths);
+                carrying.await;
+                return;
+            }
+            Err(error) => tracing::debug!(%error, "a TCP candidate does not answer"),
+        }
+    }
+}
