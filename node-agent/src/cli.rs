@@ -155,6 +155,12 @@ pub struct Up {
     /// Seconds between two keepalives, 1 to 120 [default: 25]
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u16).range(1..=120))]
     pub keepalive_s: Option<u16>,
+    /// Do not ask the router to forward this agent's ports
+    #[arg(long)]
+    pub no_port_mapping: bool,
+    /// Do not answer requests from the LAN
+    #[arg(long)]
+    pub no_lan: bool,
 }
 
 #[derive(Debug, Args)]
@@ -170,6 +176,9 @@ pub struct Target {
     /// Accept that the name now belongs to another key
     #[arg(long)]
     pub accept_new_key: bool,
+    /// Do not look for the device on the LAN
+    #[arg(long)]
+    pub no_lan: bool,
 }
 
 #[derive(Debug, Args)]

@@ -31,6 +31,12 @@ pub(crate) struct Config {
     pub(crate) stun: Option<Vec<String>>,
     /// Seconds between two keepalives, 1 to 120.
     pub(crate) keepalive_s: Option<u16>,
+    /// Ask the router to forward this agent's ports; absent: yes.
+    pub(crate) port_mapping: Option<bool>,
+    /// Seconds of lease to ask the router for at most, 2 to 86400; absent: 3600 (UPnP), 7200.
+    pub(crate) port_mapping_lease_s: Option<u32>,
+    /// Answer requests from the LAN, and look for devices there; absent: yes.
+    pub(crate) lan: Option<bool>,
     #[serde(default)]
     pub(crate) services: BTreeMap<String, Service>,
 }
@@ -66,6 +72,14 @@ impl Config {
             bail!(Failure::new(
                 Exit::Usage,
                 format!("{}: keepalive_s is 1 to 120", path.display())
+            ));
+        }
+        if let Some(seconds) = config.port_mapping_lease_s
+            && !(2..=86_400).contains(&seconds)
+        {
+            bail!(Failure::new(
+                Exit::Usage,
+                format!("{}: port_mapping_lease_s is 2 to 86400", path.display())
             ));
         }
         for name in config.services.keys() {

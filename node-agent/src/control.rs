@@ -20,6 +20,7 @@ use crate::caller::{Caller, Ring, Signalling};
 use crate::device::{Agent, LinkStatus, Presence};
 use crate::failure::Failure;
 use crate::forward::{self, CallRequest, Event};
+use crate::port_mapping::Mappings;
 use crate::profile::Profile;
 
 /// Bytes of the longest line.
@@ -48,6 +49,9 @@ pub(crate) struct Status {
     pub(crate) udp_port: u16,
     pub(crate) public_address: Option<std::net::SocketAddr>,
     pub(crate) nat: Nat,
+    /// Absent: switched off.
+    #[serde(default)]
+    pub(crate) port_mapping: Option<Mappings>,
     pub(crate) services: std::collections::BTreeMap<String, String>,
     pub(crate) links: Vec<LinkStatus>,
 }
@@ -223,6 +227,10 @@ fn status(agent: &Agent) -> Status {
         udp_port: agent.endpoint.port(),
         public_address: addresses.public,
         nat: addresses.nat,
+        port_mapping: agent
+            .mappings
+            .get()
+            .map(|mappings| mappings.borrow().clone()),
         services: agent
             .services()
             .into_iter()

@@ -2,7 +2,7 @@
 //! and places calls for the commands of this host over the socket that it has open.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -23,6 +23,7 @@ use crate::copy;
 use crate::endpoint::Endpoint;
 use crate::failure::{Exit, Failure};
 use crate::link::{self, Link, close};
+use crate::port_mapping::Mappings;
 use crate::profile::Profile;
 use crate::registry::{Registry, RegistrySocket, connect_socket};
 use crate::remembered::{Remembered, RememberedCallers};
@@ -52,6 +53,8 @@ pub(crate) struct Agent {
     /// Links that this host has to other devices.
     pub(crate) calls: Arc<OpenLinks>,
     frames: mpsc::Sender<Frame>,
+    /// Set once port mapping has been started.
+    pub(crate) mappings: OnceLock<watch::Receiver<Mappings>>,
     pub(crate) placements: mpsc::Sender<Placement>,
 }
 
@@ -124,6 +127,7 @@ impl Agent {
             links: Mutex::default(),
             calls: Arc::default(),
             frames,
+            mappings: OnceLock::new(),
             placements,
         };
         agent.reload()?;

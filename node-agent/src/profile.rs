@@ -52,6 +52,11 @@ impl Profile {
         self.config.join("config.toml")
     }
 
+    /// Where what may be lost or made anew is kept.
+    pub(crate) fn state_dir(&self) -> &Path {
+        &self.state
+    }
+
     pub(crate) fn control_socket(&self) -> PathBuf {
         self.state.join("agent.sock")
     }

@@ -8,6 +8,7 @@ use crate::cli::Global;
 use crate::control::{Ask, Control, Status};
 use crate::device::Presence;
 use crate::failure::{Exit, Failure};
+use crate::port_mapping::{Mappings, Method, Trouble};
 use crate::profile::Profile;
 
 pub(super) async fn run(global: &Global, profile: &Profile) -> Result<()> {
@@ -38,6 +39,9 @@ fn text(status: &Status) -> String {
         status.udp_port,
         terminal::nat(status.nat),
     );
+    if let Some(mappings) = &status.port_mapping {
+        out += &format!("Router    {}\n", mapped(mappings));
+    }
     for (name, service) in &status.services {
         out += &format!("Service   {name} → {service}\n");
     }
@@ -57,6 +61,40 @@ fn text(status: &Status) -> String {
         );
     }
     out
+}
+
+fn mapped(mappings: &Mappings) -> String {
+    let ports: Vec<String> = [("UDP", &mappings.udp), ("TCP", &mappings.tcp)]
+        .into_iter()
+        .filter_map(|(transport, mapping)| {
+            let mapping = mapping.as_ref()?;
+            let method = match mapping.method {
+                Method::Pcp => "PCP",
+                Method::NatPmp => "NAT-PMP",
+                Method::Upnp => "UPnP",
+            };
+            Some(format!(
+                "forwards {transport} {} by {method}",
+                mapping.external
+            ))
+        })
+        .collect();
+    let trouble = match &mappings.trouble {
+        None if !mappings.tried => Some("is being asked for a port mapping".into()),
+        None => None,
+        Some(Trouble::NoRouter) => Some("none, there is no IPv4 default route".into()),
+        Some(Trouble::NotNeeded) => Some("maps nothing, this host has a public address".into()),
+        Some(Trouble::Silent) => Some("maps no ports: switch on UPnP, NAT-PMP or PCP on it".into()),
+        Some(Trouble::Refused { reason }) => Some(format!("refuses to map a port: {reason}")),
+        Some(Trouble::DoubleNat { external }) => Some(format!(
+            "is behind another NAT (it has {external}), so its mappings lead nowhere"
+        )),
+    };
+    ports
+        .into_iter()
+        .chain(trouble)
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 fn bytes(count: u64) -> String {

@@ -21,6 +21,8 @@ use crate::device::{self, Agent, Presence};
 use crate::endpoint::Endpoint;
 use crate::failure::{Exit, Failure};
 use crate::link::{close, printable};
+use crate::network_watch;
+use crate::port_mapping::{self, PortMapping};
 use crate::profile::Profile;
 use crate::registry::{Connection, Registry};
 
@@ -65,6 +67,19 @@ pub(super) async fn run(global: &Global, profile: Profile, up: Up) -> Result<()>
         .or_else(|| config.stun.clone())
         .unwrap_or_default();
     let (agent, inbound) = Agent::new(key, profile.clone(), registry, endpoint, stun)?;
+    let network = network_watch::start();
+    let mapping = (!up.no_port_mapping && config.port_mapping.unwrap_or(true)).then(|| {
+        let settings = port_mapping::Settings {
+            udp: agent.endpoint.port(),
+            tcp: None,
+            state_dir: profile.state_dir().to_owned(),
+            lease_s: config.port_mapping_lease_s,
+        };
+        let mapping = PortMapping::start(settings, network.clone());
+        // This is the only place that sets it.
+        let _ = agent.mappings.set(mapping.mappings());
+        mapping
+    });
     let (listener, _socket) = control::bind(&profile.control_socket())?;
     let interval = Duration::from_secs(
         up.keepalive_s
@@ -80,6 +95,24 @@ pub(super) async fn run(global: &Global, profile: Profile, up: Up) -> Result<()>
     });
     tokio::spawn(device::stay_registered(agent.clone(), inbound));
 
+    let served = stay(global, &profile, &agent, stop).await;
+    let close = agent.endpoint.close(close::SHUTTING_DOWN, "shutting down");
+    let release = async {
+        if let Some(mapping) = mapping {
+            mapping.release().await;
+        }
+    };
+    tokio::join!(close, release);
+    served
+}
+
+/// Announces the device and stays until it is stopped, or rejected at the start.
+async fn stay(
+    global: &Global,
+    profile: &Profile,
+    agent: &std::sync::Arc<Agent>,
+    mut stop: std::pin::Pin<&mut impl Future<Output = ()>>,
+) -> Result<()> {
     let mut presence = agent.presence.subscribe();
     let first = presence.wait_for(|presence| !matches!(presence, Presence::Connecting));
     let registered = tokio::select! {
@@ -98,20 +131,16 @@ pub(super) async fn run(global: &Global, profile: Profile, up: Up) -> Result<()>
                 None => Some(make_password()),
             };
             if let Some(password) = &new_password {
-                set_password(&profile, &agent.key, password)?;
+                set_password(profile, &agent.key, password)?;
                 agent.reload()?;
             }
-            announce(global, &agent, &registered, new_password.as_deref())?;
+            announce(global, agent, &registered, new_password.as_deref())?;
         }
     }
     tokio::select! {
         () = &mut stop => {}
         ended = watch(agent.clone(), registered) => ended?,
     }
-    agent
-        .endpoint
-        .close(close::SHUTTING_DOWN, "shutting down")
-        .await;
     Ok(())
 }
 

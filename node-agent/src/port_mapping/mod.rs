@@ -1,0 +1,486 @@
+//! Ports that the router forwards to this host, asked for by PCP (RFC 6887), NAT-PMP (RFC 6886) or
+//! UPnP-IGD, for IPv4.
+//!
+//! A task of its own: nobody waits for it unless they want to. It gives a mapping back when it is
+//! [released](PortMapping::release); one that a killed process has left is deleted by the next start
+//! of the same profile ([`journal`]), and what nobody deletes ends with its lease.
+
+mod announcement;
+mod journal;
+mod router;
+mod upnp;
+
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::num::NonZeroU16;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+
+use crate::network_watch::{self, Network};
+use announcement::Announcements;
+use journal::{Entry, Journal, Leftovers};
+use router::{Asked, Held, Refusal};
+
+/// A mapping is asked for again at least this often: a router that has started anew has lost it, and
+/// not every router says so.
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+/// Until the next try where no router answered.
+const NEXT_TRY: Duration = Duration::from_secs(600);
+/// Until the next try where a router that did answer is silent, or a mapping was not renewed.
+const RETRY: Duration = Duration::from_secs(30);
+/// For all deletions of one start, and of one end, together.
+const DELETION_LIMIT: Duration = Duration::from_secs(1);
+/// After a sign that the router has started anew: it may not be ready at once.
+const SETTLE: Duration = Duration::from_millis(500);
+
+/// Seconds of the longest lease that is asked for by default.
+pub(crate) const LEASE_UPNP_S: u32 = 3600;
+/// The same for PCP and NAT-PMP, as RFC 6886 recommends.
+pub(crate) const LEASE_PCP_S: u32 = 7200;
+
+/// How a router was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Method {
+    #[serde(rename = "PCP")]
+    Pcp,
+    #[serde(rename = "NAT-PMP")]
+    NatPmp,
+    #[serde(rename = "UPnP")]
+    Upnp,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Transport {
+    Udp,
+    Tcp,
+}
+
+/// A port of the router that leads here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Mapping {
+    pub(crate) external: SocketAddrV4,
+    pub(crate) method: Method,
+    /// Seconds, as granted; 0: for ever.
+    pub(crate) lease_s: u32,
+}
+
+/// Why there is no (useful) mapping.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "trouble")]
+pub(crate) enum Trouble {
+    /// This host has no IPv4 default route.
+    NoRouter,
+    /// No translation is on the way: this host has a global IPv4 address.
+    NotNeeded,
+    /// The router speaks none of the protocols, or they are switched off.
+    Silent,
+    /// The router answers and does not map.
+    Refused { reason: String },
+    /// The router is itself behind a NAT: it has this address, which is not a public one. The
+    /// mapping is kept, as it makes the router's own translation predictable.
+    DoubleNat { external: Ipv4Addr },
+}
+
+/// What the router forwards, as far as it is known.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Mappings {
+    /// The first try is over.
+    pub(crate) tried: bool,
+    pub(crate) router: Option<Ipv4Addr>,
+    /// The protocols by which the router has answered.
+    pub(crate) found: Vec<Method>,
+    pub(crate) udp: Option<Mapping>,
+    pub(crate) tcp: Option<Mapping>,
+    pub(crate) trouble: Option<Trouble>,
+}
+
+impl Mappings {
+    /// Where strangers reach this host's UDP port: a candidate of kind mapped.
+    pub(crate) fn udp_address(&self) -> Option<SocketAddr> {
+        public(self.udp.as_ref())
+    }
+
+    /// The same for its TCP port.
+    pub(crate) fn tcp_address(&self) -> Option<SocketAddr> {
+        public(self.tcp.as_ref())
+    }
+}
+
+fn public(mapping: Option<&Mapping>) -> Option<SocketAddr> {
+    let external = mapping?.external;
+    is_public(*external.ip()).then_some(external.into())
+}
+
+/// Not of RFC 1918, RFC 6598 (carrier NAT), or otherwise out of place on the Internet.
+pub(crate) fn is_public(ip: Ipv4Addr) -> bool {
+    let [a, b, ..] = ip.octets();
+    !(ip.is_private()
+        || ip.is_loopback()
+        || ip.is_link_local()
+        || ip.is_unspecified()
+        || ip.is_broadcast()
+        || ip.is_multicast()
+        || ip.is_documentation()
+        || a == 0
+        || (a == 100 && (64..128).contains(&b)))
+}
+
+/// What to map, and how.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    /// The local UDP port.
+    pub(crate) udp: u16,
+    /// The local TCP port, if there is one.
+    pub(crate) tcp: Option<u16>,
+    /// Where the journal is kept: the profile's state directory.
+    pub(crate) state_dir: PathBuf,
+    /// Seconds of lease to ask for at most; default: [`LEASE_UPNP_S`], [`LEASE_PCP_S`].
+    pub(crate) lease_s: Option<u32>,
+}
+
+/// Ports mapped on the router, for as long as this exists.
+#[derive(Debug)]
+pub(crate) struct PortMapping {
+    mappings: watch::Receiver<Mappings>,
+    checks: mpsc::Sender<()>,
+    release: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl PortMapping {
+    /// Starts to map. `network` is where changes of this host's network are seen.
+    pub(crate) fn start(settings: Settings, network: watch::Receiver<Network>) -> Self {
+        let (sender, mappings) = watch::channel(Mappings::default());
+        let (checks, checks_in) = mpsc::channel(1);
+        let (release, released) = oneshot::channel();
+        let task = tokio::spawn(async move {
+            let mut task = Task {
+                settings,
+                network,
+                mappings: sender,
+                journal: None,
+                held: Vec::new(),
+                asked: Asked::default(),
+                answered_at: None,
+                patient: false,
+            };
+            tokio::select! {
+                () = task.run(checks_in) => {}
+                _ = released => {}
+            }
+            task.release().await;
+        });
+        Self {
+            mappings,
+            checks,
+            release,
+            task,
+        }
+    }
+
+    /// The mappings, as they come and go.
+    pub(crate) fn mappings(&self) -> watch::Receiver<Mappings> {
+        self.mappings.clone()
+    }
+
+    /// The mappings as soon as the first try is over, or what is known after `limit`.
+    pub(crate) async fn first(&self, limit: Duration) -> Mappings {
+        let mut mappings = self.mappings.clone();
+        let tried = mappings.wait_for(|mappings| mappings.tried);
+        if let Ok(Ok(mappings)) = tokio::time::timeout(limit, tried).await {
+            return mappings.clone();
+        }
+        self.mappings.borrow().clone()
+    }
+
+    /// Something suggests that the router has changed or lost the mapping (as a new public address):
+    /// asks for it anew at once.
+    pub(crate) fn check(&self) {
+        // Full: a check is coming anyway.
+        let _ = self.checks.try_send(());
+    }
+
+    /// Takes the mappings off the router again, within 1 s. What can not be deleted by then is left
+    /// to the next start, or to the end of its lease.
+    pub(crate) async fn release(self) {
+        let _ = self.release.send(());
+        // An error is a panic, which has been reported.
+        let _ = self.task.await;
+    }
+}
+
+struct Task {
+    settings: Settings,
+    network: watch::Receiver<Network>,
+    mappings: watch::Sender<Mappings>,
+    /// Opened with the first mapping that is to be made.
+    journal: Option<Journal>,
+    held: Vec<Held>,
+    asked: Asked,
+    answered_at: Option<Instant>,
+    /// The next attempt may take longer.
+    patient: bool,
+}
+
+impl Task {
+    async fn run(&mut self, mut checks: mpsc::Receiver<()>) {
+        let mut announcements = Announcements::listen();
+        loop {
+            let network = self.network.borrow_and_update().clone();
+            let pause = self.attempt(&network).await;
+            let again = tokio::time::sleep(pause);
+            tokio::select! {
+                () = again => {}
+                Some(()) = checks.recv() => tokio::time::sleep(SETTLE).await,
+                () = announcements.next(network.router()) => {
+                    tracing::debug!("the router announces a change");
+                    tokio::time::sleep(SETTLE).await;
+                }
+                changed = self.network.changed() => match changed {
+                    // A new network may not be ready at the first moment.
+                    Ok(()) => tokio::time::sleep(SETTLE).await,
+                    Err(_) => tokio::time::sleep(pause).await,
+                },
+            }
+        }
+    }
+
+    /// Makes or renews the mappings; gives the time until the next attempt.
+    async fn attempt(&mut self, network: &Network) -> Duration {
+        let place = match place(network) {
+            Ok(place) => place,
+            Err(trouble) => {
+                // Mappings of another network can not be deleted from here.
+                self.held.clear();
+                self.tell(None, Some(trouble));
+                return NEXT_TRY;
+            }
+        };
+        if self.held.iter().any(|held| held.entry.place != place) {
+            self.forget_other_places(place);
+        }
+        let mut leftovers = Leftovers::find(&self.settings.state_dir);
+        if !leftovers.is_empty() {
+            let deleted = leftovers.delete(place, &self.asked);
+            if tokio::time::timeout(DELETION_LIMIT, deleted).await.is_err() {
+                tracing::debug!("the router does not delete the mappings of an earlier run");
+            }
+        }
+        let was_patient = self.patient;
+        match self.map(place).await {
+            Ok(()) => {
+                self.answered_at = Some(Instant::now());
+                let double = self.held.iter().find_map(|held| {
+                    let external = *held.mapping.external.ip();
+                    (!is_public(external)).then_some(Trouble::DoubleNat { external })
+                });
+                self.tell(Some(place.router), double);
+                self.pause()
+            }
+            Err(refusal) => {
+                self.held.retain(|held| !held.is_over());
+                let trouble = match &refusal {
+                    Refusal::Silent => Trouble::Silent,
+                    Refusal::Refused(reason) => Trouble::Refused {
+                        reason: reason.clone(),
+                    },
+                };
+                let trouble = self.held.is_empty().then_some(trouble);
+                self.tell(Some(place.router), trouble);
+                tracing::debug!(?refusal, "no port mapping");
+                let known = self
+                    .answered_at
+                    .is_some_and(|at| at.elapsed() < 2 * NEXT_TRY);
+                match refusal {
+                    Refusal::Silent if !known && !was_patient => {
+                        self.patient = true;
+                        Duration::ZERO
+                    }
+                    _ if known => RETRY,
+                    _ => NEXT_TRY,
+                }
+            }
+        }
+    }
+
+    /// Half of the shortest lease.
+    fn pause(&self) -> Duration {
+        let shortest = self
+            .held
+            .iter()
+            .filter(|held| held.mapping.lease_s > 0)
+            .map(|held| Duration::from_secs(held.mapping.lease_s.into()) / 2)
+            .min();
+        shortest
+            .unwrap_or(LONGEST_PAUSE)
+            .clamp(Duration::from_millis(500), LONGEST_PAUSE)
+    }
+
+    /// Renews what is held; asks anew, by every protocol, where nothing is or the renewal fails.
+    async fn map(&mut self, place: Place) -> Result<(), Refusal> {
+        if let Some(journal) = &mut self.journal
+            && !self.held.is_empty()
+        {
+            let mut renewed = Vec::new();
+            for held in &self.held {
+                match router::renew(&self.asked, held, &self.settings, journal).await {
+                    Ok(held) => renewed.push(held),
+                    Err(refusal) => {
+                        tracing::debug!(?refusal, "a mapping is not renewed");
+                        break;
+                    }
+                }
+            }
+            if renewed.len() == self.held.len() {
+                self.held = renewed;
+                return Ok(());
+            }
+        }
+        let previous: Vec<Entry> = self.held.iter().map(|held| held.entry.clone()).collect();
+        if self.journal.is_none() {
+            self.journal = Some(Journal::create(&self.settings.state_dir).map_err(|error| {
+                Refusal::Refused(format!("no port is mapped without a note of it: {error}"))
+            })?);
+        }
+        let journal = self.journal.as_mut().expect("just made");
+        let patient = std::mem::take(&mut self.patient);
+        let held = router::map(&mut self.asked, place, &self.settings, journal, patient).await?;
+        for entry in previous {
+            if held.iter().all(|held| !held.entry.is_same_mapping(&entry)) {
+                journal.note_gone(&entry);
+            }
+        }
+        for held in &held {
+            tracing::info!(
+                method = ?held.mapping.method,
+                transport = ?held.entry.transport,
+                lease_s = held.mapping.lease_s,
+                "the router forwards a port"
+            );
+        }
+        self.held = held;
+        Ok(())
+    }
+
+    /// What another router forwards to another address of this host is out of reach; the notes stay
+    /// for a start that is back there.
+    fn forget_other_places(&mut self, place: Place) {
+        self.held.retain(|held| held.entry.place == place);
+        self.asked = Asked::default();
+        self.answered_at = None;
+        self.patient = false;
+        if self.held.is_empty() {
+            self.tell(Some(place.router), None);
+        }
+    }
+
+    fn tell(&self, router: Option<Ipv4Addr>, trouble: Option<Trouble>) {
+        let mapping = |transport| {
+            let of = |held: &&Held| held.entry.transport == transport;
+            self.held.iter().find(of).map(|held| held.mapping.clone())
+        };
+        let now = Mappings {
+            tried: true,
+            router,
+            found: self.asked.found.clone(),
+            udp: mapping(Transport::Udp),
+            tcp: mapping(Transport::Tcp),
+            trouble,
+        };
+        self.mappings.send_if_modified(|mappings| {
+            let news = *mappings != now;
+            *mappings = now;
+            news
+        });
+    }
+
+    async fn release(mut self) {
+        let Some(journal) = self.journal.take() else {
+            return;
+        };
+        let delete = async {
+            // What was being made when the end came is only in the journal.
+            let Ok(place) = place(&self.network.borrow().clone()) else {
+                return;
+            };
+            journal.into_leftover().delete(place, &self.asked).await;
+        };
+        // A router that has never answered is not waited for.
+        let limit = if self.held.is_empty() && self.asked.found.is_empty() {
+            DELETION_LIMIT / 10
+        } else {
+            DELETION_LIMIT
+        };
+        if tokio::time::timeout(limit, delete).await.is_err() {
+            tracing::debug!("the router does not delete the mappings");
+        }
+    }
+}
+
+/// A router and this host's address on its LAN.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Place {
+    pub(crate) router: Ipv4Addr,
+    pub(crate) local: Ipv4Addr,
+}
+
+fn place(network: &Network) -> Result<Place, Trouble> {
+    let router = network.router().ok_or(Trouble::NoRouter)?;
+    let local = network_watch::address_towards(router).ok_or(Trouble::NoRouter)?;
+    if is_public(local) {
+        return Err(Trouble::NotNeeded);
+    }
+    Ok(Place { router, local })
+}
+
+impl Settings {
+    /// What is to be mapped.
+    fn ports(&self) -> impl Iterator<Item = (Transport, NonZeroU16)> {
+        let udp = NonZeroU16::new(self.udp).map(|port| (Transport::Udp, port));
+        let tcp = self.tcp.and_then(NonZeroU16::new);
+        udp.into_iter()
+            .chain(tcp.map(|port| (Transport::Tcp, port)))
+    }
+
+    fn lease(&self, method: Method) -> u32 {
+        self.lease_s.unwrap_or(match method {
+            Method::Upnp => LEASE_UPNP_S,
+            Method::Pcp | Method::NatPmp => LEASE_PCP_S,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_is_not_public_is_no_candidate() {
+        for (ip, public) in [
+            ("202.204.16.13", true),
+            ("192.168.1.1", false),
+            ("10.0.0.1", false),
+            ("172.16.3.4", false),
+            ("100.64.0.1", false),
+            ("100.127.255.255", false),
+            ("100.128.0.1", true),
+            ("169.254.1.1", false),
+            ("0.0.0.0", false),
+        ] {
+            let mapping = Mapping {
+                external: SocketAddrV4::new(ip.parse().unwrap(), 4000),
+                method: Method::Upnp,
+                lease_s: 60,
+            };
+            let mappings = Mappings {
+                udp: Some(mapping),
+                ..Mappings::default()
+            };
+            assert_eq!(mappings.udp_address().is_some(), public, "{ip}");
+        }
+    }
+}

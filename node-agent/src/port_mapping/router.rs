@@ -1,0 +1,415 @@
+//! One router, asked by each protocol: PCP and NAT-PMP at once, since they cost a datagram each, and
+//! a search for UPnP beside them, whose mappings are made only where the others failed.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::num::NonZeroU16;
+use std::time::{Duration, Instant};
+
+use crab_nat::{
+    InternetProtocol, PortMapping, PortMappingOptions, PortMappingType, TimeoutConfig, natpmp, pcp,
+};
+
+use super::journal::{Entry, Journal};
+use super::upnp::{self, Igd};
+use super::{Mapping, Method, Place, Settings, Transport};
+use crate::caller::unix_time;
+
+/// A router answers in a few milliseconds: 250 ms, and 500 ms after one repetition.
+const TIMING: TimeoutConfig = TimeoutConfig {
+    initial_timeout: Duration::from_millis(250),
+    max_retries: 1,
+    max_retry_timeout: None,
+};
+/// The search for UPnP, from the beginning of the attempt. Routers answer at once, as a rule.
+const UPNP_SEARCH: Duration = Duration::from_millis(1300);
+/// The search when nobody waits: they may think for 3 s (`MX` of the search).
+const PATIENT_UPNP_SEARCH: Duration = Duration::from_secs(4);
+/// For the steps of a mapping by UPnP after that.
+const UPNP_LIMIT: Duration = Duration::from_secs(3);
+/// How much longer than its lease a mapping is taken for existing: clocks differ.
+const EXPIRY_MARGIN_S: u64 = 60;
+
+/// What is known of the router.
+#[derive(Debug, Default)]
+pub(super) struct Asked {
+    pub(super) found: Vec<Method>,
+    pub(super) igd: Option<Igd>,
+}
+
+/// A mapping that exists.
+#[derive(Debug, Clone)]
+pub(super) struct Held {
+    pub(super) entry: Entry,
+    pub(super) mapping: Mapping,
+    until: Option<Instant>,
+}
+
+impl Held {
+    fn new(entry: Entry, external: SocketAddrV4, lease_s: u32) -> Self {
+        let until = (lease_s > 0).then(|| Instant::now() + Duration::from_secs(u64::from(lease_s)));
+        let mapping = Mapping {
+            external,
+            method: entry.method,
+            lease_s,
+        };
+        Self {
+            entry,
+            mapping,
+            until,
+        }
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.until.is_some_and(|until| until <= Instant::now())
+    }
+}
+
+/// Why there is no mapping.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    Silent,
+    Refused(String),
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Deletion {
+    /// The mapping is not there (any more), or is somebody else's.
+    Gone,
+    /// Not known: the router does not answer.
+    Unanswered,
+}
+
+/// Maps all ports of `settings` by the first protocol that does it. All or nothing for UDP: a TCP
+/// port that can not be mapped is left out. Takes at most about 1.5 s where nobody answers, and 4 s
+/// if it is `patient`.
+pub(super) async fn map(
+    asked: &mut Asked,
+    place: Place,
+    settings: &Settings,
+    journal: &mut Journal,
+    patient: bool,
+) -> Result<Vec<Held>, Refusal> {
+    *asked = Asked::default();
+    let limit = if patient {
+        PATIENT_UPNP_SEARCH
+    } else {
+        UPNP_SEARCH
+    };
+    let search = tokio::spawn(upnp::search(place, limit));
+    let search = AbortOnDrop(search);
+    let mut reason = None;
+
+    let (by_pcp, external) = tokio::join!(
+        map_each(Method::Pcp, place, settings, journal, None),
+        natpmp::external_address(place.router.into(), Some(TIMING))
+    );
+    match by_pcp {
+        Ok(held) => {
+            asked.found.push(Method::Pcp);
+            return Ok(held);
+        }
+        Err(Failure::Silent) => {}
+        Err(Failure::Refused(why)) => reason = Some(format!("PCP: {why}")),
+    }
+    match external {
+        Ok(external) => {
+            asked.found.push(Method::NatPmp);
+            match map_each(Method::NatPmp, place, settings, journal, Some(external)).await {
+                Ok(held) => return Ok(held),
+                Err(Failure::Refused(why)) => reason = Some(format!("NAT-PMP: {why}")),
+                Err(Failure::Silent) => {}
+            }
+        }
+        Err(error) => {
+            if let Failure::Refused(why) = Failure::from(error) {
+                reason.get_or_insert(format!("NAT-PMP: {why}"));
+            }
+        }
+    }
+    if let Some(igd) = search.finish().await {
+        asked.found.push(Method::Upnp);
+        let made = tokio::time::timeout(UPNP_LIMIT, map_by_upnp(&igd, place, settings, journal));
+        let made = made.await;
+        asked.igd = Some(igd);
+        match made {
+            Ok(Ok(held)) => return Ok(held),
+            Ok(Err(why)) => reason = Some(format!("UPnP: {why}")),
+            Err(_) => reason = Some("UPnP: the router takes too long".into()),
+        }
+    }
+    Err(reason.map_or(Refusal::Silent, Refusal::Refused))
+}
+
+/// Asks for a mapping that exists once more.
+pub(super) async fn renew(
+    asked: &Asked,
+    held: &Held,
+    settings: &Settings,
+    journal: &mut Journal,
+) -> Result<Held, Refusal> {
+    let lease_s = settings.lease(held.entry.method);
+    let noted = |journal: &mut Journal, entry: &Entry| {
+        journal
+            .note_making(entry)
+            .map_err(|error| Refusal::Refused(error.to_string()))
+    };
+    match held.entry.method {
+        Method::Pcp | Method::NatPmp => {
+            let mut entry = held.entry.clone();
+            entry.expires_at = expiry(lease_s);
+            noted(journal, &entry)?;
+            let known = *held.mapping.external.ip();
+            let external = match entry.method {
+                // The router may have another address by now.
+                Method::NatPmp => natpmp::external_address(entry.place.router.into(), Some(TIMING))
+                    .await
+                    .map_err(|error| Failure::from(error).into_refusal())?,
+                _ => known,
+            };
+            let wish = NonZeroU16::new(held.mapping.external.port());
+            ask(entry, wish, lease_s, external)
+                .await
+                .map_err(Failure::into_refusal)
+        }
+        Method::Upnp => {
+            let Some(igd) = &asked.igd else {
+                return Err(Refusal::Silent);
+            };
+            let lease_s = if held.mapping.lease_s == 0 {
+                0
+            } else {
+                lease_s
+            };
+            let mut entry = held.entry.clone();
+            entry.expires_at = expiry(lease_s);
+            noted(journal, &entry)?;
+            let renewed = tokio::time::timeout(UPNP_LIMIT, async {
+                igd.renew(&entry, lease_s).await?;
+                igd.external_address().await
+            });
+            match renewed.await {
+                Ok(Ok(external)) => {
+                    let external = SocketAddrV4::new(external, entry.external_port);
+                    Ok(Held::new(entry, external, lease_s))
+                }
+                Ok(Err(why)) => Err(Refusal::Refused(why)),
+                Err(_) => Err(Refusal::Silent),
+            }
+        }
+    }
+}
+
+/// Deletes a mapping of this host.
+pub(super) async fn delete(asked: &Asked, entry: &Entry) -> Deletion {
+    let Some(port) = NonZeroU16::new(entry.port) else {
+        return Deletion::Gone;
+    };
+    let router = entry.place.router.into();
+    let protocol = protocol(entry.transport);
+    let deleted = match entry.method {
+        Method::Pcp => {
+            let range = pcp::DropMappingRange::Single {
+                internal_port: port,
+                protocol,
+            };
+            let local = entry.place.local.into();
+            pcp::try_drop_mapping(router, local, entry.nonce, range, Some(TIMING))
+                .await
+                .map_err(Failure::from)
+        }
+        Method::NatPmp => natpmp::try_drop_mapping(router, protocol, Some(port), Some(TIMING))
+            .await
+            .map_err(Failure::from),
+        Method::Upnp => {
+            let found = match &asked.igd {
+                Some(igd) => Some(igd.clone()),
+                None => upnp::search(entry.place, UPNP_SEARCH).await,
+            };
+            match found {
+                Some(igd) => igd.delete(entry).await.map_err(Failure::Refused),
+                None => Err(Failure::Silent),
+            }
+        }
+    };
+    tracing::debug!(?deleted, method = ?entry.method, "deleting a mapping");
+    match deleted {
+        // A router that says no will not say anything else later.
+        Ok(()) | Err(Failure::Refused(_)) => Deletion::Gone,
+        Err(Failure::Silent) => Deletion::Unanswered,
+    }
+}
+
+/// PCP or NAT-PMP for all ports.
+async fn map_each(
+    method: Method,
+    place: Place,
+    settings: &Settings,
+    journal: &mut Journal,
+    external: Option<Ipv4Addr>,
+) -> Result<Vec<Held>, Failure> {
+    let lease_s = settings.lease(method);
+    let mut held = Vec::new();
+    for (transport, port) in settings.ports() {
+        let entry = Entry {
+            method,
+            place,
+            transport,
+            port: port.get(),
+            external_port: 0,
+            nonce: match method {
+                Method::Pcp => rand::random(),
+                _ => [0; 3],
+            },
+            expires_at: expiry(lease_s),
+        };
+        journal
+            .note_making(&entry)
+            .map_err(|error| Failure::Refused(error.to_string()))?;
+        let external = external.unwrap_or(Ipv4Addr::UNSPECIFIED);
+        // The local port is as good as any, and no two agents of a host wish for the same.
+        match ask(entry.clone(), Some(port), lease_s, external).await {
+            Ok(mapping) => held.push(mapping),
+            Err(failure) => {
+                journal.note_gone(&entry);
+                if held.is_empty() {
+                    return Err(failure);
+                }
+            }
+        }
+    }
+    if held.is_empty() {
+        return Err(Failure::Refused("there is no port to map".into()));
+    }
+    Ok(held)
+}
+
+/// One request for a mapping by PCP or NAT-PMP. `external` is what NAT-PMP knows already.
+async fn ask(
+    entry: Entry,
+    wish: Option<NonZeroU16>,
+    lease_s: u32,
+    external: Ipv4Addr,
+) -> Result<Held, Failure> {
+    let router = entry.place.router.into();
+    let port = NonZeroU16::new(entry.port).expect("checked when noted");
+    let options = PortMappingOptions {
+        external_port: wish,
+        lifetime_seconds: Some(lease_s),
+        timeout_config: Some(TIMING),
+    };
+    let protocol = protocol(entry.transport);
+    let mapping: PortMapping = match entry.method {
+        Method::Pcp => {
+            let request =
+                pcp::BaseMapRequest::new(router, entry.place.local.into(), protocol, port);
+            pcp::port_mapping(request, Some(entry.nonce), None, options).await?
+        }
+        _ => natpmp::port_mapping(router, protocol, port, options).await?,
+    };
+    let external = match mapping.mapping_type() {
+        PortMappingType::Pcp {
+            external_ip: IpAddr::V4(external),
+            ..
+        } => external,
+        PortMappingType::Pcp { .. } => {
+            return Err(Failure::Refused("its external address is not IPv4".into()));
+        }
+        PortMappingType::NatPmp => external,
+    };
+    let external = SocketAddrV4::new(external, mapping.external_port().get());
+    Ok(Held::new(entry, external, mapping.lifetime()))
+}
+
+async fn map_by_upnp(
+    igd: &Igd,
+    place: Place,
+    settings: &Settings,
+    journal: &mut Journal,
+) -> Result<Vec<Held>, String> {
+    let external = igd.external_address().await?;
+    let taken = igd.table().await.unwrap_or_default();
+    let mut held = Vec::new();
+    for (transport, port) in settings.ports() {
+        let made = igd
+            .map(place, transport, port.get(), settings, &taken, journal)
+            .await;
+        match made {
+            Ok((entry, lease_s)) => {
+                let external = SocketAddrV4::new(external, entry.external_port);
+                held.push(Held::new(entry, external, lease_s));
+            }
+            Err(why) if held.is_empty() => return Err(why),
+            Err(why) => tracing::debug!(why, "no TCP port by UPnP"),
+        }
+    }
+    Ok(held)
+}
+
+/// When a mapping that is made now is surely over, in Unix seconds.
+pub(super) fn expiry(lease_s: u32) -> u64 {
+    match lease_s {
+        0 => 0,
+        lease_s => unix_time(0) + u64::from(lease_s) + EXPIRY_MARGIN_S,
+    }
+}
+
+fn protocol(transport: Transport) -> InternetProtocol {
+    match transport {
+        Transport::Udp => InternetProtocol::Udp,
+        Transport::Tcp => InternetProtocol::Tcp,
+    }
+}
+
+/// Nobody there, or somebody who says no.
+#[derive(Debug)]
+enum Failure {
+    Silent,
+    Refused(String),
+}
+
+impl Failure {
+    fn into_refusal(self) -> Refusal {
+        match self {
+            Self::Silent => Refusal::Silent,
+            Self::Refused(why) => Refusal::Refused(why),
+        }
+    }
+}
+
+impl From<pcp::Failure> for Failure {
+    fn from(failure: pcp::Failure) -> Self {
+        match failure {
+            // A closed port is no answer; nor is that only the older protocol is spoken.
+            pcp::Failure::Socket(_)
+            | pcp::Failure::Timeout
+            | pcp::Failure::UnsupportedVersion(_) => Self::Silent,
+            failure => Self::Refused(failure.to_string()),
+        }
+    }
+}
+
+impl From<natpmp::Failure> for Failure {
+    fn from(failure: natpmp::Failure) -> Self {
+        match failure {
+            natpmp::Failure::Socket(_)
+            | natpmp::Failure::Timeout
+            | natpmp::Failure::UnsupportedVersion(_) => Self::Silent,
+            failure => Self::Refused(failure.to_string()),
+        }
+    }
+}
+
+/// A search that ends with whoever wanted it.
+struct AbortOnDrop(tokio::task::JoinHandle<Option<Igd>>);
+
+impl AbortOnDrop {
+    async fn finish(mut self) -> Option<Igd> {
+        (&mut self.0).await.ok().flatten()
+    }
+}
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
