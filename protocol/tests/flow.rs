@@ -8,6 +8,7 @@ use std::time::Duration;
 use ringback_protocol::Code;
 use ringback_protocol::call::Outcome;
 use ringback_protocol::candidate::{Candidate, Kind};
+use ringback_protocol::path::Via;
 use ringback_protocol::receipt::TriedResult;
 use ringback_protocol::registration::{
     CloseReason, PING_INTERVAL, PONG_TIMEOUT, STEP_TIMEOUT, UPDATE_TIMEOUT,
@@ -43,8 +44,8 @@ fn every_pair_of_routers_links_through_loss_delay_and_reordering() {
                     assert!(world.delivered);
                     let device_at = world.device.router.public();
                     let caller_at = world.caller.router.public();
-                    assert_eq!(world.paths(End::Caller).route(), Some(device_at));
-                    assert_eq!(world.paths(End::Device).route(), Some(caller_at));
+                    assert_eq!(world.paths(End::Caller).route(), Some(Via::udp(device_at)));
+                    assert_eq!(world.paths(End::Device).route(), Some(Via::udp(caller_at)));
                     assert_eq!(world.closed, None);
                 }
             }
@@ -199,9 +200,11 @@ fn strangers_get_no_more_than_the_budget() {
                 .count(),
             15
         );
+        // One more in 30 s while the link has no path.
+        let trickle = world.now.as_secs() as u32 / 30;
         for (address, spray) in &world.strangers {
             assert!(
-                spray.pings <= MAX_PINGS && spray.handshakes <= MAX_HANDSHAKES,
+                spray.pings <= MAX_PINGS + trickle && spray.handshakes <= MAX_HANDSHAKES,
                 "{address:?} got {spray:?}"
             );
             assert_eq!(spray.others, 0, "{address:?}");

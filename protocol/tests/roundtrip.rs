@@ -11,7 +11,7 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use ringback_protocol::admission::Admission;
-use ringback_protocol::candidate::{Candidate, Kind, MAX_CANDIDATES, address, canonical, rank};
+use ringback_protocol::candidate::{Candidate, Kind, MAX_CANDIDATES, MAX_TCP, TCP, UDP, address, canonical, rank};
 use ringback_protocol::envelope::{Envelope, Request};
 use ringback_protocol::frame::{
     Ack, Answer, Answered, Beacon, Challenge, Deliver, Delivered, Failed, Frame, FrameReader, Gone,
@@ -367,11 +367,17 @@ proptest! {
         prop_assert!(ranked.len() <= MAX_CANDIDATES);
         for (at, one) in ranked.iter().enumerate() {
             prop_assert!(candidates.contains(one));
-            prop_assert!(one.transport == 0 && one.address.port() != 0);
+            prop_assert!(one.transport <= TCP && one.address.port() != 0);
             prop_assert!(!one.address.ip().is_unspecified() && !one.address.ip().is_multicast());
             prop_assert!(loopback || !one.address.ip().is_loopback());
-            prop_assert!(ranked[..at].iter().all(|other| other.address != one.address));
+            let same = |other: &Candidate| (other.address, other.transport) == (one.address, one.transport);
+            prop_assert!(!ranked[..at].iter().any(same));
         }
+        // Neither transport crowds out the other.
+        let usable = rank_all(&candidates, loopback, TCP).len().min(MAX_TCP);
+        prop_assert!(ranked.iter().filter(|one| one.is_tcp()).count() >= usable);
+        let usable = rank_all(&candidates, loopback, UDP).len().min(MAX_CANDIDATES - MAX_TCP);
+        prop_assert!(ranked.iter().filter(|one| one.is_udp()).count() >= usable);
         prop_assert_eq!(&rank(&ranked, loopback), &ranked);
     }
 
@@ -586,17 +592,27 @@ fn an_unknown_key_changes_no_envelope_and_no_stream_header() {
     }
 }
 
+/// The usable candidates of one transport.
+fn rank_all(candidates: &[Candidate], loopback: bool, transport: u8) -> Vec<Candidate> {
+    let of_it: Vec<Candidate> = candidates
+        .iter()
+        .filter(|one| one.transport == transport)
+        .cloned()
+        .collect();
+    rank(&of_it, loopback)
+}
+
 #[test]
 fn numbers_of_a_later_version_are_let_pass() {
-    // NAT 4 in a reply; kind 9 and transport 1 in a candidate.
+    // NAT 4 in a reply; kind 9 and transport 2 in a candidate.
     let mut encoded = minicbor::to_vec(reply()).expect("CBOR");
     assert_eq!(encoded[encoded.len() - 2..], [0x03, 0x02]);
     *encoded.last_mut().expect("not empty") = 4;
     let decoded: Reply = minicbor::decode(&encoded).expect("a reply");
     assert_eq!(decoded.nat, Nat::Unknown);
     let candidate: Candidate =
-        minicbor::decode(&bytes("a300090146c0a8010b1b580201")).expect("a candidate");
-    assert_eq!((candidate.kind, candidate.transport), (Kind::Unknown(9), 1));
+        minicbor::decode(&bytes("a300090146c0a8010b1b580202")).expect("a candidate");
+    assert_eq!((candidate.kind, candidate.transport), (Kind::Unknown(9), 2));
     assert_eq!(rank(&[candidate], true), []);
 }
 
