@@ -441,6 +441,7 @@ impl Shared {
                     seen: from,
                     name: online.name,
                     stun: stun_servers(&self.env),
+                    beacons: Vec::new(),
                 },
             )
         });
