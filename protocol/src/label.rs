@@ -13,6 +13,7 @@ pub const REFUSAL: &str = "ringback/1 refusal";
 pub const PATH_DEVICE: &str = "ringback/1 path device";
 pub const PATH_CALLER: &str = "ringback/1 path caller";
 pub const PATH_TAG: &str = "ringback/1 path tag";
+pub const COOKIE: &str = "ringback/1 cookie";
 
 /// `label ‖ 0x00 ‖ parts…`, what is signed or hashed.
 pub(crate) fn join(label: &str, parts: &[&[u8]]) -> Vec<u8> {
