@@ -486,6 +486,8 @@ fn handle_output(
             let decision = agent.admit(&deliver.envelope);
             tokio::spawn(agent.clone().handle_request(deliver.call, decision));
         }
+        // For beacons; this is a device.
+        Output::Beacon(_) => {}
         Output::Placed(frame) => {
             let (call, ended) = match &frame {
                 Frame::Delivered(f) => (f.call, false),

@@ -74,9 +74,11 @@ codes! {
     DeviceOffline = "device_offline", 409, "the device is not connected";
     NoAnswer = "no_answer", 504, "the device did not answer in time";
     RateLimited = "rate_limited", 429, "too many attempts";
+    RelayDisabled = "relay_disabled", 0, "the owner of this registry has switched its relay off";
+    RelayExhausted = "relay_exhausted", 0, "the relay's allowance for today is used up";
     WrongPassword = "wrong_password", 0, "wrong password";
     UnknownCaller = "unknown_caller", 0, "the device does not know this caller's key";
-    Stale = "stale", 0, "the request is expired, from the future, or from before the agent's start";
+    Stale = "stale", 403, "the request is expired, from the future, or from before the agent's start";
     Replayed = "replayed", 0, "this request was seen before";
     UnknownService = "unknown_service", 0, "the device exposes no service of this name";
     ServiceUnreachable = "service_unreachable", 0, "the service does not answer on the device's network";

@@ -14,6 +14,7 @@ use minicbor::{Decode, Encode};
 use crate::candidate::Candidate;
 use crate::cbor::{self, Malformed, bounded_str};
 use crate::path::PathKeys;
+use crate::relay::Room;
 use crate::reply::ReplyKey;
 use crate::secret::{MAX_PSK_ID, Psk};
 use crate::{PeerId, SecretKey, UnixTime, VERSION, label};
@@ -87,6 +88,8 @@ pub enum Proof<'a> {
 pub struct CallKeys {
     pub reply: ReplyKey,
     pub path: PathKeys,
+    /// Where the two ends meet on a relay.
+    pub relay: Room,
 }
 
 /// Why an envelope is not accepted before or at its opening.
@@ -248,7 +251,10 @@ impl CallKeys {
         };
         let mut tag = [0; 8];
         export(label::PATH_TAG.as_bytes(), &mut tag).expect("8 bytes are within HKDF's limit");
+        let mut room = [0; 16];
+        export(label::RELAY.as_bytes(), &mut room).expect("16 bytes are within HKDF's limit");
         Self {
+            relay: Room(room),
             reply: ReplyKey::from_bytes(key(label::REPLY)),
             path: PathKeys::new(tag, key(label::PATH_DEVICE), key(label::PATH_CALLER)),
         }

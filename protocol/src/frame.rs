@@ -3,6 +3,8 @@
 //!
 //! Protocol flow, device: `Challenge` ← · `Register` → · `Registered` ← · then in any order
 //! `Update` → `Updated` ←, and per request `Deliver` ← `Ack` → (`Answer` | `Refuse`) →.
+//! Device on a relay, and caller: `Challenge` ← · `Join` → · `Joined` ← · `PeerPresence` ← (§15).
+//! Beacon, after `Registered`: `Beacon` → · `Seen` → `Known` ← · `Gone` → · `Notify` ← (§6.3).
 //! Caller: (`POST` or `Place` →) · `Delivered` ← · (`Answered` | `Refused` | `Failed`) ←.
 
 use std::net::SocketAddr;
@@ -10,6 +12,7 @@ use std::net::SocketAddr;
 use minicbor::{Decode, Encode};
 
 pub use crate::cbor::Malformed;
+use crate::path::Role;
 use crate::{Code, PeerId, candidate::address, cbor};
 
 /// Bytes of the largest frame on a device's socket (§14).
@@ -66,11 +69,19 @@ frames! {
     0x04 Answer,
     0x05 Refuse,
     0x06 Place,
+    0x07 Join,
+    0x08 Beacon,
+    0x09 Seen,
+    0x0a Gone,
     0x41 Challenge,
     0x42 Registered,
     0x43 Deliver,
     0x44 Rejected,
     0x45 Updated,
+    0x46 Joined,
+    0x47 PeerPresence,
+    0x48 Known,
+    0x49 Notify,
     0x51 Delivered,
     0x52 Answered,
     0x53 Refused,
@@ -138,6 +149,55 @@ pub struct Place {
     pub envelope: Vec<u8>,
 }
 
+/// Peer → relay: the answer to a [`Challenge`] there (§15).
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Join {
+    #[cbor(n(0), with = "role")]
+    pub role: Role,
+    /// The joiner's own ID.
+    #[n(1)]
+    pub peer: PeerId,
+    /// The device of the call: `peer` itself in the role of the device.
+    #[n(2)]
+    pub device: PeerId,
+    #[cbor(n(3), with = "minicbor::bytes")]
+    pub signature: [u8; 64],
+}
+
+/// Beacon → registry: where this beacon listens (§6.3).
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Beacon {
+    /// `host:port`
+    #[n(0)]
+    pub udp: String,
+    /// `host:port`
+    #[n(1)]
+    pub tcp: Option<String>,
+    /// It forwards datagrams of calls, too.
+    #[n(2)]
+    pub relay: bool,
+}
+
+/// Beacon → registry: this device has registered by UDP, from this address (§6.3).
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Seen {
+    #[n(0)]
+    pub device: PeerId,
+    #[cbor(n(1), with = "address")]
+    pub public: SocketAddr,
+}
+
+/// Beacon → registry: this device has fallen silent (§6.3).
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Gone {
+    #[n(0)]
+    pub device: PeerId,
+}
+
 /// Registry → device: prove your key.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
@@ -161,6 +221,24 @@ pub struct Registered {
     /// `host:port` each.
     #[n(2)]
     pub stun: Vec<String>,
+    #[cbor(n(3), skip_if = "Vec::is_empty", default)]
+    pub beacons: Vec<ListedBeacon>,
+}
+
+/// A beacon that the registry tells its devices of: [`Beacon`] and whose it is.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct ListedBeacon {
+    /// `host:port`
+    #[n(0)]
+    pub udp: String,
+    /// `host:port`
+    #[n(1)]
+    pub tcp: Option<String>,
+    #[n(2)]
+    pub relay: bool,
+    #[n(3)]
+    pub id: PeerId,
 }
 
 /// Registry → device: somebody rings.
@@ -191,6 +269,45 @@ pub struct Rejected {
 pub struct Updated {
     #[cbor(n(0), with = "address")]
     pub public: SocketAddr,
+}
+
+/// Relay → peer: you are in the room (§15).
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Joined {
+    /// Bytes per second that the room forwards, both directions together.
+    #[n(0)]
+    pub rate_bytes_s: u64,
+    /// Bytes that the relay will forward today, for all rooms together.
+    #[n(1)]
+    pub remaining_bytes: u64,
+}
+
+/// Relay → peer: the other end is in the room, or is not (§15).
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct PeerPresence {
+    #[n(0)]
+    pub present: bool,
+}
+
+/// Registry → beacon: whether a [`Seen`] device may use it (§6.3).
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Known {
+    #[n(0)]
+    pub device: PeerId,
+    /// Why not; absent: the device is enrolled.
+    #[n(1)]
+    pub code: Option<Code>,
+}
+
+/// Registry → beacon: a request waits for this device (§6.3).
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Notify {
+    #[n(0)]
+    pub device: PeerId,
 }
 
 /// Registry → caller: the device has the request.
@@ -235,6 +352,34 @@ pub struct Failed {
     pub retry_after_s: Option<u32>,
     #[n(4)]
     pub last_seen: Option<u64>,
+}
+
+/// A role as one number: 0 the device, 1 the caller.
+mod role {
+    use minicbor::decode::{self, Decoder};
+    use minicbor::encode::{self, Encoder, Write};
+
+    use super::Role;
+
+    pub(super) fn encode<C, W: Write>(
+        role: &Role,
+        e: &mut Encoder<W>,
+        _: &mut C,
+    ) -> Result<(), encode::Error<W::Error>> {
+        e.u8(match role {
+            Role::Device => 0,
+            Role::Caller => 1,
+        })?
+        .ok()
+    }
+
+    pub(super) fn decode<C>(d: &mut Decoder<'_>, _: &mut C) -> Result<Role, decode::Error> {
+        match d.u8()? {
+            0 => Ok(Role::Device),
+            1 => Ok(Role::Caller),
+            _ => Err(decode::Error::message("a role is 0 or 1")),
+        }
+    }
 }
 
 /// Frames in a byte stream, each behind a 2-byte length (§5.3, §12). Feed bytes in, take frames out.

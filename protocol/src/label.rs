@@ -14,6 +14,11 @@ pub const PATH_DEVICE: &str = "ringback/1 path device";
 pub const PATH_CALLER: &str = "ringback/1 path caller";
 pub const PATH_TAG: &str = "ringback/1 path tag";
 pub const COOKIE: &str = "ringback/1 cookie";
+pub const RELAY: &str = "ringback/1 relay";
+pub const JOIN: &str = "ringback/1 join";
+pub const BEACON: &str = "ringback/1 beacon";
+pub const FETCH: &str = "ringback/1 fetch";
+pub const ANSWER: &str = "ringback/1 answer";
 
 /// `label ‖ 0x00 ‖ parts…`, what is signed or hashed.
 pub(crate) fn join(label: &str, parts: &[&[u8]]) -> Vec<u8> {

@@ -11,6 +11,7 @@
 //! 3. The device admits it or refuses it — [`admission`] (§7.1), [`refusal`] (§9).
 //! 4. It answers with its own [`candidate`]s in a sealed [`reply`] (§8) and dials: [`path`] finds
 //!    the way that datagrams take (§10).
+//!    Where no direct one is found, or until it is, they go through a [`relay`] (§15).
 //! 5. Streams on the link open with a [`stream`] header (§12).
 //! 6. What happened is told in a [`receipt`].
 //!
@@ -33,6 +34,7 @@ pub mod receipt;
 pub mod redact;
 pub mod refusal;
 pub mod registration;
+pub mod relay;
 pub mod reply;
 pub mod secret;
 pub mod stream;

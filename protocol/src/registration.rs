@@ -1,11 +1,13 @@
 //! Registration (§5.2, §6.1): a device proves its key to the registry and stays connected. The
-//! device's side is the state machine [`Registration`]; the registry's checks are functions.
+//! device's side is the state machine [`Registration`]; the registry's checks are functions, and
+//! so are the other proofs of a key: to a relay (§15), and of a device without a socket (§5.4).
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::frame::{Deliver, Frame, Register, Registered, Rejected, Update};
+use crate::relay::Room;
 use crate::{PeerId, SecretKey, label};
 
 /// Between two pings on an idle socket.
@@ -70,6 +72,62 @@ pub fn verify_enrolment(device: &PeerId, origin: &str, code: &str, signature: &[
     )
 }
 
+/// Signs a relay's challenge (§15). `origin` is the registry's as dialed, or `beacon:` and the
+/// beacon's ID.
+pub fn sign_join(peer: &SecretKey, room: &Room, nonce: &[u8; 32], origin: &str) -> [u8; 64] {
+    let origin = label::sha256(origin.as_bytes());
+    let id = peer.id();
+    peer.sign(label::JOIN, &[id.as_bytes(), &room.0, nonce, &origin])
+}
+
+/// Has `peer` signed this challenge of the relay at `origin`, for this room?
+pub fn verify_join(
+    peer: &PeerId,
+    room: &Room,
+    nonce: &[u8; 32],
+    origin: &str,
+    signature: &[u8; 64],
+) -> bool {
+    let origin = label::sha256(origin.as_bytes());
+    let parts: [&[u8]; 4] = [peer.as_bytes(), &room.0, nonce, &origin];
+    peer.verify(label::JOIN, &parts, signature)
+}
+
+/// Signs a device's fetching of its waiting requests (§5.4).
+pub fn sign_fetch(device: &SecretKey, origin: &str, time_ms: u64) -> [u8; 64] {
+    let origin = label::sha256(origin.as_bytes());
+    let (id, time) = (device.id(), time_ms.to_be_bytes());
+    device.sign(label::FETCH, &[id.as_bytes(), &origin, &time])
+}
+
+/// Has `device` signed this fetching at `origin`? Whether the time is fresh is another question.
+pub fn verify_fetch(device: &PeerId, origin: &str, time_ms: u64, signature: &[u8; 64]) -> bool {
+    let origin = label::sha256(origin.as_bytes());
+    let parts: [&[u8]; 3] = [device.as_bytes(), &origin, &time_ms.to_be_bytes()];
+    device.verify(label::FETCH, &parts, signature)
+}
+
+/// Signs a device's answers to fetched requests (§5.4); `body` are the length-prefixed frames.
+pub fn sign_answers(device: &SecretKey, origin: &str, time_ms: u64, body: &[u8]) -> [u8; 64] {
+    let (origin, body) = (label::sha256(origin.as_bytes()), label::sha256(body));
+    let (id, time) = (device.id(), time_ms.to_be_bytes());
+    device.sign(label::ANSWER, &[id.as_bytes(), &origin, &time, &body])
+}
+
+/// Has `device` signed these answers at `origin`? Whether the time is fresh is another question.
+pub fn verify_answers(
+    device: &PeerId,
+    origin: &str,
+    time_ms: u64,
+    body: &[u8],
+    signature: &[u8; 64],
+) -> bool {
+    let (origin, body) = (label::sha256(origin.as_bytes()), label::sha256(body));
+    let time = time_ms.to_be_bytes();
+    let parts: [&[u8]; 4] = [device.as_bytes(), &origin, &time, &body];
+    device.verify(label::ANSWER, &parts, signature)
+}
+
 /// An enrolment code without dashes and blanks, in upper case, with Crockford's look-alikes read
 /// as what they look like.
 pub fn canonical_code(code: &str) -> String {
@@ -125,6 +183,8 @@ pub enum Output {
     Deliver(Deliver),
     /// A frame about a call that this device has placed.
     Placed(Frame),
+    /// A frame to a beacon: `Known` or `Notify` (§6.3). A device that is none ignores it.
+    Beacon(Frame),
     /// Close the socket and connect anew, or not, as the reason says.
     Close(CloseReason),
 }
@@ -225,6 +285,9 @@ impl Registration {
                 | Frame::Refused(_)
                 | Frame::Failed(_)),
             ) => self.outputs.push_back(Output::Placed(frame)),
+            (State::Live { .. }, frame @ (Frame::Known(_) | Frame::Notify(_))) => {
+                self.outputs.push_back(Output::Beacon(frame));
+            }
             (_, frame) => {
                 let tag = frame.tag();
                 self.close(CloseReason::Misbehaved(format!(

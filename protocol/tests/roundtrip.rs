@@ -14,8 +14,9 @@ use ringback_protocol::admission::Admission;
 use ringback_protocol::candidate::{Candidate, Kind, MAX_CANDIDATES, address, canonical, rank};
 use ringback_protocol::envelope::{Envelope, Request};
 use ringback_protocol::frame::{
-    Ack, Answer, Answered, Challenge, Deliver, Delivered, Failed, Frame, FrameReader, MAX_FRAME,
-    Place, Refuse, Refused, Register, Registered, Rejected, Update, Updated, length_prefixed,
+    Ack, Answer, Answered, Beacon, Challenge, Deliver, Delivered, Failed, Frame, FrameReader, Gone,
+    Join, Joined, Known, ListedBeacon, MAX_FRAME, Notify, PeerPresence, Place, Refuse, Refused,
+    Register, Registered, Rejected, Seen, Update, Updated, length_prefixed,
 };
 use ringback_protocol::path::{PathSet, Received, Role};
 use ringback_protocol::receipt::Nat;
@@ -69,6 +70,17 @@ fn text() -> impl Strategy<Value = String> {
     ".{0,40}"
 }
 
+fn listed_beacon() -> impl Strategy<Value = ListedBeacon> {
+    (text(), option::of(text()), any::<bool>(), peer()).prop_map(|(udp, tcp, relay, id)| {
+        ListedBeacon {
+            udp,
+            tcp,
+            relay,
+            id,
+        }
+    })
+}
+
 fn frame() -> impl Strategy<Value = Frame> {
     let signature = || (uniform32(any::<u8>()), uniform32(any::<u8>()));
     let call = any::<u64>;
@@ -99,12 +111,51 @@ fn frame() -> impl Strategy<Value = Frame> {
             time_ms
         }
         .into()),
-        (text(), text(), vec(text(), 0..4)).prop_map(|(seen, name, stun)| Registered {
-            seen,
-            name,
-            stun
-        }
-        .into()),
+        (
+            text(),
+            text(),
+            vec(text(), 0..4),
+            vec(listed_beacon(), 0..3)
+        )
+            .prop_map(|(seen, name, stun, beacons)| Registered {
+                seen,
+                name,
+                stun,
+                beacons,
+            }
+            .into()),
+        (any::<bool>(), peer(), peer(), signature()).prop_map(
+            |(is_device, peer, device, (a, b))| {
+                Join {
+                    role: if is_device {
+                        Role::Device
+                    } else {
+                        Role::Caller
+                    },
+                    peer,
+                    device,
+                    signature: [a, b].concat().try_into().expect("64 bytes"),
+                }
+                .into()
+            }
+        ),
+        listed_beacon().prop_map(
+            |ListedBeacon {
+                 udp, tcp, relay, ..
+             }| { Beacon { udp, tcp, relay }.into() }
+        ),
+        (peer(), socket_address()).prop_map(|(device, public)| Seen { device, public }.into()),
+        peer().prop_map(|device| Gone { device }.into()),
+        any::<(u64, u64)>().prop_map(|(rate_bytes_s, remaining_bytes)| {
+            Joined {
+                rate_bytes_s,
+                remaining_bytes,
+            }
+            .into()
+        }),
+        any::<bool>().prop_map(|present| PeerPresence { present }.into()),
+        (peer(), option::of(code())).prop_map(|(device, code)| Known { device, code }.into()),
+        peer().prop_map(|device| Notify { device }.into()),
         (call(), blob()).prop_map(|(call, envelope)| Deliver { call, envelope }.into()),
         (code(), text(), option::of(any::<u32>())).prop_map(|(code, detail, retry_after_s)| {
             Rejected {
@@ -227,6 +278,15 @@ fn vectors() -> Vec<Vec<u8>> {
         vector::ANSWERED,
         vector::REFUSED,
         vector::FAILED,
+        vector::JOIN,
+        vector::BEACON,
+        vector::SEEN,
+        vector::GONE,
+        vector::REGISTERED_BEACONS,
+        vector::JOINED,
+        vector::PEER_PRESENCE,
+        vector::KNOWN_NOT,
+        vector::NOTIFY,
     ]
     .map(bytes)
     .to_vec()

@@ -1,4 +1,4 @@
-//! Byte-exact vectors: what this crate sends is what PROTOCOL.md says, bit for bit (§15).
+//! Byte-exact vectors: what this crate sends is what PROTOCOL.md says, bit for bit.
 
 mod vector;
 
@@ -7,14 +7,17 @@ use std::time::Duration;
 use ringback_protocol::candidate::{Candidate, Kind, address};
 use ringback_protocol::envelope::{Envelope, Proof};
 use ringback_protocol::frame::{
-    Ack, Answer, Answered, Challenge, Deliver, Delivered, Failed, Frame, Place, Refuse, Refused,
-    Register, Registered, Rejected, Update, Updated, length_prefixed,
+    Ack, Answer, Answered, Beacon, Challenge, Deliver, Delivered, Failed, Frame, Gone, Join,
+    Joined, Known, ListedBeacon, Notify, PeerPresence, Place, Refuse, Refused, Register,
+    Registered, Rejected, Seen, Update, Updated, length_prefixed,
 };
 use ringback_protocol::path::{PathSet, Received, Role, link_tag};
 use ringback_protocol::refusal::Refusal;
 use ringback_protocol::registration::{
-    sign_challenge, sign_enrolment, verify_challenge, verify_enrolment,
+    sign_answers, sign_challenge, sign_enrolment, sign_fetch, sign_join, verify_answers,
+    verify_challenge, verify_enrolment, verify_fetch, verify_join,
 };
+use ringback_protocol::relay;
 use ringback_protocol::secret::Psk;
 use ringback_protocol::stream::{Open, Opening, StreamRefused};
 use ringback_protocol::{Code, PeerId, label};
@@ -250,8 +253,30 @@ fn frames_of_the_registry_to_a_device() {
             seen: "202.204.16.13".into(),
             name: "nas".into(),
             stun: vec!["stun.example:3478".into()],
+            beacons: Vec::new(),
         },
         vector::REGISTERED,
+    );
+    let with_tcp = ListedBeacon {
+        udp: "beacon.example:3478".into(),
+        tcp: Some("beacon.example:443".into()),
+        relay: true,
+        id: caller().id(),
+    };
+    let udp_only = ListedBeacon {
+        udp: "203.0.113.5:3478".into(),
+        tcp: None,
+        relay: false,
+        id: device().id(),
+    };
+    assert_frame(
+        Registered {
+            seen: "202.204.16.13".into(),
+            name: "nas".into(),
+            stun: vec!["stun.example:3478".into()],
+            beacons: vec![with_tcp, udp_only],
+        },
+        vector::REGISTERED_BEACONS,
     );
     assert_frame(
         Deliver {
@@ -277,6 +302,98 @@ fn frames_of_the_registry_to_a_device() {
         vector::REJECTED_FOR_GOOD,
     );
     assert_frame(Updated { public }, vector::UPDATED);
+}
+
+#[test]
+fn frames_of_a_beacon() {
+    let public = vector::address(vector::DEVICE_PUBLIC_ADDRESS);
+    let device = device().id();
+    assert_frame(
+        Beacon {
+            udp: "beacon.example:3478".into(),
+            tcp: Some("beacon.example:443".into()),
+            relay: true,
+        },
+        vector::BEACON,
+    );
+    assert_frame(
+        Beacon {
+            udp: "203.0.113.5:3478".into(),
+            tcp: None,
+            relay: false,
+        },
+        vector::BEACON_UDP_ONLY,
+    );
+    assert_frame(Seen { device, public }, vector::SEEN);
+    assert_frame(Gone { device }, vector::GONE);
+    assert_frame(Known { device, code: None }, vector::KNOWN);
+    let code = Some(Code::Revoked);
+    assert_frame(Known { device, code }, vector::KNOWN_NOT);
+    assert_frame(Notify { device }, vector::NOTIFY);
+}
+
+#[test]
+fn the_relay() {
+    let (_, keys) = vector::seal();
+    let room = keys.relay;
+    assert_eq!(room.to_string(), vector::ROOM);
+    assert_eq!(vector::ROOM.parse(), Ok(room));
+    assert!(!format!("{keys:?}").contains(vector::ROOM));
+    for (key, role, expected) in [
+        (device(), Role::Device, vector::JOIN),
+        (caller(), Role::Caller, vector::JOIN_BY_CALLER),
+    ] {
+        let signature = sign_join(&key, &room, &nonce(), vector::ORIGIN);
+        let peer = key.id();
+        assert_frame(
+            Join {
+                role,
+                peer,
+                device: device().id(),
+                signature,
+            },
+            expected,
+        );
+        let other_room = relay::Room([1; 16]);
+        let other_origin = "https://other.example";
+        let fits =
+            |room, nonce: [u8; 32], origin| verify_join(&peer, room, &nonce, origin, &signature);
+        assert!(fits(&room, nonce(), vector::ORIGIN));
+        assert!(!fits(&other_room, nonce(), vector::ORIGIN));
+        assert!(!fits(&room, [0; 32], vector::ORIGIN));
+        assert!(!fits(&room, nonce(), other_origin));
+    }
+    let rate_bytes_s = 4 << 20;
+    let remaining_bytes = 10 << 30;
+    assert_frame(
+        Joined {
+            rate_bytes_s,
+            remaining_bytes,
+        },
+        vector::JOINED,
+    );
+    let presence = PeerPresence { present: true };
+    assert_frame(presence.clone(), vector::PEER_PRESENCE);
+    let message = relay::control(&presence.into());
+    assert_eq!(hex::encode(message), vector::RELAY_CONTROL);
+}
+
+#[test]
+fn signatures_of_a_device_without_a_socket() {
+    let time_ms = 1_800_000_000_123;
+    let id = device().id();
+    let signature = sign_fetch(&device(), vector::ORIGIN, time_ms);
+    assert_eq!(hex::encode(signature), vector::FETCH_SIGNATURE);
+    assert!(verify_fetch(&id, vector::ORIGIN, time_ms, &signature));
+    assert!(!verify_fetch(&id, vector::ORIGIN, time_ms + 1, &signature));
+    assert!(!verify_fetch(&id, "https://b", time_ms, &signature));
+    let body = length_prefixed(&bytes(vector::ACK));
+    let signature = sign_answers(&device(), vector::ORIGIN, time_ms, &body);
+    assert_eq!(hex::encode(signature), vector::ANSWERS_SIGNATURE);
+    let fits = |time, body: &[u8]| verify_answers(&id, vector::ORIGIN, time, body, &signature);
+    assert!(fits(time_ms, &body));
+    assert!(!fits(time_ms - 1, &body));
+    assert!(!fits(time_ms, &body[..5]));
 }
 
 #[test]
@@ -381,11 +498,15 @@ fn the_document_says_the_same() {
         ("challenge", vector::CHALLENGE),
         ("register", vector::REGISTER),
         ("open", vector::OPEN),
+        ("room", vector::ROOM),
+        ("join", vector::JOIN),
+        ("control message", vector::RELAY_CONTROL),
+        ("fetch signature", vector::FETCH_SIGNATURE),
     ] {
-        assert!(hex_only.contains(hex_text), "no {what} in section 15");
+        assert!(hex_only.contains(hex_text), "no {what} among the examples");
     }
     for id in [vector::DEVICE_ID, vector::CALLER_ID] {
-        assert!(document.contains(id), "no {id} in section 15");
+        assert!(document.contains(id), "no {id} among the examples");
     }
     for label in [
         label::PASSWORD,
@@ -398,6 +519,11 @@ fn the_document_says_the_same() {
         label::PATH_DEVICE,
         label::PATH_CALLER,
         label::PATH_TAG,
+        label::RELAY,
+        label::JOIN,
+        label::BEACON,
+        label::FETCH,
+        label::ANSWER,
     ] {
         assert!(document.contains(&format!("| `{label}` |")), "{label}");
     }
@@ -416,6 +542,14 @@ fn the_document_says_the_same() {
         (vector::ANSWER, "Answer"),
         (vector::REFUSE, "Refuse"),
         (vector::PLACE, "Place"),
+        (vector::JOIN, "Join"),
+        (vector::BEACON, "Beacon"),
+        (vector::SEEN, "Seen"),
+        (vector::GONE, "Gone"),
+        (vector::JOINED, "Joined"),
+        (vector::PEER_PRESENCE, "PeerPresence"),
+        (vector::KNOWN, "Known"),
+        (vector::NOTIFY, "Notify"),
         (vector::CHALLENGE, "Challenge"),
         (vector::REGISTERED, "Registered"),
         (vector::DELIVER, "Deliver"),

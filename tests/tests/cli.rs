@@ -30,7 +30,7 @@ const EXIT_REGISTRY: i32 = 3;
 const EXIT_OFFLINE: i32 = 4;
 const EXIT_REFUSED: i32 = 5;
 
-/// The IDs of PROTOCOL.md, section 15.
+/// The IDs of the examples in PROTOCOL.md.
 const DEVICE: &str = "rb1uukz3ln33carpt7ywsud5aua2zxjmt26ye06l660xalp64lmpxxqj3hstk";
 const CALLER: &str = "rb1genz04f8w0yatndxer7j3633a3aefe524r2zu2knrf6aerfya5rsxxn6ew";
 

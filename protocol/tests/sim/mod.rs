@@ -393,6 +393,7 @@ impl World {
                     seen: String::new(),
                     name: "nas".into(),
                     stun: Vec::new(),
+                    beacons: Vec::new(),
                 };
                 self.tell_device(&registered.into());
             }
@@ -446,7 +447,8 @@ impl World {
                     assert!(self.closed.is_none(), "closed twice");
                     self.closed = Some((reason, self.now));
                 }
-                Output::Time(_) | Output::Registered(_) | Output::Placed(_) => {}
+                Output::Time(_) | Output::Registered(_) | Output::Placed(_) | Output::Beacon(_) => {
+                }
             }
         }
     }

@@ -1,4 +1,4 @@
-//! The fixed call of PROTOCOL.md section 15: its inputs, and the bytes that every implementation
+//! The fixed call of PROTOCOL.md, "Examples": its inputs, and the bytes that every implementation
 //! must make of them. The bytes were computed by a second implementation written from the document
 //! (Python: cbor2, PyNaCl, argon2-cffi), not by this crate.
 
@@ -243,3 +243,46 @@ pub const STREAM_REFUSED: &str = "\
     002c63a2006f756e6b6e6f776e5f7365727669636501776e6f2073657276696365206f662074686973206e616d65";
 /// The device's ID with a padding bit set and a checksum to match: not canonical.
 pub const ID_PADDED: &str = "rb1uukz3ln33carpt7ywsud5aua2zxjmt26ye06l660xalp64lmpxxp08r9ky";
+/// §15
+pub const ROOM: &str = "8d0f84058c0354aaa9d76e63c953ad29";
+/// §5.4
+pub const FETCH_SIGNATURE: &str = "\
+    c80cbecc171e98863a0797913aac04699d3bc1e69fe0ddd9a88bab06e07deb5cc774afb589baa23424412df6d985\
+    f5bc9617e955256150fd3afe72b208217202";
+/// §5.4, of [`ACK`] with its length.
+pub const ANSWERS_SIGNATURE: &str = "\
+    581b90a729cc75b2ee084431b684fbc0eed091fb06862d62ce35b78925cc4f5c9de4544e1076f374b08f43ab05c4\
+    249826b5818c437b771448c9546b4229fa0a";
+/// §15
+pub const JOIN: &str = "\
+    07a40000015820e72c28fe718e3a30afc47438da779d508d2dad5a265fafeb4f377e1d57fb098c025820e72c28fe\
+    718e3a30afc47438da779d508d2dad5a265fafeb4f377e1d57fb098c03584090ce283b1160a8d7b0f200d405b1ec\
+    459a2edf157cd03cbd4e5187757811833dfb7886e4e2236626f23d4c40f5fd1bab248716185a5fe5d2c96b8759b4\
+    355202";
+pub const JOIN_BY_CALLER: &str = "\
+    07a40001015820466627d52773c9d5cda6c8fd28ea31ec7b94e68aa8d42e2ad31a75dc8d24ed07025820e72c28fe\
+    718e3a30afc47438da779d508d2dad5a265fafeb4f377e1d57fb098c0358407d30597f0b58db289a4ec11701bca8\
+    1a343acf71506e4f3299978c26b50dda34b42dfba889b0572c284d89189beeb314c0beb733da1df225312a1005f6\
+    433805";
+/// §6.3
+pub const BEACON: &str =
+    "08a30073626561636f6e2e6578616d706c653a333437380172626561636f6e2e6578616d706c653a34343302f5";
+pub const BEACON_UDP_ONLY: &str = "08a200703230332e302e3131332e353a3334373802f4";
+pub const SEEN: &str =
+    "09a2005820e72c28fe718e3a30afc47438da779d508d2dad5a265fafeb4f377e1d57fb098c0146cacc100da028";
+pub const GONE: &str = "0aa1005820e72c28fe718e3a30afc47438da779d508d2dad5a265fafeb4f377e1d57fb098c";
+pub const REGISTERED_BEACONS: &str = "\
+    42a4006d3230322e3230342e31362e313301636e61730281717374756e2e6578616d706c653a333437380382a400\
+    73626561636f6e2e6578616d706c653a333437380172626561636f6e2e6578616d706c653a34343302f503582046\
+    6627d52773c9d5cda6c8fd28ea31ec7b94e68aa8d42e2ad31a75dc8d24ed07a300703230332e302e3131332e353a\
+    3334373802f4035820e72c28fe718e3a30afc47438da779d508d2dad5a265fafeb4f377e1d57fb098c";
+pub const JOINED: &str = "46a2001a00400000011b0000000280000000";
+pub const PEER_PRESENCE: &str = "47a100f5";
+pub const KNOWN: &str =
+    "48a1005820e72c28fe718e3a30afc47438da779d508d2dad5a265fafeb4f377e1d57fb098c";
+pub const KNOWN_NOT: &str =
+    "48a2005820e72c28fe718e3a30afc47438da779d508d2dad5a265fafeb4f377e1d57fb098c01677265766f6b6564";
+pub const NOTIFY: &str =
+    "49a1005820e72c28fe718e3a30afc47438da779d508d2dad5a265fafeb4f377e1d57fb098c";
+/// §15, [`PEER_PRESENCE`] as a message.
+pub const RELAY_CONTROL: &str = "0000000447a100f5";
