@@ -7,7 +7,9 @@ use sha2::{Digest as _, Sha256};
 
 use super::datagram::{self, Join, Joined, RELAY_LEAVE, RELAY_PING, Standing};
 use crate::path::Role;
-use crate::{PeerId, SecretKey, label};
+use crate::registration::sign_join;
+use crate::relay::Room;
+use crate::{PeerId, SecretKey};
 
 /// First wait for an answer; doubles with every repetition.
 const FIRST_WAIT: Duration = Duration::from_millis(400);
@@ -21,30 +23,7 @@ const JOINS: u32 = 3;
 /// Until it asks again while the registry is being asked about the device.
 const PENDING: Duration = Duration::from_millis(300);
 
-/// What a member signs: it wants into this room, now, at this relay (§15.2, §16.6).
-pub fn sign_join(peer: &SecretKey, room: &[u8; 16], nonce: &[u8; 32], origin: &str) -> [u8; 64] {
-    let id = peer.id();
-    let origin = label::sha256(origin.as_bytes());
-    peer.sign(label::JOIN, &[id.as_bytes(), room, nonce, &origin])
-}
-
-/// Has `peer` signed this?
-pub fn verify_join(
-    peer: &PeerId,
-    room: &[u8; 16],
-    nonce: &[u8; 32],
-    origin: &str,
-    signature: &[u8; 64],
-) -> bool {
-    let origin = label::sha256(origin.as_bytes());
-    peer.verify(
-        label::JOIN,
-        &[peer.as_bytes(), room, nonce, &origin],
-        signature,
-    )
-}
-
-/// The origin that stands for a beacon in [`sign_join`].
+/// The origin that stands for a beacon in the signature of a Join (§15.2).
 pub(super) fn origin(beacon: &PeerId) -> String {
     format!("beacon:{beacon}")
 }
@@ -56,7 +35,7 @@ pub struct Member {
     key: SecretKey,
     role: Role,
     device: PeerId,
-    room: [u8; 16],
+    room: Room,
     beacon: PeerId,
     seed: [u8; 32],
     nonces: u64,
@@ -106,7 +85,7 @@ impl Member {
         key: SecretKey,
         role: Role,
         device: PeerId,
-        room: [u8; 16],
+        room: Room,
         beacon: PeerId,
         seed: [u8; 32],
         now: Duration,
@@ -280,7 +259,7 @@ impl Member {
             role: role_byte(self.role),
             peer: *self.key.id().as_bytes(),
             device: *self.device.as_bytes(),
-            room: self.room,
+            room: self.room.0,
             nonce: self.nonce,
             cookie,
             signature,

@@ -24,12 +24,14 @@ const HELLO: Rate = rate(20.0, 100.0);
 const STUN: Rate = rate(20.0, 100.0);
 const JOIN: Rate = rate(10.0, 50.0);
 /// Devices that the beacon has not met, each of which costs a public-key operation and a question
-/// to the registry.
-const INTRODUCTION: Rate = rate(5.0, 50.0);
+/// to the registry, which answers 600 of those a minute.
+const INTRODUCTION: Rate = rate(2.0, 30.0);
 const HELLOS_IN_ALL: Rate = rate(20_000.0, 20_000.0);
 const STUN_IN_ALL: Rate = rate(20_000.0, 20_000.0);
 const JOINS_IN_ALL: Rate = rate(1_000.0, 2_000.0);
-const INTRODUCTIONS_IN_ALL: Rate = rate(200.0, 2_000.0);
+const INTRODUCTIONS_IN_ALL: Rate = rate(20.0, 1_000.0);
+/// Seen frames, under the registry's 600 a minute (§6.3).
+const REPORT: Rate = rate(9.0, 50.0);
 
 #[derive(Debug, Default)]
 pub(super) struct Limits {
@@ -55,6 +57,24 @@ impl Limits {
     pub(super) fn introduction(&mut self, from: SocketAddr, now: Duration) -> bool {
         self.introduction
             .take(from, INTRODUCTION, INTRODUCTIONS_IN_ALL, now)
+    }
+}
+
+/// How fast the registry is told of devices.
+#[derive(Debug, Default)]
+pub(super) struct ReportPace(Bucket);
+
+impl ReportPace {
+    pub(super) fn take(&mut self, now: Duration) -> bool {
+        self.0.take(REPORT, 1.0, now)
+    }
+
+    /// When there is one token again.
+    pub(super) fn next(&self, now: Duration) -> Duration {
+        let mut bucket = self.0;
+        bucket.refill(REPORT, now);
+        let lacking = (bucket.used + 1.0 - REPORT.burst).max(0.0);
+        now + Duration::from_secs_f64(lacking / REPORT.per_second)
     }
 }
 

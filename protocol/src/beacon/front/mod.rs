@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use self::limits::Limits;
+use self::limits::{Limits, ReportPace};
 pub use self::rooms::RelayConfig;
 use self::rooms::Rooms;
 use self::table::Table;
@@ -112,6 +112,7 @@ pub struct Front {
     key: SecretKey,
     baker: Baker,
     limits: Limits,
+    pace: ReportPace,
     table: Table,
     rooms: Rooms,
     registry_away: bool,
@@ -125,6 +126,7 @@ impl Front {
         Self {
             baker: Baker::new(secret),
             limits: Limits::default(),
+            pace: ReportPace::default(),
             table: Table::new(key.clone(), config.max_devices, secret),
             rooms: Rooms::new(&key.id(), config.relay.clone()),
             key,
@@ -244,9 +246,10 @@ impl Front {
         self.sends.pop_front()
     }
 
-    /// The next thing to tell the registry; only while its socket is registered.
+    /// The next thing to tell the registry; only while its socket is registered, and no faster
+    /// than the registry listens.
     pub fn poll_report(&mut self, now: Duration) -> Option<Report> {
-        if self.registry_away {
+        if !self.has_reports() || !self.pace.take(now) {
             return None;
         }
         self.table
@@ -254,7 +257,12 @@ impl Front {
             .or_else(|| self.rooms.poll_check())
     }
 
-    pub fn has_reports(&self) -> bool {
+    /// When [`poll_report`](Self::poll_report) has something to give.
+    pub fn poll_report_timeout(&self, now: Duration) -> Option<Duration> {
+        self.has_reports().then(|| self.pace.next(now))
+    }
+
+    fn has_reports(&self) -> bool {
         !self.registry_away && (self.table.has_reports() || self.rooms.has_checks())
     }
 

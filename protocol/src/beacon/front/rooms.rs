@@ -6,7 +6,9 @@ use std::time::Duration;
 use super::limits::Bucket;
 use super::{Counters, Report, Source, table::standing};
 use crate::beacon::datagram::{Join, Joined, RELAY_PING, Standing};
-use crate::beacon::member::{origin, verify_join};
+use crate::beacon::member::origin;
+use crate::registration::verify_join;
+use crate::relay::{MAX_DATAGRAM, Room as RoomId};
 use crate::{Code, PeerId};
 
 /// A member that was not heard for this long has gone; it pings every 20 s.
@@ -19,8 +21,6 @@ const MAX_KNOWN: usize = 4096;
 /// Rooms of one source in which only a caller is.
 const MAX_LONELY: usize = 16;
 const DAY: Duration = Duration::from_secs(86_400);
-/// Bytes of the largest datagram that is relayed.
-const MAX_DATAGRAM: usize = 2048;
 
 /// What a relay allows.
 #[derive(Debug, Clone)]
@@ -173,7 +173,7 @@ impl Rooms {
         };
         if !verify_join(
             &peer,
-            &join.room,
+            &RoomId(join.room),
             &join.cookie,
             &self.origin,
             &join.signature,

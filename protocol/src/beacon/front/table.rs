@@ -18,6 +18,8 @@ const SILENT_INTERVALS: u32 = 2;
 const SILENT_MARGIN: Duration = Duration::from_secs(15);
 /// The registry hears of an unchanged device again after this time.
 const REPORT_INTERVAL: Duration = Duration::from_secs(600);
+/// Without the registry's word about a device it is asked again after this time.
+const ASK_AGAIN: Duration = Duration::from_secs(10);
 /// Pauses between the repetitions of a notification.
 const REPETITIONS: [Duration; 4] = [
     Duration::from_millis(500),
@@ -67,6 +69,8 @@ pub(super) struct Table {
     timers: BTreeSet<(Duration, [u8; 32])>,
     /// What the registry is to be told, oldest first.
     reports: VecDeque<PeerId>,
+    /// The same of devices that the registry has not vouched for: they come last.
+    introductions: VecDeque<PeerId>,
     queued: HashSet<PeerId>,
     gone: VecDeque<PeerId>,
     next_notice: u64,
@@ -117,6 +121,7 @@ impl Table {
             strangers: 0,
             timers: BTreeSet::new(),
             reports: VecDeque::new(),
+            introductions: VecDeque::new(),
             queued: HashSet::new(),
             gone: VecDeque::new(),
             next_notice,
@@ -240,12 +245,13 @@ impl Table {
             notice.next = now;
         }
         let answer = row.registered(opened.counter, address, registry_away);
+        let wants_report = row.wants_report(now);
         self.by_tag.insert(tag, register.device);
-        if row.wants_report(now) {
-            self.report(device);
-        }
         self.timers.insert((row.next_timer(), register.device));
         self.rows.insert(register.device, row);
+        if wants_report {
+            self.report(device);
+        }
         Some(answer)
     }
 
@@ -376,19 +382,27 @@ impl Table {
 
     fn report(&mut self, device: PeerId) {
         if self.queued.insert(device) {
-            self.reports.push_back(device);
+            if self.is_good(&device) {
+                self.reports.push_back(device);
+            } else {
+                self.introductions.push_back(device);
+            }
         }
     }
 
     pub(super) fn has_reports(&self) -> bool {
-        !self.gone.is_empty() || !self.reports.is_empty()
+        !(self.gone.is_empty() && self.reports.is_empty() && self.introductions.is_empty())
     }
 
     pub(super) fn poll_report(&mut self, now: Duration) -> Option<Report> {
         if let Some(device) = self.gone.pop_front() {
             return Some(Report::Gone { device });
         }
-        while let Some(device) = self.reports.pop_front() {
+        while let Some(device) = self
+            .reports
+            .pop_front()
+            .or_else(|| self.introductions.pop_front())
+        {
             self.queued.remove(&device);
             if let Some(row) = self.rows.get_mut(device.as_bytes()) {
                 row.reported = Some((row.address, now));
@@ -498,6 +512,7 @@ impl Row {
         let is_refused = matches!(self.standing, Standing::NotEnrolled | Standing::Revoked);
         match self.reported {
             None => true,
+            Some((_, at)) if self.standing == Standing::Pending && now >= at + ASK_AGAIN => true,
             // Enrolled meanwhile, perhaps: the row goes after a minute, and then it is asked again.
             Some(_) if is_refused => false,
             Some((address, at)) => address != self.address || now >= at + REPORT_INTERVAL,
