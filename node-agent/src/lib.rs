@@ -4,6 +4,7 @@
 //! `registry`) … `device` (admits it, answers) → `endpoint` (dials back over the path socket) →
 //! `link` (streams) → `service` on the one side, `forward` on the other.
 
+mod beacon;
 mod caller;
 pub mod cli;
 mod commands;
@@ -18,6 +19,7 @@ mod forward;
 mod link;
 mod profile;
 mod registry;
+mod relay;
 mod remembered;
 mod service;
 
