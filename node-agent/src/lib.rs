@@ -4,6 +4,7 @@
 //! `registry`) … `device` (admits it, answers) → `endpoint` (dials back over the path socket) →
 //! `link` (streams) → `service` on the one side, `forward` on the other.
 
+mod beacon;
 mod caller;
 pub mod cli;
 mod commands;
@@ -21,6 +22,7 @@ mod network_watch;
 mod port_mapping;
 mod profile;
 mod registry;
+mod relay;
 mod remembered;
 mod service;
 

@@ -155,6 +155,13 @@ impl SecretKey {
         label::sign(&self.0, label, parts)
     }
 
+    /// X25519 with the peer's key, both mapped as for HPKE (§2). The result is no key yet: it goes
+    /// through a KDF with everything that it shall be bound to.
+    pub(crate) fn agree(&self, peer: &PeerId) -> Zeroizing<[u8; 32]> {
+        let point = peer.verifying_key().to_montgomery();
+        Zeroizing::new(point.mul_clamped(*self.to_x25519()).to_bytes())
+    }
+
     /// The X25519 form of the key (RFC 8032, 5.1.5), for HPKE.
     pub(crate) fn to_x25519(&self) -> Zeroizing<[u8; 32]> {
         Zeroizing::new(self.0.to_scalar_bytes())

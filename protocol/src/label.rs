@@ -13,6 +13,7 @@ pub const REFUSAL: &str = "ringback/1 refusal";
 pub const PATH_DEVICE: &str = "ringback/1 path device";
 pub const PATH_CALLER: &str = "ringback/1 path caller";
 pub const PATH_TAG: &str = "ringback/1 path tag";
+pub const COOKIE: &str = "ringback/1 cookie";
 pub const RELAY: &str = "ringback/1 relay";
 pub const JOIN: &str = "ringback/1 join";
 pub const BEACON: &str = "ringback/1 beacon";

@@ -19,6 +19,7 @@
 //! next input.
 
 pub mod admission;
+pub mod beacon;
 pub mod call;
 pub mod candidate;
 mod cbor;

@@ -14,7 +14,7 @@ use tokio_rustls::TlsConnector;
 use url::{Host, Url};
 
 pub(crate) use http::{Connection, Frames, Problem};
-pub(crate) use socket::{RegistrySocket, connect as connect_socket};
+pub(crate) use socket::{RegistrySocket, WebSocket, connect as connect_socket, open_websocket};
 
 /// For TCP, and again for TLS, to be set up.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -92,7 +92,10 @@ impl fmt::Debug for Registry {
 }
 
 /// What both plain and TLS connections are.
-trait Stream: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send {}
+pub(crate) trait Stream:
+    tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send
+{
+}
 impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send> Stream for T {}
 
 impl Registry {

@@ -21,7 +21,7 @@ const IDLE: Duration = Duration::from_secs(3600);
 
 /// A registration and the socket that it lives on.
 pub(crate) struct RegistrySocket {
-    socket: WebSocketStream<Box<dyn Stream>>,
+    socket: WebSocket,
     registration: Registration,
     started: Instant,
 }
@@ -33,25 +33,13 @@ pub(crate) async fn connect(
     device: &SecretKey,
     public: Option<SocketAddr>,
 ) -> Result<RegistrySocket> {
-    let stream = registry.connect().await?;
-    let scheme = if registry.tls.is_some() { "wss" } else { "ws" };
-    let authority = &registry.url[url::Position::BeforeHost..url::Position::AfterPort];
-    let url = format!("{scheme}://{authority}/v1/devices/{}/socket", device.id());
-    let mut request = url.into_client_request()?;
-    request.headers_mut().insert(
-        "Sec-WebSocket-Protocol",
-        HeaderValue::from_static("ringback.1"),
-    );
     let config = WebSocketConfig::default()
         .max_message_size(Some(MAX_FRAME))
         .max_frame_size(Some(MAX_FRAME))
         .read_buffer_size(4096)
         .write_buffer_size(0);
-    let upgrade = client_async_with_config(request, stream, Some(config));
-    let (socket, _) = tokio::time::timeout(STEP_TIMEOUT, upgrade)
-        .await
-        .context("the registry does not answer")?
-        .map_err(explain)?;
+    let path = format!("/v1/devices/{}/socket", device.id());
+    let socket = open_websocket(registry, &path, config).await?;
     let agent = concat!("ringback/", env!("CARGO_PKG_VERSION")).to_owned();
     let started = Instant::now();
     let registration = Registration::new(
@@ -66,6 +54,31 @@ pub(crate) async fn connect(
         registration,
         started,
     })
+}
+
+/// A WebSocket to the registry, the device's or that of a relay's room.
+pub(crate) type WebSocket = WebSocketStream<Box<dyn Stream>>;
+
+/// Opens a WebSocket that speaks `ringback.1`.
+pub(crate) async fn open_websocket(
+    registry: &Registry,
+    path: &str,
+    config: WebSocketConfig,
+) -> Result<WebSocket> {
+    let stream = registry.connect().await?;
+    let scheme = if registry.tls.is_some() { "wss" } else { "ws" };
+    let authority = &registry.url[url::Position::BeforeHost..url::Position::AfterPort];
+    let mut request = format!("{scheme}://{authority}{path}").into_client_request()?;
+    request.headers_mut().insert(
+        "Sec-WebSocket-Protocol",
+        HeaderValue::from_static("ringback.1"),
+    );
+    let upgrade = client_async_with_config(request, stream, Some(config));
+    let (socket, _) = tokio::time::timeout(STEP_TIMEOUT, upgrade)
+        .await
+        .context("the registry does not answer")?
+        .map_err(explain)?;
+    Ok(socket)
 }
 
 impl RegistrySocket {
