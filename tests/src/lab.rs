@@ -25,6 +25,7 @@ pub mod file_server;
 pub mod forwarder;
 pub mod impairment;
 pub mod kind;
+pub mod miniupnpd;
 pub mod namespace;
 pub mod process;
 pub mod registry;

@@ -8,7 +8,7 @@ use crate::cli::Global;
 use crate::control::{Ask, Control, Status};
 use crate::device::Presence;
 use crate::failure::{Exit, Failure};
-use crate::port_mapping::{Mappings, Method, Trouble};
+use crate::port_mapping::{Mappings, Trouble};
 use crate::profile::Profile;
 
 pub(super) async fn run(global: &Global, profile: &Profile) -> Result<()> {
@@ -68,14 +68,9 @@ fn mapped(mappings: &Mappings) -> String {
         .into_iter()
         .filter_map(|(transport, mapping)| {
             let mapping = mapping.as_ref()?;
-            let method = match mapping.method {
-                Method::Pcp => "PCP",
-                Method::NatPmp => "NAT-PMP",
-                Method::Upnp => "UPnP",
-            };
             Some(format!(
-                "forwards {transport} {} by {method}",
-                mapping.external
+                "forwards {transport} {} by {}",
+                mapping.external, mapping.method
             ))
         })
         .collect();
@@ -86,9 +81,12 @@ fn mapped(mappings: &Mappings) -> String {
         Some(Trouble::NotNeeded) => Some("maps nothing, this host has a public address".into()),
         Some(Trouble::Silent) => Some("maps no ports: switch on UPnP, NAT-PMP or PCP on it".into()),
         Some(Trouble::Refused { reason }) => Some(format!("refuses to map a port: {reason}")),
-        Some(Trouble::DoubleNat { external }) => Some(format!(
-            "is behind another NAT (it has {external}), so its mappings lead nowhere"
-        )),
+        Some(Trouble::DoubleNat { external }) => {
+            let instead = external.map_or(String::new(), |ip| format!(" but {ip}"));
+            Some(format!(
+                "has no public address{instead}: it is behind another NAT, and can forward nothing"
+            ))
+        }
     };
     ports
         .into_iter()

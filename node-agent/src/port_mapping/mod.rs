@@ -52,6 +52,16 @@ pub(crate) enum Method {
     Upnp,
 }
 
+impl std::fmt::Display for Method {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Pcp => "PCP",
+            Self::NatPmp => "NAT-PMP",
+            Self::Upnp => "UPnP",
+        })
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Transport {
@@ -80,9 +90,12 @@ pub(crate) enum Trouble {
     Silent,
     /// The router answers and does not map.
     Refused { reason: String },
-    /// The router is itself behind a NAT: it has this address, which is not a public one. The
-    /// mapping is kept, as it makes the router's own translation predictable.
-    DoubleNat { external: Ipv4Addr },
+    /// The router has no public address: it is itself behind a NAT. A mapping that it makes all the
+    /// same is kept, as that makes the router's own translation predictable.
+    DoubleNat {
+        /// What it has instead, if it says so.
+        external: Option<Ipv4Addr>,
+    },
 }
 
 /// What the router forwards, as far as it is known.
@@ -276,7 +289,9 @@ impl Task {
                 self.answered_at = Some(Instant::now());
                 let double = self.held.iter().find_map(|held| {
                     let external = *held.mapping.external.ip();
-                    (!is_public(external)).then_some(Trouble::DoubleNat { external })
+                    let public = is_public(external);
+                    let external = Some(external);
+                    (!public).then_some(Trouble::DoubleNat { external })
                 });
                 self.tell(Some(place.router), double);
                 self.pause()
@@ -285,6 +300,7 @@ impl Task {
                 self.held.retain(|held| !held.is_over());
                 let trouble = match &refusal {
                     Refusal::Silent => Trouble::Silent,
+                    Refusal::NoAddress => Trouble::DoubleNat { external: None },
                     Refusal::Refused(reason) => Trouble::Refused {
                         reason: reason.clone(),
                     },

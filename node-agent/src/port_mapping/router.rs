@@ -68,6 +68,8 @@ impl Held {
 #[derive(Debug)]
 pub(super) enum Refusal {
     Silent,
+    /// The router has no public address that it could map a port of.
+    NoAddress,
     Refused(String),
 }
 
@@ -108,21 +110,25 @@ pub(super) async fn map(
             asked.found.push(Method::Pcp);
             return Ok(held);
         }
-        Err(Failure::Silent) => {}
-        Err(Failure::Refused(why)) => reason = Some(format!("PCP: {why}")),
+        Err(failure) => {
+            reason = failure.into_refusal_by(Method::Pcp);
+            if reason.is_some() {
+                asked.found.push(Method::Pcp);
+            }
+        }
     }
     match external {
         Ok(external) => {
             asked.found.push(Method::NatPmp);
             match map_each(Method::NatPmp, place, settings, journal, Some(external)).await {
                 Ok(held) => return Ok(held),
-                Err(Failure::Refused(why)) => reason = Some(format!("NAT-PMP: {why}")),
-                Err(Failure::Silent) => {}
+                Err(failure) => reason = failure.into_refusal_by(Method::NatPmp).or(reason),
             }
         }
         Err(error) => {
-            if let Failure::Refused(why) = Failure::from(error) {
-                reason.get_or_insert(format!("NAT-PMP: {why}"));
+            if let Some(refusal) = Failure::from(error).into_refusal_by(Method::NatPmp) {
+                asked.found.push(Method::NatPmp);
+                reason.get_or_insert(refusal);
             }
         }
     }
@@ -133,11 +139,11 @@ pub(super) async fn map(
         asked.igd = Some(igd);
         match made {
             Ok(Ok(held)) => return Ok(held),
-            Ok(Err(why)) => reason = Some(format!("UPnP: {why}")),
-            Err(_) => reason = Some("UPnP: the router takes too long".into()),
+            Ok(Err(failure)) => reason = failure.into_refusal_by(Method::Upnp).or(reason),
+            Err(_) => reason = Some(Refusal::Refused("UPnP: it takes too long".into())),
         }
     }
-    Err(reason.map_or(Refusal::Silent, Refusal::Refused))
+    Err(reason.unwrap_or(Refusal::Silent))
 }
 
 /// Asks for a mapping that exists once more.
@@ -188,7 +194,8 @@ pub(super) async fn renew(
                 igd.external_address().await
             });
             match renewed.await {
-                Ok(Ok(external)) => {
+                Ok(Ok(None)) => Err(Refusal::NoAddress),
+                Ok(Ok(Some(external))) => {
                     let external = SocketAddrV4::new(external, entry.external_port);
                     Ok(Held::new(entry, external, lease_s))
                 }
@@ -234,7 +241,7 @@ pub(super) async fn delete(asked: &Asked, entry: &Entry) -> Deletion {
     tracing::debug!(?deleted, method = ?entry.method, "deleting a mapping");
     match deleted {
         // A router that says no will not say anything else later.
-        Ok(()) | Err(Failure::Refused(_)) => Deletion::Gone,
+        Ok(()) | Err(Failure::Refused(_) | Failure::NoAddress) => Deletion::Gone,
         Err(Failure::Silent) => Deletion::Unanswered,
     }
 }
@@ -325,8 +332,9 @@ async fn map_by_upnp(
     place: Place,
     settings: &Settings,
     journal: &mut Journal,
-) -> Result<Vec<Held>, String> {
-    let external = igd.external_address().await?;
+) -> Result<Vec<Held>, Failure> {
+    let external = igd.external_address().await.map_err(Failure::Refused)?;
+    let external = external.ok_or(Failure::NoAddress)?;
     let taken = igd.table().await.unwrap_or_default();
     let mut held = Vec::new();
     for (transport, port) in settings.ports() {
@@ -338,7 +346,7 @@ async fn map_by_upnp(
                 let external = SocketAddrV4::new(external, entry.external_port);
                 held.push(Held::new(entry, external, lease_s));
             }
-            Err(why) if held.is_empty() => return Err(why),
+            Err(why) if held.is_empty() => return Err(Failure::Refused(why)),
             Err(why) => tracing::debug!(why, "no TCP port by UPnP"),
         }
     }
@@ -364,13 +372,24 @@ fn protocol(transport: Transport) -> InternetProtocol {
 #[derive(Debug)]
 enum Failure {
     Silent,
+    NoAddress,
     Refused(String),
 }
 
 impl Failure {
+    /// `None`: nobody has spoken.
+    fn into_refusal_by(self, method: Method) -> Option<Refusal> {
+        match self {
+            Self::Silent => None,
+            Self::NoAddress => Some(Refusal::NoAddress),
+            Self::Refused(why) => Some(Refusal::Refused(format!("{method}: {why}"))),
+        }
+    }
+
     fn into_refusal(self) -> Refusal {
         match self {
             Self::Silent => Refusal::Silent,
+            Self::NoAddress => Refusal::NoAddress,
             Self::Refused(why) => Refusal::Refused(why),
         }
     }
@@ -383,6 +402,7 @@ impl From<pcp::Failure> for Failure {
             pcp::Failure::Socket(_)
             | pcp::Failure::Timeout
             | pcp::Failure::UnsupportedVersion(_) => Self::Silent,
+            pcp::Failure::NetworkFailure(_) => Self::NoAddress,
             failure => Self::Refused(failure.to_string()),
         }
     }
@@ -394,6 +414,7 @@ impl From<natpmp::Failure> for Failure {
             natpmp::Failure::Socket(_)
             | natpmp::Failure::Timeout
             | natpmp::Failure::UnsupportedVersion(_) => Self::Silent,
+            natpmp::Failure::NetworkFailure => Self::NoAddress,
             failure => Self::Refused(failure.to_string()),
         }
     }

@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use igd_next::aio::Gateway;
 use igd_next::aio::tokio::{Tokio, search_gateway};
-use igd_next::{AddPortError, PortMappingEntry, PortMappingProtocol, SearchOptions};
+use igd_next::{
+    AddPortError, GetExternalIpError, PortMappingEntry, PortMappingProtocol, RequestError,
+    SearchOptions,
+};
 
 use super::journal::{Entry, Journal};
 use super::router::expiry;
@@ -47,11 +50,17 @@ pub(super) async fn search(place: Place, limit: Duration) -> Option<Igd> {
 }
 
 impl Igd {
-    pub(super) async fn external_address(&self) -> Result<Ipv4Addr, String> {
+    /// The router's own address outside; `None` if it says that it has none.
+    pub(super) async fn external_address(&self) -> Result<Option<Ipv4Addr>, String> {
         match self.0.get_external_ip().await {
-            Ok(IpAddr::V4(ip)) => Ok(ip),
+            Ok(IpAddr::V4(ip)) => Ok(Some(ip)),
             Ok(IpAddr::V6(_)) => Err("its external address is not IPv4".into()),
-            Err(error) => Err(error.to_string()),
+            Err(GetExternalIpError::RequestError(RequestError::InvalidResponse(text)))
+                if text.contains("NewExternalIPAddress") =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(brief(&error)),
         }
     }
 
@@ -116,11 +125,11 @@ impl Igd {
                     }
                     Err(error @ AddPortError::PortInUse) => {
                         journal.note_gone(&entry);
-                        refusal = error.to_string();
+                        refusal = brief(&error);
                     }
                     Err(error) => {
                         journal.note_gone(&entry);
-                        return Err(error.to_string());
+                        return Err(brief(&error));
                     }
                 }
             }
@@ -135,9 +144,9 @@ impl Igd {
         match self.add(entry, lease_s).await {
             Err(AddPortError::PortInUse) => {
                 self.delete(entry).await?;
-                self.add(entry, lease_s).await.map_err(|e| e.to_string())
+                self.add(entry, lease_s).await.map_err(|e| brief(&e))
             }
-            result => result.map_err(|error| error.to_string()),
+            result => result.map_err(|error| brief(&error)),
         }
     }
 
@@ -158,7 +167,7 @@ impl Igd {
         self.0
             .remove_port(protocol, entry.external_port)
             .await
-            .map_err(|error| error.to_string())
+            .map_err(|error| brief(&error))
     }
 
     async fn add(&self, entry: &Entry, lease_s: u32) -> Result<(), AddPortError> {
@@ -173,6 +182,12 @@ impl Igd {
             )
             .await
     }
+}
+
+/// Without the router's XML.
+fn brief(error: &impl std::fmt::Display) -> String {
+    let text = error.to_string();
+    text.split('<').next().unwrap_or_default().trim().to_owned()
 }
 
 fn leads_to(entry: &PortMappingEntry, local: SocketAddrV4) -> bool {

@@ -125,6 +125,16 @@ impl Site {
         self.router.flush_connections()
     }
 
+    /// The router itself takes no UDP datagrams from the LAN to these ports, silently.
+    pub fn drop_at_router(&self, ports: &[u16]) -> Result<()> {
+        let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
+        self.router.nft(&format!(
+            "table inet deaf {{ chain input {{ type filter hook input priority -20; \
+             iifname \"lan\" udp dport {{ {} }} drop\n }}\n }}\n",
+            ports.join(", ")
+        ))
+    }
+
     /// How long the router remembers a UDP mapping, in seconds: before an answer came, and after.
     pub fn set_mapping_lifetime(&self, unanswered: u32, answered: u32) -> Result<()> {
         let router = &self.router;

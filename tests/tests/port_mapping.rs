@@ -1,0 +1,344 @@
+//! Port mapping against a real miniupnpd: made by each protocol, renewed, found again after the
+//! router's restart, and gone after every kind of end.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::Signal;
+use ringback_tests::{
+    lab::{
+        DEVICE_HOST, DEVICE_PUBLIC, Lab,
+        capture::{Capture, UDP},
+        coturn::Coturn,
+        miniupnpd::{Forwarded, Miniupnpd, Settings},
+        registry::Registry,
+    },
+    profile::{Profile, Up},
+};
+use serde_json::Value;
+
+/// For what takes milliseconds, on a busy machine.
+const SOON: Duration = Duration::from_secs(10);
+
+const UPNP: Settings = Settings {
+    upnp: true,
+    natpmp: false,
+    ignores_pcp: false,
+    behind_nat: false,
+    lifetimes: (120, 86_400),
+};
+const PCP: Settings = Settings {
+    upnp: false,
+    natpmp: true,
+    ..UPNP
+};
+const NAT_PMP: Settings = Settings {
+    ignores_pcp: true,
+    ..PCP
+};
+
+/// Asks again until the answer is yes; the time that took.
+fn within(limit: Duration, mut is: impl FnMut() -> Result<bool>) -> Result<Duration> {
+    let start = Instant::now();
+    while !is()? {
+        ensure!(start.elapsed() < limit, "not within {limit:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(start.elapsed())
+}
+
+fn configure(profile: &Profile<'_>, text: &str) -> Result<()> {
+    std::fs::create_dir_all(profile.dir())?;
+    Ok(std::fs::write(profile.dir().join("config.toml"), text)?)
+}
+
+/// What the agent says of its mappings, once it has tried.
+fn tried(profile: &Profile<'_>) -> Result<Value> {
+    let mut mappings = Value::Null;
+    within(SOON, || {
+        mappings = profile.status()?["port_mapping"].take();
+        Ok(mappings["tried"] == true)
+    })?;
+    Ok(mappings)
+}
+
+fn mapped(profile: &Profile<'_>, method: &str) -> Result<u16> {
+    let mappings = tried(profile)?;
+    ensure!(mappings["udp"]["method"] == method, "{mappings}");
+    let external: SocketAddr = mappings["udp"]["external"]
+        .as_str()
+        .context("no address")?
+        .parse()?;
+    ensure!(external.ip() == DEVICE_PUBLIC, "{mappings}");
+    Ok(external.port())
+}
+
+fn udp(forwarded: &[Forwarded], external: u16) -> Option<&Forwarded> {
+    forwarded
+        .iter()
+        .find(|(protocol, port, ..)| protocol == "udp" && *port == external)
+}
+
+/// A stranger's datagram to the mapped port arrives at the agent's.
+fn lets_a_stranger_in(lab: &Lab, external: u16, port: u16) -> Result<()> {
+    let capture = Capture::start(lab, lab.device().host(), "eth0")?;
+    let stranger = lab.registry().udp((Ipv4Addr::UNSPECIFIED, 0))?;
+    let said = b"\xffis anybody there?";
+    stranger.send_to(said, (DEVICE_PUBLIC, external))?;
+    let seen = within(SOON, || {
+        // Sent again: nothing else tells when the datagram has arrived.
+        stranger.send_to(said, (DEVICE_PUBLIC, external))?;
+        Ok(true)
+    });
+    seen?;
+    let packets = capture.finish()?;
+    ensure!(
+        packets.iter().any(|packet| packet.protocol == UDP
+            && packet.payload == said
+            && *packet.destination.ip() == DEVICE_HOST
+            && packet.destination.port() == port),
+        "nothing came through: {packets:?}"
+    );
+    Ok(())
+}
+
+fn from_start_to_end(settings: Settings, method: &str) -> Result<()> {
+    let lab = Lab::builder().build()?;
+    let _coturn = Coturn::start(&lab)?;
+    let registry = Registry::start(&lab)?;
+    let router = Miniupnpd::start(&lab, lab.device(), settings)?;
+    let device = Profile::new(&lab, &registry, lab.device().host(), "nas");
+    let mut up = device.up(&registry, &["--port", "40100"])?;
+    let external = mapped(&device, method)?;
+    let forwarded = router.forwarded()?;
+    assert_eq!(
+        udp(&forwarded, external),
+        Some(&("udp".to_owned(), external, DEVICE_HOST, 40100)),
+        "{forwarded:?}"
+    );
+    lets_a_stranger_in(&lab, external, 40100)?;
+
+    let start = Instant::now();
+    up.process.interrupt(SOON)?;
+    println!("{method}: the agent's end took {:.0?}", start.elapsed());
+    assert_eq!(router.forwarded()?, []);
+    assert_eq!(journals(&device)?, 0);
+
+    // A process that is killed deletes nothing; the next one does, though it has another port.
+    let mut up = device.up_again()?;
+    let first = mapped(&device, method)?;
+    up.process.kill9()?;
+    ensure!(udp(&router.forwarded()?, first).is_some());
+    assert_eq!(journals(&device)?, 1);
+    configure_port(&device, 40200)?;
+    let mut up = device.up_again()?;
+    let second = mapped(&device, method)?;
+    let forwarded = router.forwarded()?;
+    assert_eq!(
+        forwarded,
+        [("udp".to_owned(), second, DEVICE_HOST, 40200)],
+        "only the second one's"
+    );
+    up.process.signal(Signal::SIGTERM)?;
+    up.process.wait(SOON)?;
+    assert_eq!(router.forwarded()?, []);
+    Ok(())
+}
+
+fn configure_port(profile: &Profile<'_>, port: u16) -> Result<()> {
+    let path = profile.dir().join("config.toml");
+    let text = std::fs::read_to_string(&path)?.replace("40100", &port.to_string());
+    Ok(std::fs::write(path, text)?)
+}
+
+fn journals(profile: &Profile<'_>) -> Result<usize> {
+    let files = std::fs::read_dir(profile.dir())?;
+    Ok(files
+        .flatten()
+        .filter(|file| {
+            file.file_name()
+                .to_string_lossy()
+                .starts_with("port-mapping-")
+        })
+        .count())
+}
+
+#[test]
+fn by_upnp() -> Result<()> {
+    from_start_to_end(UPNP, "UPnP")
+}
+
+#[test]
+fn by_nat_pmp() -> Result<()> {
+    from_start_to_end(NAT_PMP, "NAT-PMP")
+}
+
+#[test]
+fn by_pcp() -> Result<()> {
+    from_start_to_end(PCP, "PCP")
+}
+
+/// With a lease of a few seconds: kept for three times as long while the agent lives, gone when the
+/// lease is over after it was killed.
+fn lease(settings: Settings, method: &str) -> Result<()> {
+    const LEASE: u32 = 4;
+    let lab = Lab::builder().build()?;
+    let _coturn = Coturn::start(&lab)?;
+    let registry = Registry::start(&lab)?;
+    let settings = Settings {
+        lifetimes: (1, LEASE),
+        ..settings
+    };
+    let router = Miniupnpd::start(&lab, lab.device(), settings)?;
+    let device = Profile::new(&lab, &registry, lab.device().host(), "nas");
+    configure(&device, &format!("port_mapping_lease_s = {LEASE}\n"))?;
+    let mut up = device.up(&registry, &[])?;
+    let external = mapped(&device, method)?;
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(3 * u64::from(LEASE)) {
+        let forwarded = router.forwarded()?;
+        ensure!(
+            udp(&forwarded, external).is_some(),
+            "gone after {:?}",
+            start.elapsed()
+        );
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    up.process.kill9()?;
+    let gone = within(Duration::from_secs(3 * u64::from(LEASE)), || {
+        Ok(router.forwarded()?.is_empty())
+    })?;
+    println!("{method}: gone {gone:.1?} after the agent was killed, with a lease of {LEASE} s");
+    Ok(())
+}
+
+#[test]
+fn a_lease_by_upnp_is_renewed_and_ends() -> Result<()> {
+    lease(UPNP, "UPnP")
+}
+
+#[test]
+fn a_lease_by_pcp_is_renewed_and_ends() -> Result<()> {
+    lease(PCP, "PCP")
+}
+
+#[test]
+fn a_router_that_starts_anew_is_asked_again() -> Result<()> {
+    let lab = Lab::builder().build()?;
+    let _coturn = Coturn::start(&lab)?;
+    let registry = Registry::start(&lab)?;
+    let mut router = Miniupnpd::start(&lab, lab.device(), Settings::default())?;
+    let device = Profile::new(&lab, &registry, lab.device().host(), "nas");
+    let _up = device.up(&registry, &[])?;
+    let external = mapped(&device, "PCP")?;
+    router.restart()?;
+    let back = within(SOON, || Ok(udp(&router.forwarded()?, external).is_some()))?;
+    println!("mapped again {back:.1?} after the router's restart");
+    Ok(())
+}
+
+#[test]
+fn two_agents_behind_one_router_do_not_take_each_others_port() -> Result<()> {
+    for settings in [UPNP, PCP] {
+        let lab = Lab::builder().build()?;
+        let _coturn = Coturn::start(&lab)?;
+        let registry = Registry::start(&lab)?;
+        let router = Miniupnpd::start(&lab, lab.device(), settings)?;
+        let second_host = lab
+            .device()
+            .add_host("nas2", Ipv4Addr::new(192, 168, 1, 5))?;
+        let first = Profile::new(&lab, &registry, lab.device().host(), "nas");
+        let second = Profile::new(&lab, &registry, &second_host, "nas2");
+        let _up = first.up(&registry, &["--port", "40100"])?;
+        tried(&first)?;
+        let mut second_up = second.up(&registry, &["--port", "40100"])?;
+        tried(&second)?;
+        let forwarded = router.forwarded()?;
+        assert_eq!(forwarded.len(), 2, "{forwarded:?}");
+        assert_ne!(forwarded[0].1, forwarded[1].1);
+        assert_ne!(forwarded[0].2, forwarded[1].2);
+        second_up.process.interrupt(SOON)?;
+        let forwarded = router.forwarded()?;
+        assert_eq!(
+            forwarded,
+            [("udp".to_owned(), 40100, DEVICE_HOST, 40100)],
+            "the first one's stays"
+        );
+    }
+    Ok(())
+}
+
+/// Carrier NAT: miniupnpd itself finds that its address is none of the Internet's.
+#[test]
+fn a_router_without_a_public_address_is_reported() -> Result<()> {
+    let lab = Lab::builder().build()?;
+    let _coturn = Coturn::start(&lab)?;
+    let registry = Registry::start(&lab)?;
+    let settings = Settings {
+        behind_nat: true,
+        ..Settings::default()
+    };
+    let _router = Miniupnpd::start(&lab, lab.device(), settings)?;
+    let device = Profile::new(&lab, &registry, lab.device().host(), "nas");
+    let _up = device.up(&registry, &[])?;
+    let mappings = tried(&device)?;
+    println!("{mappings}");
+    assert_eq!(mappings["trouble"]["trouble"], "double-nat", "{mappings}");
+    Ok(())
+}
+
+fn asks_of_the_router(lab: &Lab, registry: &Registry, more: &[&str]) -> Result<(Up, usize)> {
+    let device = Profile::new(lab, registry, lab.device().host(), "nas");
+    let capture = Capture::start(lab, lab.device().host(), "eth0")?;
+    let up = device.up(registry, more)?;
+    if more.is_empty() {
+        let mappings = tried(&device)?;
+        assert_eq!(mappings["trouble"]["trouble"], "silent", "{mappings}");
+    }
+    let asks = |port| {
+        move |packet: &ringback_tests::lab::capture::Packet| packet.destination.port() == port
+    };
+    let packets = capture.finish()?;
+    let count = packets
+        .iter()
+        .filter(|p| asks(5351)(p) || asks(1900)(p))
+        .count();
+    Ok((up, count))
+}
+
+#[test]
+fn a_router_that_says_nothing_is_asked_little() -> Result<()> {
+    let lab = Lab::builder().build()?;
+    let _coturn = Coturn::start(&lab)?;
+    let registry = Registry::start(&lab)?;
+    // Not even "closed" comes back.
+    lab.device().drop_at_router(&[5351, 1900])?;
+    let start = Instant::now();
+    let (mut up, count) = asks_of_the_router(&lab, &registry, &[])?;
+    println!(
+        "{count} datagrams, {:.1?} from the agent's start to the verdict",
+        start.elapsed()
+    );
+    assert!((1..=16).contains(&count), "{count}");
+    let start = Instant::now();
+    up.process.interrupt(SOON)?;
+    assert!(
+        start.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        start.elapsed()
+    );
+    Ok(())
+}
+
+#[test]
+fn a_router_is_not_asked_when_that_is_switched_off() -> Result<()> {
+    let lab = Lab::builder().build()?;
+    let _coturn = Coturn::start(&lab)?;
+    let registry = Registry::start(&lab)?;
+    let (_up, count) = asks_of_the_router(&lab, &registry, &["--no-port-mapping"])?;
+    assert_eq!(count, 0);
+    Ok(())
+}
