@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, Result, bail};
 use ringback_protocol::call::{Call, Outcome, Progress};
 use ringback_protocol::candidate::Candidate;
-use ringback_protocol::envelope::{LIFETIME, Proof, Request};
+use ringback_protocol::envelope::{DIRECT_ONLY, LIFETIME, Proof, Request};
 use ringback_protocol::frame::{Failed, Frame};
 use ringback_protocol::receipt::{Receipt, Step};
 use ringback_protocol::refusal::Refusal;
@@ -38,6 +38,9 @@ pub(crate) struct Ring {
     /// The first service wanted.
     pub(crate) service: String,
     pub(crate) remember: bool,
+    /// No relay, not even at first.
+    #[serde(default)]
+    pub(crate) direct_only: bool,
     /// Where the device was last time.
     pub(crate) hints: Vec<Candidate>,
 }
@@ -204,7 +207,7 @@ impl Caller {
             service: ring.service.clone(),
             candidates: addresses.candidates.clone(),
             remember: ring.remember,
-            path: 0,
+            path: if ring.direct_only { DIRECT_ONLY } else { 0 },
             nat: addresses.nat,
         };
         let proof = match psk {
@@ -216,9 +219,9 @@ impl Caller {
         };
         let mut call = Call::seal(&request, &self.key, ring.device, proof, &mut rand::rng())?;
         // From here on the device may dial: that can be sooner than its answer arrives.
-        let mut expecting = self
-            .endpoint
-            .expect(ring.device, call.keys(), &ring.hints)?;
+        let mut expecting =
+            self.endpoint
+                .expect(ring.device, call.keys(), &ring.hints, ring.direct_only)?;
         let mut answers = line.place(&ring.device, call.envelope().to_vec()).await?;
         log.note("request sent");
 

@@ -161,6 +161,9 @@ pub struct Up {
     /// Do not answer requests from the LAN
     #[arg(long)]
     pub no_lan: bool,
+    /// Direct paths only: links of this device never use a relay
+    #[arg(long)]
+    pub no_relay: bool,
 }
 
 #[derive(Debug, Args)]
@@ -179,6 +182,9 @@ pub struct Target {
     /// Do not look for the device on the LAN
     #[arg(long)]
     pub no_lan: bool,
+    /// Direct paths only: fail rather than use a relay
+    #[arg(long)]
+    pub no_relay: bool,
 }
 
 #[derive(Debug, Args)]

@@ -37,6 +37,8 @@ pub(crate) struct Config {
     pub(crate) port_mapping_lease_s: Option<u32>,
     /// Answer requests from the LAN, and look for devices there; absent: yes.
     pub(crate) lan: Option<bool>,
+    /// Links of this device may use a relay; absent: yes.
+    pub(crate) relay: Option<bool>,
     #[serde(default)]
     pub(crate) services: BTreeMap<String, Service>,
 }

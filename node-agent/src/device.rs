@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use quinn::{RecvStream, SendStream};
 use ringback_protocol::admission::{Admission, Admitted};
+use ringback_protocol::envelope::DIRECT_ONLY;
 use ringback_protocol::frame::{Answer, Frame, Place, Refuse};
 use ringback_protocol::receipt::PathInUse;
 use ringback_protocol::refusal::Refusal;
@@ -224,6 +225,7 @@ impl Agent {
             &admitted.keys,
             &admitted.request.candidates,
             admitted.request.nat,
+            admitted.request.path & DIRECT_ONLY != 0,
         );
         let answer = self.send(Answer { call, reply });
         let (dialled, ()) = tokio::join!(tokio::time::timeout(DIAL_TIMEOUT, dial), answer);

@@ -11,7 +11,9 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use ringback_protocol::admission::Admission;
-use ringback_protocol::candidate::{Candidate, Kind, MAX_CANDIDATES, MAX_TCP, TCP, UDP, address, canonical, rank};
+use ringback_protocol::candidate::{
+    Candidate, Kind, MAX_CANDIDATES, MAX_TCP, TCP, UDP, address, canonical, rank,
+};
 use ringback_protocol::envelope::{Envelope, Request};
 use ringback_protocol::frame::{
     Ack, Answer, Answered, Beacon, Challenge, Deliver, Delivered, Failed, Frame, FrameReader, Gone,

@@ -16,10 +16,11 @@ use crate::cli::{Connect, Global, Pipe, Target};
 use crate::config::Config;
 use crate::contacts::Contacts;
 use crate::control::{self, Ask, Control};
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, Relays};
 use crate::failure::{Exit, Failure};
 use crate::forward::{self, CallRequest, Event, Listen};
 use crate::link::close;
+use crate::network_watch;
 use crate::profile::Profile;
 use crate::registry::Registry;
 
@@ -184,6 +185,11 @@ async fn own_caller(
         .await
         .map_err(|error| Failure::new(Exit::Usage, format!("{error:#}")))?;
     endpoint.stun_servers().send_replace(stun);
+    endpoint.set_relays(Relays {
+        own: Vec::new(),
+        registry: Some(registry.clone()),
+    });
+    tokio::spawn(up::follow_network(endpoint.clone(), network_watch::start()));
     let kept = endpoint.clone();
     tokio::spawn(async move { kept.keep_addresses(ADDRESS_INTERVAL).await });
     Ok(Caller {

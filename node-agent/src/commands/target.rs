@@ -116,6 +116,7 @@ pub(super) async fn resolve(
         credential,
         service: service.to_owned(),
         remember: target.remember,
+        direct_only: target.no_relay,
         hints: contact.map(|contact| contact.hints).unwrap_or_default(),
     };
     Ok(Resolved { ring, name })

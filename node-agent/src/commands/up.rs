@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use hyper::Method;
+use ringback_protocol::candidate::{Candidate, Kind};
 use ringback_protocol::registration::{canonical_code, sign_enrolment};
 use ringback_protocol::secret::Psk;
 use ringback_protocol::{Code, SecretKey};
@@ -18,7 +19,7 @@ use crate::cli::{Global, Up};
 use crate::config::{Config, KEEPALIVE_S};
 use crate::control;
 use crate::device::{self, Agent, Presence};
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, Relays};
 use crate::failure::{Exit, Failure};
 use crate::link::{close, printable};
 use crate::network_watch;
@@ -66,20 +67,28 @@ pub(super) async fn run(global: &Global, profile: Profile, up: Up) -> Result<()>
         .clone()
         .or_else(|| config.stun.clone())
         .unwrap_or_default();
+    if !up.no_relay && config.relay.unwrap_or(true) {
+        endpoint.set_relays(Relays {
+            own: Vec::new(),
+            registry: Some(registry.clone()),
+        });
+    }
     let (agent, inbound) = Agent::new(key, profile.clone(), registry, endpoint, stun)?;
     let network = network_watch::start();
     let mapping = (!up.no_port_mapping && config.port_mapping.unwrap_or(true)).then(|| {
         let settings = port_mapping::Settings {
             udp: agent.endpoint.port(),
-            tcp: None,
+            tcp: Some(agent.endpoint.tcp_port()),
             state_dir: profile.state_dir().to_owned(),
             lease_s: config.port_mapping_lease_s,
         };
         let mapping = PortMapping::start(settings, network.clone());
         // This is the only place that sets it.
         let _ = agent.mappings.set(mapping.mappings());
+        tokio::spawn(follow_mappings(agent.endpoint.clone(), mapping.mappings()));
         mapping
     });
+    tokio::spawn(follow_network(agent.endpoint.clone(), network));
     let (listener, _socket) = control::bind(&profile.control_socket())?;
     let interval = Duration::from_secs(
         up.keepalive_s
@@ -104,6 +113,34 @@ pub(super) async fn run(global: &Global, profile: Profile, up: Up) -> Result<()>
     };
     tokio::join!(close, release);
     served
+}
+
+/// Offers what the router maps to peers, for as long as it does.
+pub(super) async fn follow_mappings(
+    endpoint: Endpoint,
+    mut mappings: tokio::sync::watch::Receiver<port_mapping::Mappings>,
+) {
+    loop {
+        let now = mappings.borrow_and_update().clone();
+        let udp = now.udp_address().map(|to| Candidate::udp(Kind::Mapped, to));
+        let tcp = now.tcp_address().map(|to| Candidate::tcp(Kind::Mapped, to));
+        let mapped: Vec<Candidate> = udp.into_iter().chain(tcp).collect();
+        endpoint.set_mapped(&mapped);
+        if mappings.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Has the links look for their way anew whenever the host's network changes.
+pub(super) async fn follow_network(
+    endpoint: Endpoint,
+    mut network: tokio::sync::watch::Receiver<network_watch::Network>,
+) {
+    network.mark_unchanged();
+    while network.changed().await.is_ok() {
+        endpoint.network_changed();
+    }
 }
 
 /// Announces the device and stays until it is stopped, or rejected at the start.

@@ -4,6 +4,7 @@
 mod addresses;
 mod link_path;
 mod reach;
+mod relayed;
 mod search_socket;
 mod socket;
 mod stun;
@@ -15,6 +16,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::relay::Seat;
 use anyhow::{Context as _, Result, bail};
 use quinn::{Connecting, Runtime as _, TokioRuntime};
 use ringback_protocol::candidate::{self, Candidate, Kind};
@@ -29,6 +31,7 @@ pub(crate) use addresses::Addresses;
 use addresses::Ports;
 pub(crate) use link_path::Paths;
 use reach::Reach;
+pub(crate) use relayed::Relays;
 use socket::{PathSocket, QuinnSocket};
 use tls::Credentials;
 
@@ -40,6 +43,7 @@ const SOCKET_BUFFER: usize = 4 << 20;
 pub(crate) struct Endpoint {
     quic: quinn::Endpoint,
     socket: Arc<PathSocket>,
+    key: SecretKey,
     credentials: Credentials,
     expected: Arc<Mutex<ExpectedCalls>>,
     ports: Ports,
@@ -47,6 +51,7 @@ pub(crate) struct Endpoint {
     /// What is known of the own addresses, and who is asked for more.
     addresses: Arc<watch::Sender<Addresses>>,
     stun: Arc<watch::Sender<Vec<String>>>,
+    relays: Arc<Mutex<Relays>>,
     /// Somebody has reason to believe that the addresses have changed.
     doubted: Arc<Notify>,
 }
@@ -97,12 +102,14 @@ impl Endpoint {
         Ok(Self {
             quic,
             socket,
+            key: key.clone(),
             credentials,
             expected,
             ports,
             loopback,
             addresses: Arc::default(),
             stun: Arc::default(),
+            relays: Arc::default(),
             doubted: Arc::default(),
         })
     }
@@ -110,6 +117,11 @@ impl Endpoint {
     /// The UDP port in use.
     pub(crate) fn port(&self) -> u16 {
         self.ports.udp
+    }
+
+    /// The TCP port that takes paths.
+    pub(crate) fn tcp_port(&self) -> u16 {
+        self.ports.tcp
     }
 
     /// What is known of the own addresses.
@@ -120,6 +132,24 @@ impl Endpoint {
     /// The STUN servers to ask.
     pub(crate) fn stun_servers(&self) -> &watch::Sender<Vec<String>> {
         &self.stun
+    }
+
+    /// The relays that links may use from now on; none at first.
+    pub(crate) fn set_relays(&self, relays: Relays) {
+        *self.relays.lock().expect("not poisoned") = relays;
+    }
+
+    /// Has the link take its place at the relays.
+    fn use_relays(&self, paths: &Paths, keys: &CallKeys, role: Role, device: PeerId) {
+        let relays = self.relays.lock().expect("not poisoned").clone();
+        let seat = Seat {
+            room: keys.relay,
+            role,
+            key: self.key.clone(),
+            device,
+        };
+        let task = tokio::spawn(relayed::run(paths.downgrade(), relays, seat));
+        paths.own(task.abort_handle());
     }
 
     /// Looks for the own addresses, at most about 1 s, and tells the peers of all links if they
@@ -211,6 +241,7 @@ impl Endpoint {
         keys: &CallKeys,
         candidates: &[Candidate],
         nat: Nat,
+        direct_only: bool,
     ) -> Result<(quinn::Connection, Paths)> {
         let candidates = candidate::rank(candidates, self.loopback);
         let (paths, named) = self
@@ -220,6 +251,9 @@ impl Endpoint {
         let reach = Reach::new(self.clone(), &paths, named);
         reach.try_tcp(&candidates);
         paths.own(tokio::spawn(reach.run()).abort_handle());
+        if !direct_only {
+            self.use_relays(&paths, keys, Role::Device, self.key.id());
+        }
         let config = self.credentials.client(caller)?;
         let connection = self
             .quic
@@ -235,6 +269,7 @@ impl Endpoint {
         device: PeerId,
         keys: &CallKeys,
         hints: &[Candidate],
+        direct_only: bool,
     ) -> Result<Expecting> {
         let hints = candidate::rank(hints, self.loopback);
         let (paths, named) = self.socket.open(device, Role::Caller, &keys.path, &hints);
@@ -253,6 +288,9 @@ impl Endpoint {
             endpoint: self.clone(),
             paths,
             reach: Some(reach),
+            keys: keys.clone(),
+            device,
+            direct_only,
             connecting,
         })
     }
@@ -271,6 +309,9 @@ pub(crate) struct Expecting {
     pub(crate) paths: Paths,
     /// Until the device has answered.
     reach: Option<Reach>,
+    keys: CallKeys,
+    device: PeerId,
+    direct_only: bool,
     connecting: mpsc::Receiver<Connecting>,
 }
 
@@ -284,6 +325,10 @@ impl Expecting {
         if let Some(reach) = self.reach.take() {
             reach.try_tcp(&candidates);
             self.paths.own(tokio::spawn(reach.run()).abort_handle());
+            if !self.direct_only {
+                let endpoint = &self.endpoint;
+                endpoint.use_relays(&self.paths, &self.keys, Role::Caller, self.device);
+            }
         }
     }
 

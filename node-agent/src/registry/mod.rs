@@ -74,6 +74,11 @@ impl Registry {
         self.url.host().is_some_and(|host| is_loopback(&host))
     }
 
+    /// Host and port.
+    pub(crate) fn authority(&self) -> String {
+        format!("{}:{}", self.host(), self.port())
+    }
+
     fn host(&self) -> &str {
         self.url.host_str().expect("checked when made")
     }

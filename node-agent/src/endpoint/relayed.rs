@@ -1,0 +1,168 @@
+//! Relayed paths: a link's place at the relays that its registry offers, taken when no direct path
+//! forms at once, and kept as a standby that costs nothing while it is not used.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ringback_protocol::candidate::Kind;
+use ringback_protocol::path::Class;
+use ringback_protocol::receipt::Transport;
+use tokio::time::{Instant, sleep_until};
+
+use super::link_path::{Attached, DatagramSink, Paths, WeakPaths};
+use crate::registry::Registry;
+use crate::relay::{self, OwnRelay, Relay, RelayEvent, RelaySender, RelayState, Seat};
+
+/// Direct paths have this long before a relay is asked for.
+const DIRECT_FIRST: Duration = Duration::from_millis(300);
+/// A link that lives this long gets its standby. Shorter ones cost the registry no more than their
+/// request.
+const STANDBY_AFTER: Duration = Duration::from_millis(1500);
+/// An owner's relay has this long to bring both ends together before the registry's is used.
+const OWN_FIRST: Duration = Duration::from_millis(1000);
+/// Datagrams handed on at once.
+const BATCH: usize = 64;
+
+/// The relays that an agent may use.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Relays {
+    /// Machines of the registry's owner; preferred.
+    pub(crate) own: Vec<OwnRelay>,
+    /// `None`: relaying is switched off here.
+    pub(crate) registry: Option<Registry>,
+}
+
+/// Takes the link's place at the relays, and keeps it until the task is aborted.
+pub(super) async fn run(weak: WeakPaths, relays: Relays, seat: Seat) {
+    let Some(registry) = relays.registry else {
+        return;
+    };
+    let Some(mut in_use) = weak.upgrade().map(|paths| paths.in_use()) else {
+        return;
+    };
+    let begin = Instant::now();
+    let is_direct =
+        |in_use: &super::link_path::InUse| in_use.verified.is_some_and(|class| !class.is_relay());
+    let forms = tokio::time::timeout_at(begin + DIRECT_FIRST, in_use.wait_for(is_direct));
+    if forms.await.is_ok() {
+        // Until the link is old enough, or the path is lost.
+        let lost = in_use.wait_for(|in_use| !is_direct(in_use));
+        let _ = tokio::time::timeout_at(begin + STANDBY_AFTER, lost).await;
+    }
+    let mut own = tokio::task::JoinSet::new();
+    let mut meetings = Vec::new();
+    for beacon in relays.own {
+        let address = look_up(beacon.udp.as_deref().or(beacon.tcp.as_deref())).await;
+        let relay = relay::through_beacon(beacon, seat.clone());
+        meetings.push(relay.state.clone());
+        own.spawn(carry(
+            weak.clone(),
+            relay,
+            Class::OwnRelay,
+            Transport::Udp,
+            address,
+        ));
+    }
+    if !meetings.is_empty() {
+        sleep_until(Instant::now() + OWN_FIRST).await;
+        let meets = |state: &RelayState| matches!(state, RelayState::Joined { present: true });
+        while meetings.iter().any(|state| meets(&state.borrow())) {
+            // The registry's relay is for when the owner's is gone.
+            let gone = meetings.iter_mut().map(|state| {
+                Box::pin(async move {
+                    let _ = state.wait_for(|state| !meets(state)).await;
+                })
+            });
+            futures_util::future::select_all(gone).await;
+        }
+    }
+    let address = look_up(Some(&registry.authority())).await;
+    let relay = relay::through_registry(&registry, seat);
+    carry(weak, relay, Class::Relay, Transport::WebSocket, address).await;
+}
+
+/// For people; the relay's client looks it up for itself.
+async fn look_up(address: Option<&str>) -> SocketAddr {
+    let nowhere = (Ipv4Addr::UNSPECIFIED, 0).into();
+    let Some(address) = address else {
+        return nowhere;
+    };
+    let found = tokio::net::lookup_host(address).await;
+    found.ok().and_then(|mut all| all.next()).unwrap_or(nowhere)
+}
+
+/// Makes the relay a path of the link whenever the other end is there.
+async fn carry(
+    weak: WeakPaths,
+    mut relay: Relay,
+    class: Class,
+    transport: Transport,
+    address: SocketAddr,
+) {
+    let sink = Arc::new(RelaySink(relay.sender.clone()));
+    let attach =
+        |paths: Paths| paths.attach(class, transport, Kind::Relayed, address, sink.clone());
+    let mut attached: Option<Attached> = None;
+    loop {
+        tokio::select! {
+            changed = relay.state.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                let present = matches!(
+                    *relay.state.borrow_and_update(),
+                    RelayState::Joined { present: true }
+                );
+                match (present, &attached) {
+                    (true, None) => {
+                        let Some(paths) = weak.upgrade() else { return };
+                        attached = attach(paths);
+                    }
+                    (false, Some(_)) => attached = None,
+                    _ => {}
+                }
+            }
+            event = relay.events.recv() => {
+                let Some(RelayEvent::Datagram(first)) = event else { return };
+                if attached.is_none() {
+                    // It is faster than the word that its sender is there.
+                    let Some(paths) = weak.upgrade() else { return };
+                    attached = attach(paths);
+                }
+                let Some(attached) = &attached else { continue };
+                receive(attached, &first, &mut relay);
+            }
+        }
+    }
+}
+
+/// Hands datagrams of one length on together.
+fn receive(attached: &Attached, first: &[u8], relay: &mut Relay) {
+    let mut batch = first.to_vec();
+    let mut segment = first.len();
+    for _ in 0..BATCH {
+        let Ok(RelayEvent::Datagram(next)) = relay.events.try_recv() else {
+            break;
+        };
+        let whole = batch.len().is_multiple_of(segment);
+        if !whole || next.len() > segment {
+            attached.receive(&batch, segment);
+            batch.clear();
+            segment = next.len();
+        }
+        batch.extend_from_slice(&next);
+    }
+    attached.receive(&batch, segment);
+}
+
+#[derive(Debug)]
+struct RelaySink(RelaySender);
+
+impl DatagramSink for RelaySink {
+    fn send(&self, contents: &[u8], segment: usize) {
+        for datagram in contents.chunks(segment) {
+            self.0.send(datagram);
+        }
+    }
+}
