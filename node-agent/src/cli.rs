@@ -94,7 +94,7 @@ pub enum Command {
 }
 
 /// Where the registry is.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct RegistryArgs {
     /// The registry's address, as https://registry.example
     #[arg(

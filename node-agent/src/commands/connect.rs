@@ -1,9 +1,11 @@
 //! `connect` and `pipe`: a call through the agent of this host where one runs, since that has the
 //! registry's line open and knows its address; from this process otherwise.
 
+use std::time::Duration;
+
 use anyhow::{Result, bail};
 use tokio::io::AsyncWriteExt as _;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::target::{self, Resolved};
 use super::terminal::{self, say};
@@ -19,6 +21,9 @@ use crate::forward::{self, CallRequest, Event, Listen};
 use crate::link::close;
 use crate::profile::Profile;
 use crate::registry::Registry;
+
+/// How long a call waits for the registry's list of STUN servers before it goes on beside that.
+const STUN_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Everything about a call but where its bytes go.
 struct Prepared {
@@ -145,7 +150,8 @@ async fn prepare(
 ) -> Result<Prepared> {
     let config = Config::load(profile)?;
     let registry = target::registry(&target.registry, &config)?;
-    let resolved = target::resolve(profile, &registry, target, device, service).await?;
+    let mut resolved = target::resolve(profile, &registry, target, device, service).await?;
+    resolved.ring.lan &= config.lan.unwrap_or(true);
     let agent = match Control::connect(profile).await? {
         Some(control) => {
             let same = control.ask(&Ask::Status).await?.registry == registry.origin();
@@ -172,7 +178,7 @@ async fn own_caller(
     registry: &Registry,
     config: &Config,
 ) -> Result<Caller> {
-    let stun = target::stun(profile, &target.registry, config, registry).await?;
+    let stun = stun_servers(profile, target, registry, config).await;
     let key = profile.key()?;
     let endpoint = Endpoint::bind(&key, 0, registry.is_loopback())
         .await
@@ -184,6 +190,30 @@ async fn own_caller(
         location: Location::Stun(stun),
         links: std::sync::Arc::default(),
     })
+}
+
+/// The STUN servers to ask. A registry that does not tell them at once is not waited for: the device
+/// may be on the LAN. Why it does not is told by the call itself.
+async fn stun_servers(
+    profile: &Profile,
+    target: &Target,
+    registry: &Registry,
+    config: &Config,
+) -> watch::Receiver<Option<Vec<String>>> {
+    let (sender, mut receiver) = watch::channel(None);
+    let (profile, args) = (profile.clone(), target.registry.clone());
+    let (registry, config) = (registry.clone(), config.clone());
+    tokio::spawn(async move {
+        let servers = target::stun(&profile, &args, &config, &registry).await;
+        let servers = servers
+            .inspect_err(|error| tracing::debug!("no STUN servers are known: {error:#}"))
+            .unwrap_or_default();
+        sender.send_replace(Some(servers));
+        // The value outlives its sender.
+    });
+    // The call's own request goes by the same connection then.
+    let _ = tokio::time::timeout(STUN_PATIENCE, receiver.wait_for(Option::is_some)).await;
+    receiver
 }
 
 async fn forward_by_agent(

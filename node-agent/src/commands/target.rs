@@ -117,6 +117,7 @@ pub(super) async fn resolve(
         service: service.to_owned(),
         remember: target.remember,
         hints: contact.map(|contact| contact.hints).unwrap_or_default(),
+        lan: !target.no_lan,
     };
     Ok(Resolved { ring, name })
 }

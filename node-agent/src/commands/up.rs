@@ -20,6 +20,7 @@ use crate::control;
 use crate::device::{self, Agent, Presence};
 use crate::endpoint::Endpoint;
 use crate::failure::{Exit, Failure};
+use crate::lan;
 use crate::link::{close, printable};
 use crate::network_watch;
 use crate::port_mapping::{self, PortMapping};
@@ -80,6 +81,9 @@ pub(super) async fn run(global: &Global, profile: Profile, up: Up) -> Result<()>
         let _ = agent.mappings.set(mapping.mappings());
         mapping
     });
+    let advertisement = (!up.no_lan && config.lan.unwrap_or(true))
+        .then(|| open_to_lan(&agent, network))
+        .flatten();
     let (listener, _socket) = control::bind(&profile.control_socket())?;
     let interval = Duration::from_secs(
         up.keepalive_s
@@ -92,6 +96,8 @@ pub(super) async fn run(global: &Global, profile: Profile, up: Up) -> Result<()>
     tokio::spawn(device::stay_registered(agent.clone(), inbound));
 
     let served = stay(global, &profile, &agent, stop).await;
+    // Says goodbye while the rest ends.
+    drop(advertisement);
     let close = agent.endpoint.close(close::SHUTTING_DOWN, "shutting down");
     let release = async {
         if let Some(mapping) = mapping {
@@ -100,6 +106,28 @@ pub(super) async fn run(global: &Global, profile: Profile, up: Up) -> Result<()>
     };
     tokio::join!(close, release);
     served
+}
+
+/// Takes requests from the LAN and tells it so. Without that the device is called as always.
+fn open_to_lan(
+    agent: &std::sync::Arc<Agent>,
+    network: tokio::sync::watch::Receiver<network_watch::Network>,
+) -> Option<lan::Advertisement> {
+    let device = agent.key.id();
+    let asked = agent.clone();
+    let ask: lan::Ask = std::sync::Arc::new(move |envelope| asked.take_request(&envelope));
+    let open = || -> Result<lan::Advertisement> {
+        let door = lan::Door::new(device, network, ask);
+        let port = lan::listen(door, agent.endpoint.port())?;
+        lan::Advertisement::start(&device, port)
+    };
+    open()
+        .inspect_err(|error| {
+            tracing::warn!(
+                "this device can not be called on the LAN without the registry: {error:#}"
+            );
+        })
+        .ok()
 }
 
 /// Announces the device and stays until it is stopped, or rejected at the start.
