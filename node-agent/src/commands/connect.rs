@@ -151,7 +151,7 @@ async fn prepare(
     let config = Config::load(profile)?;
     let registry = target::registry(&target.registry, &config)?;
     let mut resolved = target::resolve(profile, &registry, target, device, service).await?;
-    resolved.ring.lan &= config.lan.unwrap_or(true);
+    resolved.ring.lan &= config.lan.unwrap_or(true) && !registry.is_loopback();
     let agent = match Control::connect(profile).await? {
         Some(control) => {
             let same = control.ask(&Ask::Status).await?.registry == registry.origin();

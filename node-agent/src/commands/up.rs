@@ -69,7 +69,10 @@ pub(super) async fn run(global: &Global, profile: Profile, up: Up) -> Result<()>
         .unwrap_or_default();
     let (agent, inbound) = Agent::new(key, profile.clone(), registry, endpoint, stun)?;
     let network = network_watch::start();
-    let mapping = (!up.no_port_mapping && config.port_mapping.unwrap_or(true)).then(|| {
+    // Nobody beyond this host is called through a registry on loopback.
+    let alone = agent.registry.is_loopback();
+    let maps = !up.no_port_mapping && config.port_mapping.unwrap_or(true) && !alone;
+    let mapping = maps.then(|| {
         let settings = port_mapping::Settings {
             udp: agent.endpoint.port(),
             tcp: None,
@@ -81,9 +84,8 @@ pub(super) async fn run(global: &Global, profile: Profile, up: Up) -> Result<()>
         let _ = agent.mappings.set(mapping.mappings());
         mapping
     });
-    let advertisement = (!up.no_lan && config.lan.unwrap_or(true))
-        .then(|| open_to_lan(&agent, network))
-        .flatten();
+    let has_lan = !up.no_lan && config.lan.unwrap_or(true) && !alone;
+    let advertisement = has_lan.then(|| open_to_lan(&agent, network)).flatten();
     let (listener, _socket) = control::bind(&profile.control_socket())?;
     let interval = Duration::from_secs(
         up.keepalive_s
