@@ -10,7 +10,7 @@ use ringback_protocol::call::{Call, Outcome, Progress};
 use ringback_protocol::candidate::Candidate;
 use ringback_protocol::envelope::{LIFETIME, Proof, Request};
 use ringback_protocol::frame::{Failed, Frame};
-use ringback_protocol::receipt::{PathKind, Receipt, Step};
+use ringback_protocol::receipt::{Nat, PathKind, Receipt, Step};
 use ringback_protocol::refusal::Refusal;
 use ringback_protocol::reply::Reply;
 use ringback_protocol::secret::{PASSWORD_ID, Psk};
@@ -22,12 +22,15 @@ use crate::delivery::Delivery;
 use crate::endpoint::{Addresses, Endpoint, Expecting};
 use crate::failure::{Exit, Failure};
 use crate::link::{Link, WeakLink};
+use crate::port_mapping::Forwarding;
 use crate::registry::{Connection, Frames, Registry};
 
 /// From the device's yes to the first authentic datagram.
 const PATH_TIMEOUT: Duration = Duration::from_secs(15);
 /// The registry's own limits are 5 s and 15 s; then it is the registry that is silent.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(25);
+/// For the router's answer about a port, where much depends on it. Elsewhere it is not waited for.
+const MAPPING_PATIENCE: Duration = Duration::from_millis(300);
 /// For the first ping of the path to come back, before the receipt is written.
 const RTT_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -61,6 +64,8 @@ pub(crate) struct Caller {
     pub(crate) endpoint: Endpoint,
     pub(crate) signalling: Signalling,
     pub(crate) location: Location,
+    /// Ports of the router that lead here, unless that is switched off.
+    pub(crate) forwarding: Option<Forwarding>,
     /// Links of earlier calls that are still open.
     pub(crate) links: Arc<OpenLinks>,
 }
@@ -224,7 +229,17 @@ impl Caller {
             issued_at,
             expires_at: issued_at + LIFETIME,
             service: ring.service.clone(),
-            candidates: addresses.candidates.clone(),
+            candidates: match &self.forwarding {
+                Some(forwarding) => {
+                    // Behind such a NAT it may be the only address that leads here.
+                    let patience = match addresses.nat {
+                        Nat::EndpointDependent => MAPPING_PATIENCE,
+                        _ => Duration::ZERO,
+                    };
+                    forwarding.add_to(&addresses.candidates, patience).await
+                }
+                None => addresses.candidates.clone(),
+            },
             remember: ring.remember,
             path: 0,
         };

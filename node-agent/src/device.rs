@@ -22,7 +22,7 @@ use crate::copy;
 use crate::endpoint::{Addresses, Endpoint};
 use crate::failure::{Exit, Failure};
 use crate::link::{self, Link, close};
-use crate::port_mapping::Mappings;
+use crate::port_mapping::Forwarding;
 use crate::profile::Profile;
 use crate::registry::{Registry, RegistrySocket, connect_socket};
 use crate::remembered::{Remembered, RememberedCallers};
@@ -56,7 +56,7 @@ pub(crate) struct Agent {
     pub(crate) calls: Arc<OpenLinks>,
     frames: mpsc::Sender<Frame>,
     /// Set once port mapping has been started.
-    pub(crate) mappings: OnceLock<watch::Receiver<Mappings>>,
+    pub(crate) forwarding: OnceLock<Forwarding>,
     pub(crate) placements: mpsc::Sender<Placement>,
 }
 
@@ -135,7 +135,7 @@ impl Agent {
             links: Mutex::default(),
             calls: Arc::default(),
             frames,
-            mappings: OnceLock::new(),
+            forwarding: OnceLock::new(),
             placements,
         };
         agent.reload()?;
@@ -217,7 +217,14 @@ impl Agent {
         let addresses = self.addresses.borrow().clone();
         let reply = Reply {
             request_id: admitted.request.id,
-            candidates: addresses.candidates,
+            candidates: match self.forwarding.get() {
+                Some(forwarding) => {
+                    forwarding
+                        .add_to(&addresses.candidates, Duration::ZERO)
+                        .await
+                }
+                None => addresses.candidates,
+            },
             remembered,
             nat: addresses.nat,
         };
@@ -588,6 +595,10 @@ pub(crate) async fn keep_mapping(agent: Arc<Agent>, interval: Duration) {
             let known = agent.addresses.borrow().public;
             let seen = agent.endpoint.public_address(&servers[0]).await;
             if seen.is_none() || seen != known {
+                // The router may have started anew.
+                if let Some(forwarding) = agent.forwarding.get() {
+                    forwarding.check();
+                }
                 break;
             }
         }

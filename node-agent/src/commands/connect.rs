@@ -19,6 +19,8 @@ use crate::endpoint::Endpoint;
 use crate::failure::{Exit, Failure};
 use crate::forward::{self, CallRequest, Event, Listen};
 use crate::link::close;
+use crate::network_watch;
+use crate::port_mapping::{self, PortMapping};
 use crate::profile::Profile;
 use crate::registry::Registry;
 
@@ -55,7 +57,7 @@ pub(super) async fn forward(global: &Global, profile: &Profile, connect: Connect
     let result = match agent {
         Some(agent) => forward_by_agent(agent, &resolved.ring, listen, &shown).await,
         None => {
-            let caller = own_caller(profile, &target, &registry, &config).await?;
+            let (caller, mapping) = own_caller(profile, &target, &registry, &config).await?;
             let (events, mut happened) = mpsc::channel(16);
             let show = async {
                 while let Some(event) = happened.recv().await {
@@ -68,7 +70,7 @@ pub(super) async fn forward(global: &Global, profile: &Profile, connect: Connect
                 shown = show => shown,
                 () = up::stopped() => Ok(()),
             };
-            caller.endpoint.close(close::DONE, "done").await;
+            close_caller(&caller, mapping).await;
             result
         }
     };
@@ -106,7 +108,7 @@ pub(super) async fn pipe(global: &Global, profile: &Profile, pipe: Pipe) -> Resu
     let result = match agent {
         Some(agent) => pipe_by_agent(agent, &resolved.ring, &shown).await,
         None => {
-            let caller = own_caller(profile, &target, &registry, &config).await?;
+            let (caller, mapping) = own_caller(profile, &target, &registry, &config).await?;
             let (events, mut happened) = mpsc::channel(16);
             let piping = forward::pipe(
                 &caller,
@@ -128,7 +130,7 @@ pub(super) async fn pipe(global: &Global, profile: &Profile, pipe: Pipe) -> Resu
             while let Ok(event) = happened.try_recv() {
                 shown.show(event)?;
             }
-            caller.endpoint.close(close::DONE, "done").await;
+            close_caller(&caller, mapping).await;
             result
         }
     };
@@ -177,19 +179,42 @@ async fn own_caller(
     target: &Target,
     registry: &Registry,
     config: &Config,
-) -> Result<Caller> {
+) -> Result<(Caller, Option<PortMapping>)> {
     let stun = stun_servers(profile, target, registry, config).await;
     let key = profile.key()?;
     let endpoint = Endpoint::bind(&key, 0, registry.is_loopback())
         .await
         .map_err(|error| Failure::new(Exit::Usage, format!("{error:#}")))?;
-    Ok(Caller {
+    let maps =
+        !target.no_port_mapping && config.port_mapping.unwrap_or(true) && !registry.is_loopback();
+    let mapping = maps.then(|| {
+        let settings = port_mapping::Settings {
+            udp: endpoint.port(),
+            tcp: None,
+            state_dir: profile.state_dir().to_owned(),
+            lease_s: config.port_mapping_lease_s,
+        };
+        PortMapping::start(settings, network_watch::start())
+    });
+    let caller = Caller {
         key,
         endpoint,
         signalling: Signalling::Https(registry.clone()),
         location: Location::Stun(stun),
+        forwarding: mapping.as_ref().map(PortMapping::forwarding),
         links: std::sync::Arc::default(),
-    })
+    };
+    Ok((caller, mapping))
+}
+
+/// Tells the peers and the router that it is over.
+async fn close_caller(caller: &Caller, mapping: Option<PortMapping>) {
+    let release = async {
+        if let Some(mapping) = mapping {
+            mapping.release().await;
+        }
+    };
+    tokio::join!(caller.endpoint.close(close::DONE, "done"), release);
 }
 
 /// The STUN servers to ask. A registry that does not tell them at once is not waited for: the device

@@ -81,7 +81,7 @@ pub(super) async fn run(global: &Global, profile: Profile, up: Up) -> Result<()>
         };
         let mapping = PortMapping::start(settings, network.clone());
         // This is the only place that sets it.
-        let _ = agent.mappings.set(mapping.mappings());
+        let _ = agent.forwarding.set(mapping.forwarding());
         mapping
     });
     let has_lan = !up.no_lan && config.lan.unwrap_or(true) && !alone;

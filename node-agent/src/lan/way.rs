@@ -91,7 +91,7 @@ impl Way {
         let mut found = self.found.clone();
         async move {
             if found.wait_for(|found| *found).await.is_err() {
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
         }
     }
