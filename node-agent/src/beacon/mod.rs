@@ -1,1 +1,12 @@
-//! The beacon: the UDP front that an owner runs, and the device that lives on one.
+//! The beacon (PROTOCOL §16): the UDP front that an owner runs, and the device that lives on one.
+//!
+//! At the beacon everything meets in one task, [`front::serve`]: datagrams by UDP and TCP, and what
+//! the registry's socket says; the protocol's [`Front`](ringback_protocol::beacon::Front) decides,
+//! and so nothing is shared or locked. On a device [`device::stay_on_beacon`] takes the place of the
+//! registry's socket.
+
+pub(crate) mod front;
+mod registry;
+mod stun;
+mod tcp;
+mod udp;

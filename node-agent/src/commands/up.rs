@@ -195,7 +195,7 @@ struct Enrolled {
 }
 
 /// Uses the owner's code (PROTOCOL §5.2).
-async fn enroll(
+pub(super) async fn enroll(
     registry: &Registry,
     key: &SecretKey,
     code: &str,

@@ -205,7 +205,7 @@ async fn accept(quic: quinn::Endpoint, expected: Arc<Mutex<ExpectedCalls>>) {
 }
 
 /// Both address families on one socket where the host has IPv6, IPv4 alone otherwise.
-fn bind(port: u16) -> Result<UdpSocket> {
+pub(crate) fn bind(port: u16) -> Result<UdpSocket> {
     match bind_to((Ipv6Addr::UNSPECIFIED, port).into()) {
         Err(error) if error.kind() != std::io::ErrorKind::AddrInUse => {
             Ok(bind_to((Ipv4Addr::UNSPECIFIED, port).into())?)

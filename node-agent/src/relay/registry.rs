@@ -11,8 +11,8 @@ use ringback_protocol::relay::{Batch, Item, MAX_BATCH, control, items};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
-use super::backoff::Backoff;
 use super::{Ends, Relay, RelayState, Seat, start};
+use crate::backoff::Backoff;
 use crate::link::printable;
 use crate::registry::{Registry, WebSocket, open_websocket};
 
