@@ -162,6 +162,37 @@ pub struct Up {
     /// Seconds between two keepalives, 1 to 120 [default: 25]
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u16).range(1..=120))]
     pub keepalive_s: Option<u16>,
+    /// Hold no TCP connection: register at a beacon by UDP, and open HTTPS only when called
+    #[arg(long)]
+    pub udp_only: bool,
+    /// The beacon to register at [default: the first of the registry's list that is online]
+    #[arg(long, value_name = "[ID@]HOST:PORT", requires = "udp_only", value_parser = beacon_choice)]
+    pub beacon: Option<BeaconChoice>,
+    /// The shortest interval between keepalives when a longer one is searched for [default: 25]
+    #[arg(long, value_name = "SECONDS", requires = "udp_only", value_parser = clap::value_parser!(u16).range(1..=600))]
+    pub keepalive_floor_s: Option<u16>,
+}
+
+/// A beacon by its address, and by its ID where the registry's list does not have the address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BeaconChoice {
+    pub id: Option<ringback_protocol::PeerId>,
+    /// `host:port`
+    pub address: String,
+}
+
+fn beacon_choice(text: &str) -> Result<BeaconChoice, String> {
+    let (id, address) = match text.split_once('@') {
+        Some((id, address)) => (
+            Some(id.parse().map_err(|error| format!("{error}"))?),
+            address,
+        ),
+        None => (None, text),
+    };
+    Ok(BeaconChoice {
+        id,
+        address: host_port(address)?,
+    })
 }
 
 /// The registry that a beacon belongs to, without what only calls need.

@@ -16,6 +16,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 
+use crate::beacon::OnBeacon;
 use crate::beacon::front::{BeaconStatus, Handle};
 use crate::caller::{Caller, Location, Ring, Signalling};
 use crate::device::{Agent, LinkStatus, Presence};
@@ -51,14 +52,17 @@ pub(crate) struct Status {
     pub(crate) nat: Nat,
     pub(crate) services: std::collections::BTreeMap<String, String>,
     pub(crate) links: Vec<LinkStatus>,
+    /// Instead of a connection to the registry.
+    #[serde(default)]
+    pub(crate) beacon: Option<OnBeacon>,
 }
 
 /// What runs on a profile.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(untagged)]
 pub(crate) enum AnyStatus {
-    Beacon(Box<BeaconStatus>),
     Agent(Box<Status>),
+    Beacon(Box<BeaconStatus>),
 }
 
 /// Serves the control socket of a beacon, which only has a status to tell.
@@ -254,6 +258,7 @@ fn status(agent: &Agent) -> Status {
             .map(|(name, service)| (name, service.to_string()))
             .collect(),
         links: agent.links(),
+        beacon: agent.beacon.borrow().clone(),
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use quinn::{RecvStream, SendStream};
 use ringback_protocol::admission::{Admission, Admitted};
-use ringback_protocol::frame::{Answer, Frame, Place, Refuse};
+use ringback_protocol::frame::{Answer, Deliver, Frame, Place, Refuse};
 use ringback_protocol::refusal::Refusal;
 use ringback_protocol::registration::{CloseReason, Output};
 use ringback_protocol::reply::Reply;
@@ -17,6 +17,7 @@ use ringback_protocol::{Code, PeerId, SecretKey};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 
+use crate::beacon::OnBeacon;
 use crate::caller::{OpenLinks, Placement, unix_time};
 use crate::copy;
 use crate::endpoint::{Addresses, Endpoint};
@@ -48,7 +49,9 @@ pub(crate) struct Agent {
     admission: Mutex<Admission>,
     services: RwLock<BTreeMap<String, Service>>,
     /// Configured, or else the registry's.
-    stun: watch::Sender<Vec<String>>,
+    pub(crate) stun: watch::Sender<Vec<String>>,
+    /// The beacon that this device lives on, if it does.
+    pub(crate) beacon: watch::Sender<Option<OnBeacon>>,
     /// Links that callers have to this device.
     links: Mutex<Vec<Serving>>,
     /// Links that this host has to other devices.
@@ -59,8 +62,8 @@ pub(crate) struct Agent {
 
 /// The ends of the agent's channels that its registry task reads.
 pub(crate) struct Inbound {
-    frames: mpsc::Receiver<Frame>,
-    placements: mpsc::Receiver<Placement>,
+    pub(crate) frames: mpsc::Receiver<Frame>,
+    pub(crate) placements: mpsc::Receiver<Placement>,
 }
 
 /// Is the device in the registry's list?
@@ -122,6 +125,7 @@ impl Agent {
             admission: Mutex::new(admission),
             services: RwLock::default(),
             stun: watch::Sender::new(stun),
+            beacon: watch::Sender::default(),
             links: Mutex::default(),
             calls: Arc::default(),
             frames,
@@ -188,6 +192,13 @@ impl Agent {
                 .connection
                 .close(close::REVOKED.into(), b"revoked");
         }
+    }
+
+    /// A request has come, over the registry's socket or fetched: it is decided now, so that of two
+    /// that are the same the first counts, and answered in [`Inbound::frames`].
+    pub(crate) fn deliver(self: &Arc<Self>, deliver: &Deliver) {
+        let decision = self.admit(&deliver.envelope);
+        tokio::spawn(self.clone().handle_request(deliver.call, decision));
     }
 
     /// A request has come, and this is the decision on it: dials, or refuses.
@@ -481,11 +492,7 @@ fn handle_output(
                 name: registered.name,
             });
         }
-        Output::Deliver(deliver) => {
-            // Decided in the order in which they came: of two that are the same, the first counts.
-            let decision = agent.admit(&deliver.envelope);
-            tokio::spawn(agent.clone().handle_request(deliver.call, decision));
-        }
+        Output::Deliver(deliver) => agent.deliver(&deliver),
         // For beacons; this is a device.
         Output::Beacon(_) => {}
         Output::Placed(frame) => {
@@ -554,7 +561,7 @@ pub(crate) async fn keep_mapping(agent: Arc<Agent>, interval: Duration) {
     }
 }
 
-fn warn_of_clock(time_ms: u64) {
+pub(crate) fn warn_of_clock(time_ms: u64) {
     let off = i128::from(time_ms / 1000) - i128::from(unix_time(0));
     if off.abs() > 60 {
         tracing::warn!(

@@ -5,8 +5,22 @@
 //! and so nothing is shared or locked. On a device [`device::stay_on_beacon`] takes the place of the
 //! registry's socket.
 
+pub(crate) mod device;
 pub(crate) mod front;
+mod gateway;
 mod registry;
+mod requests;
 mod stun;
 mod tcp;
 mod udp;
+
+/// What `ringback status` shows of a device that lives on a beacon.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct OnBeacon {
+    pub(crate) id: ringback_protocol::PeerId,
+    pub(crate) address: std::net::SocketAddr,
+    /// Between two keepalives.
+    pub(crate) interval_s: u64,
+    /// A search for a longer interval is under way.
+    pub(crate) searching: bool,
+}

@@ -55,7 +55,7 @@ pub(super) async fn run(global: &Global, profile: &Profile, beacon: Beacon) -> R
     tokio::pin!(stop);
     if let Some(code) = &beacon.enroll {
         tokio::select! {
-            enrolled = up::enroll(&registry, &key, code, beacon.name.as_deref()) => enrolled?,
+            enrolled = up::enroll(&registry, &key, code, beacon.name.as_deref()) => { enrolled?; }
             () = &mut stop => return Ok(()),
         }
     }

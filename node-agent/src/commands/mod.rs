@@ -9,7 +9,7 @@ mod services;
 mod status;
 mod target;
 mod terminal;
-mod up;
+pub(crate) mod up;
 
 use anyhow::{Context as _, Result};
 use tracing_subscriber::EnvFilter;

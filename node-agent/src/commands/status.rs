@@ -94,6 +94,12 @@ fn agent(status: &Status) -> String {
         status.udp_port,
         terminal::nat(status.nat),
     );
+    if let Some(beacon) = &status.beacon {
+        out += &format!(
+            "Beacon    {}, a datagram every {} s\n",
+            beacon.address, beacon.interval_s
+        );
+    }
     for (name, service) in &status.services {
         out += &format!("Service   {name} → {service}\n");
     }

@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use hyper::Method;
+use ringback_protocol::beacon::FLOOR;
 use ringback_protocol::registration::{canonical_code, sign_enrolment};
 use ringback_protocol::secret::Psk;
 use ringback_protocol::{Code, SecretKey};
@@ -14,6 +15,7 @@ use toml_edit::value;
 
 use super::target;
 use super::terminal::{self, say};
+use crate::beacon::{self, device::Pace};
 use crate::cli::{Global, Up};
 use crate::config::{Config, KEEPALIVE_S};
 use crate::control;
@@ -48,7 +50,10 @@ pub(super) async fn run(global: &Global, profile: Profile, up: Up) -> Result<()>
     tokio::pin!(stop);
     if let Some(code) = &up.enroll {
         tokio::select! {
-            enrolled = enroll(&registry, &key, code, up.name.as_deref()) => enrolled?,
+            enrolled = enroll(&registry, &key, code, up.name.as_deref()) => {
+                // Only this answer tells it where there is no socket to register on.
+                profile.store(ENROLLED, &EnrolledAs { registry: registry.origin(), name: enrolled? })?;
+            }
             () = &mut stop => return Ok(()),
         }
     }
@@ -73,8 +78,23 @@ pub(super) async fn run(global: &Global, profile: Profile, up: Up) -> Result<()>
             .into(),
     );
     tokio::spawn(control::serve(agent.clone(), listener));
-    tokio::spawn(device::keep_mapping(agent.clone(), interval));
-    tokio::spawn(device::stay_registered(agent.clone(), inbound));
+    let (leave, left) = tokio::sync::oneshot::channel();
+    let registering = if up.udp_only {
+        let pace = match up.keepalive_s.or(config.keepalive_s) {
+            Some(_) => Pace::Fixed(interval),
+            None => Pace::Adaptive {
+                floor: up
+                    .keepalive_floor_s
+                    .map_or(FLOOR, |seconds| Duration::from_secs(seconds.into())),
+            },
+        };
+        let on_beacon =
+            beacon::device::stay_on_beacon(agent.clone(), inbound, up.beacon.clone(), pace, left);
+        tokio::spawn(on_beacon)
+    } else {
+        tokio::spawn(device::keep_mapping(agent.clone(), interval));
+        tokio::spawn(device::stay_registered(agent.clone(), inbound))
+    };
 
     let mut presence = agent.presence.subscribe();
     let first = presence.wait_for(|presence| !matches!(presence, Presence::Connecting));
@@ -103,6 +123,11 @@ pub(super) async fn run(global: &Global, profile: Profile, up: Up) -> Result<()>
     tokio::select! {
         () = &mut stop => {}
         ended = watch(agent.clone(), registered) => ended?,
+    }
+    if up.udp_only {
+        // The beacon hears it, unless the task has ended.
+        let _ = leave.send(());
+        let _ = registering.await;
     }
     agent
         .endpoint
@@ -189,6 +214,16 @@ fn make_password() -> String {
     [group(), group(), group()].join("-")
 }
 
+/// The file with the name that this device was enrolled under.
+pub(crate) const ENROLLED: &str = "enrolled.json";
+
+/// What [`ENROLLED`] holds.
+#[derive(Default, Serialize, Deserialize)]
+pub(crate) struct EnrolledAs {
+    pub(crate) registry: String,
+    pub(crate) name: String,
+}
+
 #[derive(Deserialize)]
 struct Enrolled {
     name: String,
@@ -200,7 +235,7 @@ pub(super) async fn enroll(
     key: &SecretKey,
     code: &str,
     name: Option<&str>,
-) -> Result<()> {
+) -> Result<String> {
     let signature = sign_enrolment(key, &registry.origin(), code);
     let mut body = serde_json::json!({
         "code": canonical_code(code),
@@ -216,8 +251,9 @@ pub(super) async fn enroll(
         .await?
     {
         Ok(enrolled) => {
-            say!("enrolled as {}", printable(&enrolled.name));
-            Ok(())
+            let name = printable(&enrolled.name);
+            say!("enrolled as {name}");
+            Ok(name)
         }
         Err(problem) => {
             let message = match problem.code {

@@ -94,6 +94,16 @@ impl Endpoint {
         addresses::ask_by_name(&self.socket, server).await
     }
 
+    /// The beacon's datagrams on the main socket, from now on.
+    pub(crate) fn listen_to_beacon(&self) -> mpsc::Receiver<(SocketAddr, Vec<u8>)> {
+        self.socket.listen_to_beacon()
+    }
+
+    /// Sends one datagram from the main socket.
+    pub(crate) fn send_datagram(&self, to: SocketAddr, datagram: &[u8]) {
+        self.socket.send(to, datagram);
+    }
+
     /// As the device: dials `caller` on all its candidates at once and gives the link's
     /// connection once both keys are proven.
     pub(crate) async fn dial(

@@ -22,10 +22,11 @@ use std::time::{Duration, Instant};
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, UdpPoller};
 use ringback_protocol::PeerId;
+use ringback_protocol::beacon;
 use ringback_protocol::candidate::{Candidate, canonical};
 use ringback_protocol::path::{self, PathKeys, PathSet, Received, Role};
 use ringback_protocol::receipt::Tried;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use super::stun::Stun;
 
@@ -48,7 +49,12 @@ pub(crate) struct PathSocket {
     /// from the socket, so it never holds more than one read's worth.
     inbox: Mutex<VecDeque<(SocketAddr, Vec<u8>)>>,
     pub(crate) stun: Stun,
+    /// Who takes the beacon's datagrams (PROTOCOL §16).
+    beacon: Mutex<Option<BeaconQueue>>,
 }
+
+/// Datagrams of a beacon on the main socket, and where they came from.
+type BeaconQueue = mpsc::Sender<(SocketAddr, Vec<u8>)>;
 
 #[derive(Default)]
 struct Links {
@@ -96,6 +102,7 @@ impl PathSocket {
             links: RwLock::default(),
             inbox: Mutex::default(),
             stun: Stun::default(),
+            beacon: Mutex::default(),
         })
     }
 
@@ -143,6 +150,13 @@ impl PathSocket {
                 driver,
             }),
         }
+    }
+
+    /// From now on the beacon's datagrams come here.
+    pub(crate) fn listen_to_beacon(&self) -> mpsc::Receiver<(SocketAddr, Vec<u8>)> {
+        let (sender, receiver) = mpsc::channel(64);
+        *self.beacon.lock().expect("not poisoned") = Some(sender);
+        receiver
     }
 
     /// Sends one datagram that is not QUIC's. Lost if the socket is full, like any datagram.
@@ -208,6 +222,11 @@ impl PathSocket {
                 self.handle_path_datagram(from, segment);
             } else if segment.first().is_some_and(|first| *first < 4) {
                 self.stun.handle(from, segment);
+            } else if segment.first() == Some(&beacon::FIRST_BYTE)
+                && let Some(queue) = &*self.beacon.lock().expect("not poisoned")
+            {
+                // What does not fit is lost, like any datagram.
+                let _ = queue.try_send((from, segment.to_vec()));
             }
             at = end;
         }
