@@ -324,6 +324,7 @@ fn frames_of_a_beacon() {
         },
         vector::BEACON_UDP_ONLY,
     );
+    let public = Some(public);
     assert_frame(Seen { device, public }, vector::SEEN);
     assert_frame(Gone { device }, vector::GONE);
     assert_frame(Known { device, code: None }, vector::KNOWN);

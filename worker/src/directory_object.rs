@@ -101,11 +101,12 @@ pub enum Ask {
         tcp: Option<String>,
         relay: bool,
     },
-    /// A device has registered with this beacon, from this address.
+    /// A device has registered with this beacon, from this address; without one the beacon only
+    /// asks whether the device is enrolled.
     Seen {
         beacon: PeerId,
         device: PeerId,
-        public: SocketAddr,
+        public: Option<SocketAddr>,
     },
     /// It has fallen silent there.
     Gone {

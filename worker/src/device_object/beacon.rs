@@ -35,6 +35,8 @@ impl Shared {
         let beacon = attachment.device;
         match frame {
             Frame::Beacon(told) => {
+                // On a new socket: while there was none, the directory may have given its devices up.
+                self.known.borrow_mut().clear();
                 let is_place = |text: &String| {
                     text.len() <= MAX_PLACE && !text.chars().any(|c| c.is_control() || c == ' ')
                 };
@@ -81,12 +83,12 @@ impl Shared {
         &self,
         beacon: &PeerId,
         device: PeerId,
-        public: SocketAddr,
+        public: Option<SocketAddr>,
     ) -> Option<Option<Code>> {
         let now_ms = now_ms();
         let known = self.known.borrow().get(&device).copied();
         if known.is_some_and(|(at, asked_ms)| {
-            at == public && now_ms.saturating_sub(asked_ms) < KNOWN_MS
+            public.is_none_or(|public| at == public) && now_ms.saturating_sub(asked_ms) < KNOWN_MS
         }) {
             return Some(None);
         }
@@ -97,10 +99,18 @@ impl Shared {
         };
         let code = directory::ask::<Option<Code>>(&self.env, &ask).await.ok()?;
         let mut known = self.known.borrow_mut();
-        if code.is_some() || known.len() >= MAX_KNOWN {
-            known.remove(&device);
-        } else {
-            known.insert(device, (public, now_ms));
+        match public {
+            _ if code.is_some() => {
+                known.remove(&device);
+            }
+            Some(public) if known.len() < MAX_KNOWN => {
+                known.insert(device, (public, now_ms));
+            }
+            Some(_) => {
+                known.remove(&device);
+            }
+            // It is not on this beacon.
+            None => {}
         }
         Some(code)
     }

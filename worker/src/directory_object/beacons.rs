@@ -86,12 +86,20 @@ impl DirectoryObject {
     }
 
     /// Answer: the code of why the device may not, or null. A row is written for a change only.
-    pub(super) fn seen(&self, beacon: &PeerId, device: &PeerId, public: SocketAddr) -> Answer {
+    pub(super) fn seen(
+        &self,
+        beacon: &PeerId,
+        device: &PeerId,
+        public: Option<SocketAddr>,
+    ) -> Answer {
         self.checked_beacon(beacon)?;
         let row = match self.row(device)? {
             Some(row) if row.is_revoked() => return Ok(json!(Code::Revoked)),
             Some(row) => row,
             None => return Ok(json!(Code::NotEnrolled)),
+        };
+        let Some(public) = public else {
+            return Ok(Value::Null);
         };
         let address = public.ip().to_string();
         let is_as_before = row.beacon.as_ref() == Some(beacon)
