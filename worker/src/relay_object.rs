@@ -581,10 +581,15 @@ impl Shared {
             self.vacate(side);
             self.end_if_empty().await;
         } else if let Some(Item::Control(frame)) = relay::items(&message).next() {
-            if let Ok(Frame::Marked(marked)) = Frame::decode(frame)
-                && let Some(seat) = &mut self.seats.borrow_mut()[side as usize]
-            {
-                seat.outflow.confirmed(marked.number, now_ms);
+            let Ok(Frame::Marked(marked)) = Frame::decode(frame) else {
+                return;
+            };
+            let mut seats = self.seats.borrow_mut();
+            let due = seats[side as usize]
+                .as_mut()
+                .and_then(|seat| seat.outflow.confirmed(marked.number, now_ms));
+            if let Some(number) = due {
+                send(socket, Mark { number }).ok();
             }
         } else {
             self.meter.borrow_mut().forwarded(0, message.len());

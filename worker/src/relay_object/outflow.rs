@@ -52,6 +52,10 @@ impl Outflow {
     /// So much was sent; the number of the mark that must follow it, if one must.
     pub(super) fn sent(&mut self, bytes: usize, now_ms: u64) -> Option<u64> {
         self.sent += bytes as u64;
+        self.due_mark(now_ms)
+    }
+
+    fn due_mark(&mut self, now_ms: u64) -> Option<u64> {
         let marked = self.marks.back().map_or(self.confirmed, |mark| mark.sent);
         if self.sent - marked < self.window / 2 {
             return None;
@@ -67,20 +71,17 @@ impl Outflow {
         Some(number)
     }
 
-    /// The peer has got everything up to this mark. One that was not sent changes nothing.
-    pub(super) fn confirmed(&mut self, number: u64, now_ms: u64) {
-        if !self.marks.iter().any(|mark| mark.number == number) {
-            return;
-        }
-        while let Some(mark) = self.marks.pop_front() {
-            if mark.number == number {
-                let took_ms = now_ms.saturating_sub(mark.at_ms).max(1);
-                self.confirmed = mark.sent;
-                self.window =
-                    (mark.in_flight * TARGET_MS / took_ms).clamp(MIN_WINDOW, self.max_window);
-                return;
-            }
-        }
+    /// The peer has got everything up to this mark; one that was not sent changes nothing. The
+    /// number of the next mark, if one is due: a window that has shrunk may be full of bytes behind
+    /// which there is none.
+    #[must_use]
+    pub(super) fn confirmed(&mut self, number: u64, now_ms: u64) -> Option<u64> {
+        let at = self.marks.iter().position(|mark| mark.number == number)?;
+        let mark = self.marks.drain(..=at).next_back()?;
+        let took_ms = now_ms.saturating_sub(mark.at_ms).max(1);
+        self.confirmed = mark.sent;
+        self.window = (mark.in_flight * TARGET_MS / took_ms).clamp(MIN_WINDOW, self.max_window);
+        self.due_mark(now_ms)
     }
 
     pub(super) fn is_dead(&self, now_ms: u64) -> bool {
@@ -103,7 +104,9 @@ mod tests {
         for now in 0..30_000 {
             while answers.front().is_some_and(|(at, _)| *at <= now) {
                 let (_, number) = answers.pop_front().unwrap();
-                outflow.confirmed(number, now);
+                if let Some(next) = outflow.confirmed(number, now) {
+                    queue.push_back((0, Some(next)));
+                }
             }
             while outflow.room() >= 10_000 {
                 let mark = outflow.sent(10_000, now);
@@ -151,7 +154,7 @@ mod tests {
             sent += 1_000;
         }
         assert!(sent <= 2 << 20);
-        outflow.confirmed(77, 10);
+        assert_eq!(outflow.confirmed(77, 10), None);
         assert!(outflow.room() < 1_000, "a mark that was never sent");
         assert!(!outflow.is_dead(30_000));
         assert!(outflow.is_dead(30_006));
