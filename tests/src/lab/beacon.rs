@@ -6,7 +6,10 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use super::{Lab, STUN, STUN_PORT, process::Process, registry::Registry};
-use crate::agent::{self, PATIENCE};
+use crate::{
+    agent::{self, PATIENCE},
+    profile::until,
+};
 
 /// A beacon on both [`STUN`] addresses, told to devices by the first.
 #[derive(Debug)]
@@ -50,6 +53,15 @@ impl Beacon {
         let told: Value = serde_json::from_str(&line).with_context(|| line.clone())?;
         ensure!(told["registered"] == true, "not registered: {line}");
         let id = told["id"].as_str().context("no id")?.to_owned();
+        // What it tells the registry of itself has no answer.
+        until(PATIENCE, "the registry lists the beacon", || {
+            let (_, told) = registry.call(lab.registry(), "GET", "/v1/registry", None)?;
+            let beacons = told["beacons"].as_array();
+            let is_online = |beacon: &Value| beacon["id"] == id && beacon["online"] == true;
+            Ok(beacons
+                .is_some_and(|all| all.iter().any(is_online))
+                .then_some(()))
+        })?;
         Ok(Self { id, process, dir })
     }
 
