@@ -83,7 +83,7 @@ impl Stage {
         let call = caller.connect(id, &[(port, "web")])?;
         let receipt = call.event("connected", 1)?["receipt"].clone();
         ensure!(receipt["path"] == "direct", "not direct: {receipt}");
-        fetch(host, Profile::local(port), port.into(), 1_000_000)?;
+        fetch(host, Profile::local(port), port.into(), 100_000)?;
         Ok(receipt)
     }
 
@@ -138,10 +138,10 @@ fn the_origins_sequence() -> Result<()> {
 
     // Idle: four datagrams each way, and nothing else.
     let capture = Capture::start(lab, lab.device().router(), "wan")?;
-    let before = stage.beacon.status(lab)?["keepalives"].clone();
+    let before = stage.beacon.number(lab, "keepalives")?;
     until(Duration::from_secs(20), "four keepalives", || {
-        let now = stage.beacon.status(lab)?["keepalives"].clone();
-        Ok((now.as_u64() >= before.as_u64().map(|n| n + 4)).then_some(()))
+        let now = stage.beacon.number(lab, "keepalives")?;
+        Ok((now >= before + 4).then_some(()))
     })?;
     let idle = capture.finish()?;
     let tcp: Vec<_> = idle.iter().filter(|p| p.protocol == TCP).collect();
@@ -161,7 +161,8 @@ fn the_origins_sequence() -> Result<()> {
             .clone()
             .all(|p| p.source == BEACON && p.destination == source)
     );
-    assert!(answers.count() >= 4);
+    // That to the last one may be on its way.
+    assert!(answers.count() + 1 >= keepalives.len());
     assert_eq!(
         listed(&row),
         Some(source),
@@ -192,10 +193,10 @@ fn the_origins_sequence() -> Result<()> {
     let trips = spent.as_secs_f64() / (DELAY * 2).as_secs_f64();
     println!(
         "notification to TCP: {:.1?}, to the first datagram of the dial-back: {spent:.1?}, {trips:.2} round trips; \
-         first flight of TLS in the SYN: {} bytes; connected in {} ms",
+         first flight of TLS in the SYN: {} bytes; steps of the call: {}",
         syn.time - notify.time,
         syn.payload.len(),
-        receipt["total_ms"],
+        receipt["steps"],
     );
     assert_eq!(syn.payload.first(), Some(&0x16), "the SYN carries TLS");
     assert!(trips < 2.5, "{trips} round trips");
@@ -263,7 +264,7 @@ fn a_flood_of_strangers_changes_nothing() -> Result<()> {
     let capture = Capture::start(lab, lab.stun(), "wan")?;
     let up = stage.up(&["--keepalive-s", "1"])?;
     until(Duration::from_secs(10), "keepalives", || {
-        Ok((stage.beacon.status(lab)?["keepalives"].as_u64() > Some(2)).then_some(()))
+        Ok((stage.beacon.number(lab, "keepalives")? > 2).then_some(()))
     })?;
     let packets = capture.finish()?;
     let sample = |kind| {
@@ -272,7 +273,7 @@ fn a_flood_of_strangers_changes_nothing() -> Result<()> {
     };
     let (register, keepalive) = (sample(REGISTER)?, sample(KEEPALIVE)?);
 
-    let before = stage.beacon.status(lab)?;
+    let before = stage.beacon.numbers(lab)?;
     let traffic = lab.stun().counter("wan")?;
     let host = lab.caller().host();
     let flood = std::thread::scope(|scope| -> Result<Duration> {
@@ -288,7 +289,7 @@ fn a_flood_of_strangers_changes_nothing() -> Result<()> {
         stage.call(&up.id, "laptop", 8080)?;
         flood.join().expect("no panic")
     })?;
-    let after = stage.beacon.status(lab)?;
+    let after = stage.beacon.numbers(lab)?;
     let spent = lab.stun().counter("wan")? - traffic;
     let grown = |name: &str| {
         let number = |status: &Value| status[name].as_u64().unwrap_or_default();
@@ -385,7 +386,7 @@ fn a_beacon_and_a_registry_that_restart_heal_by_themselves() -> Result<()> {
     until(
         Duration::from_secs(30),
         "the device is at the new beacon",
-        || Ok((stage.beacon.status(&stage.lab)?["devices"] == 1).then_some(())),
+        || Ok((stage.beacon.number(&stage.lab, "devices")? == 1).then_some(())),
     )?;
     println!(
         "a beacon that was killed has its device again after {:.1?}",
@@ -448,10 +449,10 @@ fn the_interval_becomes_what_the_router_bears() -> Result<()> {
     assert!((6..=9).contains(&interval), "{interval}");
     // With that interval the mapping stays, and the device can be called.
     let before = listed(&stage.row(&up.id)?);
-    let kept = stage.beacon.status(lab)?["keepalives"].as_u64();
+    let kept = stage.beacon.number(lab, "keepalives")?;
     until(Duration::from_secs(60), "three intervals", || {
-        let now = stage.beacon.status(lab)?["keepalives"].as_u64();
-        Ok((now >= kept.map(|n| n + 3)).then_some(()))
+        let now = stage.beacon.number(lab, "keepalives")?;
+        Ok((now >= kept + 3).then_some(()))
     })?;
     assert_eq!(listed(&stage.row(&up.id)?), before);
     stage.call(&up.id, "laptop", 8080)?;
@@ -631,7 +632,7 @@ fn an_owners_relay_forwards_between_udp_and_tcp() -> Result<()> {
     }
     // The list does not take it for a device of the beacon's.
     assert_eq!(stage.row(&up.id)?["via"], "socket");
-    let status = stage.beacon.status(lab)?;
+    let status = stage.beacon.numbers(lab)?;
     assert_eq!(
         (&status["relayed"], &status["rooms"]),
         (&200.into(), &1.into())

@@ -71,4 +71,15 @@ impl Beacon {
         let said = agent::run(command.args(["status", "--json"]))?;
         serde_json::from_str(&said).with_context(|| said.clone())
     }
+
+    /// What it has counted, by name.
+    pub fn numbers(&self, lab: &Lab) -> Result<Value> {
+        Ok(self.status(lab)?["beacon"].take())
+    }
+
+    /// One of the counters.
+    pub fn number(&self, lab: &Lab, name: &str) -> Result<u64> {
+        let number = self.numbers(lab)?[name].as_u64();
+        number.with_context(|| format!("no counter is named {name}"))
+    }
 }
