@@ -890,6 +890,65 @@ fn a_relay_that_restarts_is_joined_again() {
     assert_eq!(call.front.rooms(), 1);
 }
 
+fn sent(device: &mut Device) -> Vec<DeviceOutput> {
+    std::iter::from_fn(|| device.poll_output()).collect()
+}
+
+/// Byte-exact, by a second implementation (§17).
+#[test]
+fn a_device_says_what_the_document_says() {
+    use vector::beacon as expected;
+    let hex = |text: &str| DeviceOutput::Send(vector::bytes(text));
+    let seed = [0x5e; 32];
+    assert_eq!(beacon().id().to_string(), expected::BEACON_TEXT);
+    let mut client = Device::new(device(), beacon().id(), INTERVAL, seed, Duration::ZERO);
+    assert_eq!(sent(&mut client), [hex(expected::HELLO)]);
+    client.handle_datagram(&vector::bytes(expected::COOKIE), secs(1.0));
+    assert_eq!(sent(&mut client), [hex(expected::REGISTER)]);
+    client.handle_datagram(&vector::bytes(expected::REGISTERED), secs(1.0));
+    let public = vector::address(vector::DEVICE_PUBLIC_ADDRESS);
+    let standing = Standing::Good;
+    assert_eq!(
+        sent(&mut client),
+        [DeviceOutput::Registered { public, standing }]
+    );
+    client.handle_timeout(secs(26.0));
+    assert_eq!(sent(&mut client), [hex(expected::KEEPALIVE)]);
+    client.handle_datagram(&vector::bytes(expected::NOTIFICATION), secs(27.0));
+    assert_eq!(
+        sent(&mut client),
+        [hex(expected::NOTIFIED), DeviceOutput::Notified]
+    );
+    assert_eq!(
+        client.probe(9, secs(60.0)),
+        Some(vector::bytes(expected::PROBE))
+    );
+    client.handle_datagram(&vector::bytes(expected::PROBED), secs(87.0));
+    assert_eq!(
+        sent(&mut client),
+        [DeviceOutput::Probed { id: 9, late: true }]
+    );
+    client.leave();
+    assert_eq!(sent(&mut client), [hex(expected::LEAVE)]);
+
+    let room: Room = vector::ROOM.parse().unwrap();
+    let mut member = Member::new(
+        caller(),
+        Role::Caller,
+        device().id(),
+        room,
+        beacon().id(),
+        seed,
+        Duration::ZERO,
+    );
+    let hex = |text: &str| Some(MemberOutput::Send(vector::bytes(text)));
+    assert_eq!(member.poll_output(), hex(expected::HELLO));
+    member.handle_datagram(&vector::bytes(expected::COOKIE), secs(1.0));
+    assert_eq!(member.poll_output(), hex(expected::RELAY_JOIN));
+    member.handle_datagram(&vector::bytes(expected::RELAY_JOINED), secs(1.0));
+    assert_eq!(member.poll_output(), Some(joined(true)));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 

@@ -193,9 +193,9 @@ fn the_origins_sequence() -> Result<()> {
     let trips = spent.as_secs_f64() / (DELAY * 2).as_secs_f64();
     println!(
         "notification to TCP: {:.1?}, to the first datagram of the dial-back: {spent:.1?}, {trips:.2} round trips; \
-         first flight of TLS in the SYN: {} bytes; steps of the call: {}",
+         IP packet of the SYN with the first flight of TLS: {} bytes; steps of the call: {}",
         syn.time - notify.time,
-        syn.payload.len(),
+        syn.length,
         receipt["steps"],
     );
     assert_eq!(syn.payload.first(), Some(&0x16), "the SYN carries TLS");
