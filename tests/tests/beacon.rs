@@ -483,6 +483,22 @@ fn a_network_that_loses_and_reorders_delays_and_does_no_more() -> Result<()> {
     Ok(())
 }
 
+/// Both agents live on the beacon; the caller's has no socket to place the call on.
+#[test]
+fn an_agent_on_a_beacon_calls_another() -> Result<()> {
+    let stage = Stage::set(Lab::builder().build()?, &[])?;
+    let up = stage.up(&["--keepalive-s", "5"])?;
+    let host = stage.lab.caller().host();
+    let laptop = Profile::new(&stage.lab, &stage.registry, host, "laptop");
+    let _agent = laptop.up(&stage.registry, &["--udp-only", "--keepalive-s", "5"])?;
+    let call = laptop.connect(&up.id, &[(8080, "web")])?;
+    let receipt = call.event("connected", 1)?["receipt"].clone();
+    ensure!(receipt["path"] == "direct", "not direct: {receipt}");
+    fetch(host, Profile::local(8080), 1, 100_000)?;
+    assert_eq!(stage.beacon.number(&stage.lab, "devices")?, 2);
+    Ok(())
+}
+
 #[test]
 fn stun_is_answered_on_every_address() -> Result<()> {
     let stage = Stage::set(Lab::builder().build()?, &[])?;

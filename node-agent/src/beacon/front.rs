@@ -304,3 +304,132 @@ fn send(sender: &Sender, connections: &tcp::Connections, to: &Source, batch: &[u
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ringback_protocol::beacon::RelayConfig;
+    use ringback_protocol::path::Role;
+    use ringback_protocol::relay::Room;
+
+    use super::*;
+    use crate::relay::{OwnRelay, Relay, RelayEvent, RelayState, Seat, through_beacon};
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    /// A relay on the loopback that has the registry's word for `device`.
+    async fn relay(device: &PeerId) -> (OwnRelay, tokio::task::JoinHandle<Result<()>>) {
+        let key = SecretKey::from_seed(&rand::random());
+        let id = key.id();
+        // Nobody listens there: what is tested needs no registry once a device is known.
+        let registry = Registry::new("http://127.0.0.1:1", None).unwrap();
+        let mut bound = None;
+        for _ in 0..20 {
+            let options = Options {
+                port: 0,
+                public: None,
+                config: Config {
+                    relay: Some(RelayConfig::default()),
+                    ..Config::default()
+                },
+            };
+            // The TCP port of the same number may be taken.
+            bound = BeaconServer::bind(registry.clone(), key.clone(), options)
+                .await
+                .ok();
+            if bound.is_some() {
+                break;
+            }
+        }
+        let (mut server, _) = bound.expect("a pair of ports");
+        server.front.handle_known(device, None, Duration::ZERO);
+        let address = Some(format!("127.0.0.1:{}", server.listening.udp));
+        let relay = OwnRelay {
+            id,
+            udp: address.clone(),
+            tcp: address,
+        };
+        (relay, tokio::spawn(server.serve()))
+    }
+
+    fn seat(key: &SecretKey, role: Role, device: PeerId) -> Seat {
+        Seat {
+            room: Room([5; 16]),
+            role,
+            key: key.clone(),
+            device,
+        }
+    }
+
+    async fn until(relay: &mut Relay, wanted: RelayState) {
+        let reached = relay.state.wait_for(|state| *state == wanted);
+        tokio::time::timeout(PATIENCE, reached)
+            .await
+            .expect("in time")
+            .expect("running");
+    }
+
+    async fn talk(one: &mut Relay, other: &mut Relay) {
+        until(one, RelayState::Joined { present: true }).await;
+        until(other, RelayState::Joined { present: true }).await;
+        for size in [1, 1200, 2048] {
+            let datagram = vec![0x40; size];
+            for turn in [true, false] {
+                let (from, to) = if turn {
+                    (&*one, &mut *other)
+                } else {
+                    (&*other, &mut *one)
+                };
+                assert!(from.sender.send(&datagram));
+                let got = tokio::time::timeout(PATIENCE, to.events.recv()).await;
+                let RelayEvent::Datagram(got) = got.expect("in time").expect("running");
+                assert_eq!(got, datagram);
+            }
+        }
+        assert!(!one.sender.send(&[0x40; 2049]), "too large");
+        assert!(!one.sender.send(&[]), "empty");
+        assert!(!one.sender.send(&[9, 1, 2]), "the relay's own");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn two_ends_talk_by_udp_and_by_tcp() {
+        let device = SecretKey::from_seed(&[1; 32]);
+        let caller = SecretKey::from_seed(&[2; 32]);
+        let (relay, serving) = relay(&device.id()).await;
+        let by_tcp = OwnRelay {
+            udp: None,
+            ..relay.clone()
+        };
+        // Bound, and never answered: a network that blocks UDP.
+        let silence = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let blocked = OwnRelay {
+            udp: Some(silence.local_addr().unwrap().to_string()),
+            ..relay.clone()
+        };
+        let mut called = through_beacon(relay.clone(), seat(&device, Role::Device, device.id()));
+        for way in [relay.clone(), by_tcp, blocked] {
+            let seat = seat(&caller, Role::Caller, device.id());
+            let mut calling = through_beacon(way, seat);
+            talk(&mut called, &mut calling).await;
+        }
+        serving.abort();
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_device_that_is_refused_is_told() {
+        let device = SecretKey::from_seed(&[3; 32]);
+        let (relay, serving) = relay(&SecretKey::from_seed(&[1; 32]).id()).await;
+        // Not the device that it says it is.
+        let other = SecretKey::from_seed(&[4; 32]);
+        let mut wrong = through_beacon(relay.clone(), seat(&other, Role::Device, device.id()));
+        let mut told = wrong.state.clone();
+        let joined = told.wait_for(|state| matches!(state, RelayState::Joined { .. }));
+        assert!(
+            tokio::time::timeout(Duration::from_secs(1), joined)
+                .await
+                .is_err()
+        );
+        assert!(!wrong.sender.send(&[0x40; 10]), "not joined");
+        wrong.events.close();
+        serving.abort();
+    }
+}
