@@ -472,7 +472,9 @@ fn the_interval_becomes_what_the_router_bears() -> Result<()> {
 fn a_network_that_loses_and_reorders_delays_and_does_no_more() -> Result<()> {
     let weather = Impairment {
         delay: DELAY,
-        loss: 0.1,
+        loss: 0.05,
+        reorder: 0.1,
+        duplicate: 0.1,
         ..Impairment::default()
     };
     let stage = Stage::set(Lab::builder().impairment(weather).build()?, &[])?;

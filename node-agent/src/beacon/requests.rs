@@ -7,6 +7,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, bail};
 use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use hyper::Method;
 use ringback_protocol::Code;
 use ringback_protocol::frame::{Failed, Frame, FrameReader, length_prefixed};
@@ -19,12 +21,13 @@ use crate::registry::Connection;
 
 /// How long the connection is kept for answers: the registry waits 15 s for one.
 const KEEP: Duration = Duration::from_secs(16);
-/// Pauses between attempts to fetch: the registry gives up after 5 s.
-const ATTEMPTS: [Duration; 3] = [
-    Duration::ZERO,
-    Duration::from_millis(250),
-    Duration::from_secs(1),
-];
+/// Without an answer for this long another attempt is made beside the first: the registry gives the
+/// caller up after 5 s, and TCP waits for 1 s and more where a packet of its opening was lost.
+const BESIDE: Duration = Duration::from_secs(1);
+/// After an attempt that has failed at once.
+const PAUSE: Duration = Duration::from_millis(250);
+/// Attempts at one fetch.
+const ATTEMPTS: usize = 4;
 
 /// Fetches whenever `notified` says so, and posts `answers`, until the process ends.
 pub(super) async fn serve(
@@ -71,33 +74,42 @@ struct Requests {
 }
 
 impl Requests {
-    async fn fetch(&self, mut connection: Option<Connection>) -> Result<Connection> {
-        let mut last = None;
-        for pause in ATTEMPTS {
-            tokio::time::sleep(pause).await;
-            match self.fetch_once(connection.take()).await {
-                Ok(used) => return Ok(used),
-                Err(error) => last = Some(error),
+    /// The first attempt that has an answer counts; the others are dropped, so that no request is
+    /// taken for a replay of itself.
+    async fn fetch(&self, connection: Option<Connection>) -> Result<Connection> {
+        let mut attempts = FuturesUnordered::new();
+        attempts.push(self.fetch_once(connection));
+        let mut left = ATTEMPTS - 1;
+        let (connection, body) = loop {
+            let pause = if attempts.is_empty() { PAUSE } else { BESIDE };
+            tokio::select! {
+                Some(ended) = attempts.next() => match ended {
+                    Ok(fetched) => break fetched,
+                    Err(error) if left == 0 && attempts.is_empty() => return Err(error),
+                    Err(error) => tracing::debug!("an attempt to fetch failed: {error:#}"),
+                },
+                () = tokio::time::sleep(pause), if left > 0 => {
+                    left -= 1;
+                    attempts.push(self.fetch_once(None));
+                }
             }
-        }
-        Err(last.expect("there was an attempt"))
-    }
-
-    async fn fetch_once(&self, connection: Option<Connection>) -> Result<Connection> {
-        let agent = &self.agent;
-        let path = format!("/v1/devices/{}/requests", agent.key.id());
-        let sign = |time, _: &[u8]| sign_fetch(&agent.key, &agent.registry.origin(), time);
-        let (connection, body) = self
-            .call(connection, Method::GET, &path, Vec::new(), sign)
-            .await?;
+        };
         let mut reader = FrameReader::default();
         reader.push(&body);
         while let Some(frame) = reader.next_frame() {
             if let Frame::Deliver(deliver) = frame? {
-                agent.deliver(&deliver);
+                self.agent.deliver(&deliver);
             }
         }
         Ok(connection)
+    }
+
+    async fn fetch_once(&self, connection: Option<Connection>) -> Result<(Connection, Bytes)> {
+        let agent = &self.agent;
+        let path = format!("/v1/devices/{}/requests", agent.key.id());
+        let sign = |time, _: &[u8]| sign_fetch(&agent.key, &agent.registry.origin(), time);
+        self.call(connection, Method::GET, &path, Vec::new(), sign)
+            .await
     }
 
     async fn answer(&self, connection: Option<Connection>, body: Vec<u8>) -> Result<Connection> {
