@@ -48,6 +48,12 @@ pub const BINDING: &str = "RELAYS";
 const MAX_JOINING: usize = 8;
 /// Milliseconds until a directory that has failed is asked for a lease again.
 const RETRY_MS: u64 = 1_000;
+/// Seconds of the rate, dropped of one peer within a second, that make a flood.
+const FLOOD: u64 = 8;
+/// The same in bytes, at least.
+const MIN_FLOOD: u64 = 8 << 20;
+/// Seconds that a flooding peer is asked to stay away.
+const FLOOD_PAUSE_S: u32 = 5;
 
 /// Headers between the frontend and the object.
 mod header {
@@ -171,9 +177,12 @@ struct Shared {
 /// A joined socket.
 struct Seat {
     socket: WebSocket,
+    opened_ms: u64,
     peer: PeerId,
     device: PeerId,
     outflow: Outflow,
+    /// Since when, and how many bytes of this peer were dropped since then.
+    excess: (u64, u64),
 }
 
 impl Watched for Shared {
@@ -212,9 +221,11 @@ impl Shared {
             let outflow = Outflow::new(self.meter.borrow().rate_bytes_s());
             self.seats.borrow_mut()[member.side as usize] = Some(Seat {
                 socket,
+                opened_ms: attachment.opened_ms,
                 peer: member.peer,
                 device: member.device,
                 outflow,
+                excess: (0, 0),
             });
         }
     }
@@ -391,9 +402,11 @@ impl Shared {
         }
         let seat = Seat {
             socket: socket.clone(),
+            opened_ms: attachment.opened_ms,
             peer: join.peer,
             device: join.device,
             outflow: Outflow::new(terms.rate_bytes_s),
+            excess: (0, 0),
         };
         let member = Member {
             side,
@@ -461,7 +474,7 @@ impl Shared {
         self.seats.borrow_mut()[side as usize] = None;
         self.meter.borrow_mut().event(now_ms());
         if let Some(other) = self.socket_of(side.other()) {
-            self.store_meter(&other);
+            self.store_meter(side.other());
             send(&other, PeerPresence { present: false }).ok();
         }
     }
@@ -536,7 +549,7 @@ impl Shared {
             if let Some(message) = message {
                 self.handle_peer(side, &socket, message, now_ms).await;
             }
-            self.store_meter(&socket);
+            self.store_meter(side);
             return;
         }
         let Some(attachment) = Attachment::load(&socket) else {
@@ -569,6 +582,7 @@ impl Shared {
         message: Vec<u8>,
         now_ms: u64,
     ) {
+        let dropped = self.meter.borrow().dropped();
         if is_datagrams(&message) {
             if self.forward(side, message, now_ms) {
                 let refused = self.refused.borrow().clone();
@@ -594,6 +608,32 @@ impl Shared {
         } else {
             self.meter.borrow_mut().forwarded(0, message.len());
         }
+        let dropped = self.meter.borrow().dropped().saturating_sub(dropped);
+        if dropped > 0 && self.is_flood(side, dropped, now_ms) {
+            let exceeded = Exceeded {
+                retry_after_s: FLOOD_PAUSE_S,
+            };
+            let detail = "this peer sends far more than the relay forwards";
+            reject(socket, &Problem::rate_limited(detail, exceeded));
+            self.vacate(side);
+            self.end_if_empty().await;
+        }
+    }
+
+    /// A sender with congestion control adapts to what is dropped; one that has none takes the
+    /// object's time from the other side.
+    fn is_flood(&self, side: Side, dropped: usize, now_ms: u64) -> bool {
+        let limit = (FLOOD * self.meter.borrow().rate_bytes_s()).max(MIN_FLOOD);
+        let mut seats = self.seats.borrow_mut();
+        let Some(seat) = &mut seats[side as usize] else {
+            return false;
+        };
+        let (since_ms, bytes) = &mut seat.excess;
+        if now_ms.abs_diff(*since_ms) >= 1_000 {
+            (*since_ms, *bytes) = (now_ms, 0);
+        }
+        *bytes += dropped as u64;
+        *bytes > limit
     }
 
     /// Passes a message of datagrams on, as far as the limits go. True if the room is used up.
@@ -660,15 +700,24 @@ impl Shared {
         }
     }
 
-    fn store_meter(&self, socket: &WebSocket) {
-        let Some(mut attachment) = Attachment::load(socket) else {
+    /// Writes the meter to where it survives hibernation.
+    fn store_meter(&self, side: Side) {
+        let seats = self.seats.borrow();
+        let Some(seat) = &seats[side as usize] else {
             return;
         };
-        if let Stage::Joined(member) = &mut attachment.stage {
-            member.meter = self.meter.borrow().clone();
-            if let Err(error) = attachment.store(socket) {
-                crate::log::fault("storing an attachment", &error);
-            }
+        let member = Member {
+            side,
+            peer: seat.peer,
+            device: seat.device,
+            meter: self.meter.borrow().clone(),
+        };
+        let attachment = Attachment {
+            opened_ms: seat.opened_ms,
+            stage: Stage::Joined(member),
+        };
+        if let Err(error) = attachment.store(&seat.socket) {
+            crate::log::fault("storing an attachment", &error);
         }
     }
 
@@ -709,9 +758,7 @@ impl Shared {
                 Err(problem) => shared.end_room(&problem).await,
             }
             for side in [Side::Device, Side::Caller] {
-                if let Some(socket) = shared.socket_of(side) {
-                    shared.store_meter(&socket);
-                }
+                shared.store_meter(side);
             }
             // They may all have left while the directory was thinking.
             shared.end_if_empty().await;
