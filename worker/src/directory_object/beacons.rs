@@ -79,7 +79,12 @@ impl DirectoryObject {
         self.checked_beacon(beacon)?;
         self.execute(
             "INSERT OR REPLACE INTO beacons (id, udp, tcp, relay) VALUES (?, ?, ?, ?)",
-            vec![text(beacon), udp.into(), tcp.into(), relay.into()],
+            vec![
+                text(beacon),
+                udp.into(),
+                tcp.into(),
+                i64::from(relay).into(),
+            ],
         )?;
         crate::log::event("beacon", beacon, "listens");
         Ok(Value::Null)
