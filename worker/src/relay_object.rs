@@ -6,7 +6,7 @@
 //! one, and what may have changed in the meantime is looked at again behind it.
 //!
 //! Hibernation is assumed at every line. Who is in the room and what it has used stands in the
-//! sockets' [`Attachment`]s, written with every message: the newest copy of the meter is the one
+//! sockets' attachments, written with every message: the newest copy of the meter is the one
 //! with the highest revision. What is in memory only may start from nothing after ten idle seconds
 //! (the rate's bucket is full, nothing is on its way), or is lost as any datagram may be (the
 //! backlog). The room writes no rows; the directory writes one for each lease.
