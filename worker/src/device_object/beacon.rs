@@ -37,10 +37,7 @@ impl Shared {
             Frame::Beacon(told) => {
                 // On a new socket: while there was none, the directory may have given its devices up.
                 self.known.borrow_mut().clear();
-                let is_place = |text: &String| {
-                    text.len() <= MAX_PLACE && !text.chars().any(|c| c.is_control() || c == ' ')
-                };
-                if !is_place(&told.udp) || !told.tcp.iter().all(is_place) {
+                if !is_place(&told.udp) || !told.tcp.iter().all(|tcp| is_place(tcp)) {
                     crate::log::event("bad frame", &beacon, "Beacon");
                     return;
                 }
@@ -133,5 +130,47 @@ impl Shared {
         self.live().is_some_and(|(socket, registration)| {
             registration.role == EnrolledAs::Beacon && send(&socket, frame).is_ok()
         })
+    }
+}
+
+/// Is this `host:port`, as every device is told it?
+fn is_place(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else {
+        return false;
+    };
+    let is_host = |c: char| c.is_ascii_alphanumeric() || "-._[]:".contains(c);
+    text.len() <= MAX_PLACE
+        && !host.is_empty()
+        && host.chars().all(is_host)
+        && host.contains(':') == (host.starts_with('[') && host.ends_with(']'))
+        && port.parse::<u16>().is_ok_and(|port| port > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_place;
+
+    #[test]
+    fn a_place_is_a_host_and_a_port() {
+        for good in [
+            "beacon.example:3478",
+            "203.0.113.5:443",
+            "[2001:db8::5]:3478",
+        ] {
+            assert!(is_place(good), "{good}");
+        }
+        for bad in [
+            "",
+            ":3478",
+            "beacon.example",
+            "beacon.example:0",
+            "beacon.example:65536",
+            "2001:db8::5:3478",
+            "a b:1",
+            "a\n:1",
+            &format!("{}:1", "a".repeat(260)),
+        ] {
+            assert!(!is_place(bad), "{bad}");
+        }
     }
 }
