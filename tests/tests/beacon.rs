@@ -351,7 +351,7 @@ fn a_flood_of_strangers_changes_nothing() -> Result<()> {
 fn flood(socket: &UdpSocket, register: &[u8], keepalive: &[u8], count: usize) -> Result<Duration> {
     let mut hello = vec![0; 160];
     hello[..2].copy_from_slice(&[9, 1]);
-    let oversized = [&keepalive[..], &[0; 1300]].concat();
+    let oversized = [keepalive, &[0; 1300]].concat();
     let start = Instant::now();
     let mut random = fastrand::Rng::with_seed(1);
     for n in 0..count {
