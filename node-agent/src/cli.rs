@@ -59,6 +59,8 @@ pub struct Global {
 pub enum Command {
     /// Make this host a device that can be called, and stay so until stopped
     Up(Up),
+    /// Be the UDP front of a registry: devices without a connection register here and are notified
+    Beacon(Beacon),
     /// Name a service of this host or its LAN that callers may use
     Expose {
         /// The name that callers use
@@ -125,6 +127,11 @@ pub struct RegistryArgs {
 }
 
 /// `host:port`, which is looked up only when it is asked.
+fn host_port(text: &str) -> Result<String, String> {
+    stun_server(text).map_err(|_| format!("'{text}' is not HOST:PORT, as beacon.example:3478"))
+}
+
+/// The same of a STUN server.
 fn stun_server(text: &str) -> Result<String, String> {
     let fits = text
         .rsplit_once(':')
@@ -164,6 +171,88 @@ pub struct Up {
     /// Direct paths only: links of this device never use a relay
     #[arg(long)]
     pub no_relay: bool,
+    /// Hold no TCP connection: register at a beacon by UDP, and open HTTPS only when called
+    #[arg(long)]
+    pub udp_only: bool,
+    /// The beacon to register at [default: the first of the registry's list that is online]
+    #[arg(long, value_name = "[ID@]HOST:PORT", requires = "udp_only", value_parser = beacon_choice)]
+    pub beacon: Option<BeaconChoice>,
+    /// The shortest interval between keepalives when a longer one is searched for [default: 25]
+    #[arg(long, value_name = "SECONDS", requires = "udp_only", value_parser = clap::value_parser!(u16).range(1..=600))]
+    pub keepalive_floor_s: Option<u16>,
+}
+
+/// A beacon by its address, and by its ID where the registry's list does not have the address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BeaconChoice {
+    pub id: Option<ringback_protocol::PeerId>,
+    /// `host:port`
+    pub address: String,
+}
+
+fn beacon_choice(text: &str) -> Result<BeaconChoice, String> {
+    let (id, address) = match text.split_once('@') {
+        Some((id, address)) => (
+            Some(id.parse().map_err(|error| format!("{error}"))?),
+            address,
+        ),
+        None => (None, text),
+    };
+    Ok(BeaconChoice {
+        id,
+        address: host_port(address)?,
+    })
+}
+
+/// The registry that a beacon belongs to, without what only calls need.
+#[derive(Debug, Args)]
+pub struct BeaconRegistryArgs {
+    /// The registry's address, as https://registry.example
+    #[arg(
+        long,
+        env = "RINGBACK_REGISTRY",
+        hide_env_values = true,
+        value_name = "URL"
+    )]
+    pub registry: Option<String>,
+    /// PEM file of the CAs to trust for the registry, instead of the system's
+    #[arg(
+        long,
+        env = "RINGBACK_REGISTRY_CA",
+        hide_env_values = true,
+        value_name = "FILE"
+    )]
+    pub registry_ca: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct Beacon {
+    #[command(flatten)]
+    pub registry: BeaconRegistryArgs,
+    /// The owner's code for a beacon, once
+    #[arg(long, value_name = "CODE")]
+    pub enroll: Option<String>,
+    /// The name at the registry [default: the enrolment code's]
+    #[arg(long)]
+    pub name: Option<String>,
+    /// The UDP port, and with --relay the TCP port
+    #[arg(long, default_value_t = 3478)]
+    pub port: u16,
+    /// Where others reach it [default: the address that the registry sees, and --port]
+    #[arg(long, value_name = "HOST:PORT", value_parser = host_port)]
+    pub public: Option<String>,
+    /// Relay calls that find no direct path, too, instead of the registry
+    #[arg(long)]
+    pub relay: bool,
+    /// Bytes a second that one call may use of the relay, both ways together
+    #[arg(long, value_name = "BYTES", default_value_t = 4 << 20, requires = "relay", value_parser = clap::value_parser!(u32).range(16_384..))]
+    pub relay_rate: u32,
+    /// Bytes that are relayed in 24 hours at most [default: no limit]
+    #[arg(long, value_name = "BYTES", requires = "relay")]
+    pub relay_daily: Option<u64>,
+    /// Devices that may be registered at a time
+    #[arg(long, default_value_t = 65_536)]
+    pub max_devices: usize,
 }
 
 #[derive(Debug, Args)]

@@ -16,6 +16,8 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 
+use crate::beacon::OnBeacon;
+use crate::beacon::front::{BeaconStatus, Handle};
 use crate::caller::{Caller, Location, Ring, Signalling};
 use crate::device::{Agent, LinkStatus, Presence};
 use crate::failure::Failure;
@@ -54,6 +56,32 @@ pub(crate) struct Status {
     pub(crate) port_mapping: Option<Mappings>,
     pub(crate) services: std::collections::BTreeMap<String, String>,
     pub(crate) links: Vec<LinkStatus>,
+    /// Instead of a connection to the registry.
+    #[serde(default)]
+    pub(crate) beacon: Option<OnBeacon>,
+}
+
+/// What runs on a profile.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum AnyStatus {
+    Agent(Box<Status>),
+    Beacon(Box<BeaconStatus>),
+}
+
+/// Serves the control socket of a beacon, which only has a status to tell.
+pub(crate) async fn serve_beacon(beacon: Handle, listener: UnixListener) {
+    while let Ok((stream, _)) = listener.accept().await {
+        let beacon = beacon.clone();
+        tokio::spawn(async move {
+            let (read, mut write) = stream.into_split();
+            // A line that can not be read is answered like any other.
+            let _ = read_line::<Ask>(&mut BufReader::new(read)).await;
+            if let Some(status) = beacon.status().await {
+                let _ = write_line(&mut write, &status).await;
+            }
+        });
+    }
 }
 
 /// Serves the control socket until the process ends.
@@ -236,6 +264,7 @@ fn status(agent: &Agent) -> Status {
             .map(|(name, service)| (name, service.to_string()))
             .collect(),
         links: agent.links(),
+        beacon: agent.beacon.borrow().clone(),
     }
 }
 
@@ -269,7 +298,15 @@ impl Control {
     }
 
     /// Asks for anything but a call.
-    pub(crate) async fn ask(mut self, ask: &Ask) -> Result<Status> {
+    pub(crate) async fn ask(self, ask: &Ask) -> Result<Status> {
+        match self.ask_any(ask).await? {
+            AnyStatus::Agent(status) => Ok(*status),
+            AnyStatus::Beacon(_) => bail!("this profile is a beacon's; it makes no calls"),
+        }
+    }
+
+    /// The same of a profile whose agent may be a beacon.
+    pub(crate) async fn ask_any(mut self, ask: &Ask) -> Result<AnyStatus> {
         write_line(&mut self.write, ask).await?;
         read_line(&mut self.reader)
             .await?

@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 use quinn::{RecvStream, SendStream};
 use ringback_protocol::admission::{Admission, Admitted};
 use ringback_protocol::envelope::DIRECT_ONLY;
-use ringback_protocol::frame::{Answer, Answered, Frame, Place, Refuse, Refused};
+use ringback_protocol::frame::{Answer, Answered, Deliver, Frame, Place, Refuse, Refused};
 use ringback_protocol::receipt::PathInUse;
 use ringback_protocol::refusal::Refusal;
 use ringback_protocol::registration::{CloseReason, Output};
@@ -19,6 +19,7 @@ use ringback_protocol::{Code, PeerId, SecretKey};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::beacon::OnBeacon;
 use crate::caller::{OpenLinks, Placement, unix_time};
 use crate::copy;
 use crate::endpoint::Endpoint;
@@ -49,6 +50,8 @@ pub(crate) struct Agent {
     pub(crate) presence: watch::Sender<Presence>,
     admission: Mutex<Admission>,
     services: RwLock<BTreeMap<String, Service>>,
+    /// The beacon that this device lives on, if it does.
+    pub(crate) beacon: watch::Sender<Option<OnBeacon>>,
     /// Links that callers have to this device.
     links: Mutex<Vec<Serving>>,
     /// Links that this host has to other devices.
@@ -61,8 +64,8 @@ pub(crate) struct Agent {
 
 /// The ends of the agent's channels that its registry task reads.
 pub(crate) struct Inbound {
-    frames: mpsc::Receiver<Frame>,
-    placements: mpsc::Receiver<Placement>,
+    pub(crate) frames: mpsc::Receiver<Frame>,
+    pub(crate) placements: mpsc::Receiver<Placement>,
 }
 
 /// Is the device in the registry's list?
@@ -132,6 +135,7 @@ impl Agent {
             presence: watch::Sender::new(Presence::Connecting),
             admission: Mutex::new(admission),
             services: RwLock::default(),
+            beacon: watch::Sender::default(),
             links: Mutex::default(),
             calls: Arc::default(),
             frames,
@@ -199,6 +203,14 @@ impl Agent {
                 .connection
                 .close(close::REVOKED.into(), b"revoked");
         }
+    }
+
+    /// A request has come, over the registry's socket or fetched: it is decided now, so that of two
+    /// that are the same the first counts, and answered in [`Inbound::frames`].
+    pub(crate) fn deliver(self: &Arc<Self>, deliver: &Deliver) {
+        let decision = self.admit(&deliver.envelope);
+        let to = AnswerTo::Registry(deliver.call);
+        tokio::spawn(self.clone().handle_request(to, decision));
     }
 
     /// A request has come, and this is the decision on it: dials, or refuses.
@@ -526,15 +538,7 @@ fn handle_output(
                 name: registered.name,
             });
         }
-        Output::Deliver(deliver) => {
-            // Decided in the order in which they came: of two that are the same, the first counts.
-            let decision = agent.admit(&deliver.envelope);
-            tokio::spawn(
-                agent
-                    .clone()
-                    .handle_request(AnswerTo::Registry(deliver.call), decision),
-            );
-        }
+        Output::Deliver(deliver) => agent.deliver(&deliver),
         // For beacons; this is a device.
         Output::Beacon(_) => {}
         Output::Placed(frame) => {
@@ -568,7 +572,7 @@ fn handle_output(
     Ok(())
 }
 
-fn warn_of_clock(time_ms: u64) {
+pub(crate) fn warn_of_clock(time_ms: u64) {
     let off = i128::from(time_ms / 1000) - i128::from(unix_time(0));
     if off.abs() > 60 {
         tracing::warn!(

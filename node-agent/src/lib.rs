@@ -4,6 +4,7 @@
 //! `registry`) … `device` (admits it, answers) → `endpoint` (dials back over the path socket) →
 //! `link` (streams) → `service` on the one side, `forward` on the other.
 
+mod backoff;
 mod beacon;
 mod caller;
 pub mod cli;

@@ -56,7 +56,7 @@ macro_rules! codes {
 
 codes! {
     BadRequest = "bad_request", 400, "the request is not what the API takes";
-    BadFrame = "bad_frame", 0, "a frame does not parse or is out of place";
+    BadFrame = "bad_frame", 400, "a frame does not parse or is out of place";
     BadEnvelope = "bad_envelope", 400, "not an envelope for this device";
     BadVersion = "bad_version", 400, "this protocol version is not spoken here";
     TooLarge = "too_large", 413, "over the size limit";

@@ -183,14 +183,15 @@ pub struct Beacon {
     pub relay: bool,
 }
 
-/// Beacon → registry: this device has registered by UDP, from this address (§6.3).
+/// Beacon → registry: this device has registered by UDP, from this address (§6.3); without an
+/// address it has not, and the beacon only asks whether it may relay for it.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct Seen {
     #[n(0)]
     pub device: PeerId,
-    #[cbor(n(1), with = "address")]
-    pub public: SocketAddr,
+    #[cbor(n(1), with = "address::optional", has_nil)]
+    pub public: Option<SocketAddr>,
 }
 
 /// Beacon → registry: this device has fallen silent (§6.3).

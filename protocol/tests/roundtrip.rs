@@ -146,7 +146,11 @@ fn frame() -> impl Strategy<Value = Frame> {
                  udp, tcp, relay, ..
              }| { Beacon { udp, tcp, relay }.into() }
         ),
-        (peer(), socket_address()).prop_map(|(device, public)| Seen { device, public }.into()),
+        (peer(), proptest::option::of(socket_address())).prop_map(|(device, public)| Seen {
+            device,
+            public
+        }
+        .into()),
         peer().prop_map(|device| Gone { device }.into()),
         any::<(u64, u64)>().prop_map(|(rate_bytes_s, remaining_bytes)| {
             Joined {

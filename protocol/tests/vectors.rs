@@ -324,6 +324,7 @@ fn frames_of_a_beacon() {
         },
         vector::BEACON_UDP_ONLY,
     );
+    let public = Some(public);
     assert_frame(Seen { device, public }, vector::SEEN);
     assert_frame(Gone { device }, vector::GONE);
     assert_frame(Known { device, code: None }, vector::KNOWN);
@@ -504,6 +505,12 @@ fn the_document_says_the_same() {
         ("join", vector::JOIN),
         ("control message", vector::RELAY_CONTROL),
         ("fetch signature", vector::FETCH_SIGNATURE),
+        ("beacon's Register", vector::beacon::REGISTER),
+        ("beacon's Registered", vector::beacon::REGISTERED),
+        ("beacon's Keepalive", vector::beacon::KEEPALIVE),
+        ("beacon's Notify", vector::beacon::NOTIFICATION),
+        ("beacon's Notified", vector::beacon::NOTIFIED),
+        ("beacon's Join", vector::beacon::RELAY_JOIN),
     ] {
         assert!(hex_only.contains(hex_text), "no {what} among the examples");
     }
@@ -524,6 +531,7 @@ fn the_document_says_the_same() {
         label::RELAY,
         label::JOIN,
         label::BEACON,
+        label::COOKIE,
         label::FETCH,
         label::ANSWER,
     ] {

@@ -102,4 +102,17 @@ mod tests {
         );
         assert_eq!(from_device.rtt(), Some(now));
     }
+
+    #[wasm_bindgen_test]
+    fn beacon_datagrams() {
+        use crate::vector::beacon as expected;
+        use ringback_protocol::beacon::{Device, DeviceOutput};
+        let beacon = ringback_protocol::SecretKey::from_seed(&[0xbe; 32]).id();
+        let interval = Duration::from_secs(25);
+        let mut client = Device::new(device(), beacon, interval, [0x5e; 32], Duration::ZERO);
+        let sent = |text| Some(DeviceOutput::Send(bytes(text)));
+        assert_eq!(client.poll_output(), sent(expected::HELLO));
+        client.handle_datagram(&bytes(expected::COOKIE), interval);
+        assert_eq!(client.poll_output(), sent(expected::REGISTER));
+    }
 }

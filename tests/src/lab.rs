@@ -19,6 +19,7 @@
 //! Several labs can exist at once, in one process or in several. A lab removes itself when it is
 //! dropped, and removes what labs of dead processes left when it is built.
 
+pub mod beacon;
 pub mod capture;
 pub mod certificate;
 pub mod content;

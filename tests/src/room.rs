@@ -186,10 +186,19 @@ impl Peer {
     }
 
     pub async fn send_bytes(&mut self, bytes: impl Into<Bytes>) {
+        self.try_send_bytes(bytes)
+            .await
+            .expect("the socket is open");
+    }
+
+    /// To a socket that may be closed by now.
+    pub async fn try_send_bytes(
+        &mut self,
+        bytes: impl Into<Bytes>,
+    ) -> Result<(), tungstenite::Error> {
         timeout(PATIENCE, self.stream.send(Message::Binary(bytes.into())))
             .await
             .expect("it is taken in time")
-            .expect("the socket is open");
     }
 
     pub async fn send_text(&mut self, text: &str) {

@@ -1043,8 +1043,8 @@ fn transcript(profile: &Profile, commands: &[&[&str]]) -> String {
 fn help() {
     let profile = Profile::new();
     let commands = [
-        "up", "expose", "unexpose", "services", "connect", "pipe", "status", "contacts", "callers",
-        "id",
+        "up", "beacon", "expose", "unexpose", "services", "connect", "pipe", "status", "contacts",
+        "callers", "id",
     ];
     let help: Vec<[&str; 2]> = commands
         .iter()

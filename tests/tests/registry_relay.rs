@@ -361,63 +361,95 @@ async fn hibernation() {
     tokio::time::sleep(Duration::from_secs(12)).await;
 }
 
-/// Sends messages of 32 KiB as fast as they are taken, for so long, and tells how many bytes came
-/// out at the other end.
-async fn flood(from: &mut Peer, to: &mut Peer, time: Duration) -> usize {
+/// Sends messages of 32 KiB at this rate in bytes per second, for so long, and tells how many bytes
+/// came out at the other end.
+async fn stream(from: &mut Peer, to: &mut Peer, rate: f64, time: Duration) -> usize {
     let datagrams: Vec<&[u8]> = vec![&[5; 1022]; 32];
     let message = message_of(&datagrams);
     let started = Instant::now();
-    let send = async {
-        while started.elapsed() < time {
-            from.send_bytes(message.clone()).await;
+    let mut pace = tokio::time::interval(Duration::from_secs_f64(message.len() as f64 / rate));
+    let mut bytes = 0;
+    while started.elapsed() < time {
+        tokio::select! {
+            _ = pace.tick() => from.send_bytes(message.clone()).await,
+            arrival = to.arrival() => match arrival {
+                Arrival::Datagrams(datagrams) => bytes += datagrams.len() * 1024,
+                other => panic!("{other:?}"),
+            },
         }
-        from.send_text("ping").await;
-        while from.next().await != Arrival::Text("pong".into()) {}
-    };
-    let receive = async {
-        let mut bytes = 0;
-        loop {
-            let left = time.saturating_sub(started.elapsed());
-            match tokio::time::timeout(left, to.arrival()).await {
-                Ok(Arrival::Datagrams(datagrams)) => bytes += datagrams.len() * 1024,
-                Ok(other) => panic!("{other:?}"),
-                Err(_) => return bytes,
-            }
-        }
-    };
-    tokio::join!(send, receive).1
+    }
+    bytes
 }
 
 #[tokio::test]
-async fn the_rate_limits_a_flood() {
+async fn the_rate_limits_what_goes_through() {
     let registry = Registry::start();
     set_relay(&registry, json!({ "rate_bytes_s": 500_000 })).await;
     let (mut d, mut c, ..) = pair(&registry, new_room()).await;
-    let bytes = flood(&mut c, &mut d, Duration::from_secs(5)).await;
+    let bytes = stream(&mut c, &mut d, 2e6, Duration::from_secs(5)).await;
     // 5 s at the rate, and the burst of one second.
-    assert!((2_000_000..3_300_000).contains(&bytes), "{bytes}");
-    // The other direction shares it, and the room is alive.
-    d.send_datagrams(&[b"still here"]).await;
-    let waiting = async {
-        while c.next().await != Arrival::Datagrams(vec![b"still here".to_vec()]) {
-            d.send_datagrams(&[b"still here"]).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(10), waiting)
-        .await
-        .expect("a small datagram finds a gap");
+    assert!((2_400_000..3_200_000).contains(&bytes), "{bytes}");
     drop((c, d));
     let relay = settled(&registry).await;
-    assert!(relay["dropped_bytes"].as_u64() > Some(1_000_000), "{relay}");
+    let relayed = relay["bytes"].as_u64().unwrap() as usize;
+    assert!((bytes..3_300_000).contains(&relayed), "{relay}");
+    let dropped = relay["dropped_bytes"].as_u64().unwrap() as usize;
+    assert!((6_000_000..8_000_000).contains(&dropped), "{relay}");
+}
+
+#[tokio::test]
+async fn a_flood_is_turned_away() {
+    let registry = Registry::start();
+    set_relay(&registry, json!({ "rate_bytes_s": 500_000 })).await;
+    let room = new_room();
+    let (mut d, mut c, device, caller) = pair(&registry, room).await;
+    let datagrams: Vec<&[u8]> = vec![&[5; 1022]; 64];
+    let message = message_of(&datagrams);
+    let mut sent = 0;
+    let code = loop {
+        tokio::select! {
+            biased;
+            arrival = c.arrival() => match arrival {
+                Arrival::Control(Frame::Rejected(rejected)) => break rejected.code.to_string(),
+                other => panic!("{other:?}"),
+            },
+            () = tokio::task::yield_now() => {
+                sent += message.len();
+                assert!(sent < 1 << 30, "it is never turned away");
+                if c.try_send_bytes(message.clone()).await.is_err() {
+                    break "closed".into();
+                }
+            }
+        }
+    };
+    assert!(
+        ["rate_limited", "closed"].contains(&code.as_str()),
+        "{code}"
+    );
+    drop(c);
+    let mut arrived = 0;
+    loop {
+        match d.next().await {
+            Arrival::Datagrams(datagrams) => arrived += datagrams.len() * 1024,
+            Arrival::Control(Frame::PeerPresence(presence)) => break assert!(!presence.present),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(arrived < 3_000_000, "{arrived}");
+    // The device is still there, and the caller may come back.
+    let (mut c, _) = Peer::caller(&registry, room, &caller, device.id()).await;
+    c.expect_presence(true).await;
+    d.expect_presence(true).await;
+    c.send_datagrams(&[b"calm"]).await;
+    assert_eq!(d.expect_datagrams().await, [b"calm"]);
 }
 
 #[tokio::test]
 async fn a_peer_that_reads_slowly_has_a_short_queue() {
     let registry = Registry::start();
-    set_relay(&registry, json!({ "rate_bytes_s": 64 << 20 })).await;
     let (mut d, mut c, ..) = pair(&registry, new_room()).await;
     d.confirms = false;
-    let bytes = flood(&mut c, &mut d, Duration::from_secs(2)).await;
+    let bytes = stream(&mut c, &mut d, 2e6, Duration::from_secs(3)).await;
     assert!((200_000..=262_144).contains(&bytes), "one window: {bytes}");
     d.send_datagrams(&[b"the other way is free"]).await;
     assert_eq!(c.expect_datagrams().await, [b"the other way is free"]);

@@ -15,8 +15,8 @@
 //! of a socket, one to count each registration and request, and none for heartbeats, which the
 //! runtime answers by itself.
 //!
-//! Files: [`registration`] and [`socket`] are the life of a socket, [`relaying`] what goes through
-//! it, [`waiting`] the requests of devices that have none, [`beacon`] what a beacon's socket does
+//! Files: `registration` and `socket` are the life of a socket, `relaying` what goes through
+//! it, `waiting` the requests of devices that have none, `beacon` what a beacon's socket does
 //! besides.
 
 mod beacon;

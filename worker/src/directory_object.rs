@@ -13,7 +13,7 @@
 //! What may be lost at any line: memory. It holds the window of failed codes and the times of
 //! presence checks, both of which may start from nothing.
 //!
-//! Files: [`storage`] has the tables; [`devices`], [`enrolment`], [`beacons`] and [`relay`] the
+//! Files: `storage` has the tables; `devices`, `enrolment`, `beacons` and `relay` the
 //! answers.
 
 mod beacons;
@@ -37,9 +37,10 @@ use worker::{
 };
 
 pub use beacons::ListedBeacon;
-pub use relay::{Lease, Policy, PolicyChange, Spent, Terms};
+pub use relay::{Lease, Spent, Terms};
 
 use crate::limits::Window;
+use crate::policy::PolicyChange;
 use crate::problem::Problem;
 
 pub const BINDING: &str = "DIRECTORY";
@@ -101,11 +102,12 @@ pub enum Ask {
         tcp: Option<String>,
         relay: bool,
     },
-    /// A device has registered with this beacon, from this address.
+    /// A device has registered with this beacon, from this address; without one the beacon only
+    /// asks whether the device is enrolled.
     Seen {
         beacon: PeerId,
         device: PeerId,
-        public: SocketAddr,
+        public: Option<SocketAddr>,
     },
     /// It has fallen silent there.
     Gone {

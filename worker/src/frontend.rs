@@ -17,8 +17,9 @@ use worker::{
 };
 
 use crate::calls::caller_of;
-use crate::directory_object::{Ask, EnrolledAs, Policy, PolicyChange, ask};
+use crate::directory_object::{Ask, EnrolledAs, ask};
 use crate::enrolment_code::EnrolmentCode;
+use crate::policy::{Policy, PolicyChange};
 use crate::problem::Problem;
 use crate::routes::{self, Match, Operation};
 use crate::{device_object, openapi, origin, owner, relay_object};

@@ -11,10 +11,10 @@
 //! The [`frontend`] holds no state: it matches the route, checks sizes, signatures and the owner
 //! secret, and hands on what is left. What needs one place in the world to be decided is decided in
 //! an object. The directory is the authority on who may register and under which name; a device's
-//! object knows only its sockets, and writes no rows of its own.
+//! object knows only its sockets, a room only who is in it.
 //!
 //! Files that decide without doing I/O, and are tested natively: [`routes`], [`origin`],
-//! [`owner`], [`problem`], [`enrolment_code`], [`limits`], [`calls`], [`attachment`].
+//! [`owner`], [`policy`], [`problem`], [`enrolment_code`], [`limits`], [`calls`], [`attachment`].
 
 pub mod attachment;
 pub mod calls;
@@ -28,6 +28,7 @@ mod log;
 pub mod openapi;
 pub mod origin;
 pub mod owner;
+pub mod policy;
 pub mod problem;
 pub mod relay_object;
 pub mod routes;

@@ -1,6 +1,7 @@
 //! One file per command: typed arguments → what is to be done → output. Human text goes to standard
 //! error, data to standard output.
 
+mod beacon;
 mod callers;
 mod connect;
 mod contacts;
@@ -8,7 +9,7 @@ mod services;
 mod status;
 mod target;
 mod terminal;
-mod up;
+pub(crate) mod up;
 
 use anyhow::{Context as _, Result};
 use tracing_subscriber::EnvFilter;
@@ -36,6 +37,7 @@ async fn dispatch(cli: Cli, profile: Profile) -> Result<()> {
     let Cli { global, command } = cli;
     match command {
         Command::Up(up) => up::run(&global, profile, up).await,
+        Command::Beacon(beacon) => beacon::run(&global, &profile, beacon).await,
         Command::Expose { name, address } => services::expose(&profile, &name, &address).await,
         Command::Unexpose { name } => services::unexpose(&profile, &name).await,
         Command::Services => services::list(&global, &profile),

@@ -3,9 +3,10 @@
 use anyhow::{Result, bail};
 
 use super::terminal;
+use crate::beacon::front::BeaconStatus;
 use crate::caller::ago;
 use crate::cli::Global;
-use crate::control::{Ask, Control, Status};
+use crate::control::{AnyStatus, Ask, Control, Status};
 use crate::device::Presence;
 use crate::failure::{Exit, Failure};
 use crate::port_mapping::{Mappings, Trouble};
@@ -18,17 +19,72 @@ pub(super) async fn run(global: &Global, profile: &Profile) -> Result<()> {
             "no agent runs here; start it with: ringback up"
         ));
     };
-    let status = control.ask(&Ask::Status).await?;
+    let status = control.ask_any(&Ask::Status).await?;
     terminal::data(global, &status, text)
 }
 
-fn text(status: &Status) -> String {
-    let presence = match &status.presence {
+fn text(status: &AnyStatus) -> String {
+    match status {
+        AnyStatus::Agent(status) => agent(status),
+        AnyStatus::Beacon(status) => beacon(status),
+    }
+}
+
+fn presence(presence: &Presence) -> String {
+    match presence {
         Presence::Connecting => "connecting".to_owned(),
         Presence::Registered { name } => format!("registered as {name}"),
         Presence::Offline { reason } => format!("not connected: {reason}"),
         Presence::Rejected { detail, .. } => format!("refused: {detail}"),
-    };
+    }
+}
+
+fn beacon(status: &BeaconStatus) -> String {
+    let numbers = &status.beacon;
+    let counters = &numbers.counters;
+    let address = numbers.udp.as_deref().unwrap_or("unknown");
+    let mut out = format!(
+        "ID        {}\nRegistry  {}, {}\nBeacon    port {}, public {address}\n\
+         Devices   {} here, {} registrations, {} keepalives, {} address changes\n\
+         Notified  {} of {} datagrams acknowledged\n\
+         STUN      {} answered\n\
+         Traffic   {} in, {} out\n\
+         Dropped   {} malformed, {} oversized, {} over the rate, {} bad cookies, {} forged, {} replayed, {} unknown, {} for want of room\n",
+        status.id,
+        status.registry,
+        presence(&status.presence),
+        numbers.port,
+        numbers.devices,
+        counters.registrations,
+        counters.keepalives,
+        counters.address_changes,
+        counters.notified,
+        counters.notifications,
+        counters.stun,
+        bytes(counters.bytes_in),
+        bytes(counters.bytes_out),
+        counters.malformed,
+        counters.oversized,
+        counters.rate_limited,
+        counters.bad_cookie,
+        counters.forged,
+        counters.replayed,
+        counters.unknown,
+        counters.table_full,
+    );
+    if let Some(tcp) = &numbers.tcp {
+        out += &format!(
+            "Relay     {tcp} and UDP, {} rooms, {} relayed, {} datagrams dropped\n",
+            numbers.rooms,
+            bytes(counters.relayed_bytes),
+            counters.relay_dropped,
+        );
+    }
+    out
+}
+
+fn agent(status: &Status) -> String {
+    let presence = presence(&status.presence);
     let public = status
         .public_address
         .map_or("unknown".to_owned(), |address| address.to_string());
@@ -41,6 +97,12 @@ fn text(status: &Status) -> String {
     );
     if let Some(mappings) = &status.port_mapping {
         out += &format!("Router    {}\n", mapped(mappings));
+    }
+    if let Some(beacon) = &status.beacon {
+        out += &format!(
+            "Beacon    {}, a datagram every {} s\n",
+            beacon.address, beacon.interval_s
+        );
     }
     for (name, service) in &status.services {
         out += &format!("Service   {name} → {service}\n");

@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use hyper::Method;
+use ringback_protocol::beacon::FLOOR;
 use ringback_protocol::candidate::{Candidate, Kind};
 use ringback_protocol::registration::{canonical_code, sign_enrolment};
 use ringback_protocol::secret::Psk;
@@ -15,6 +16,7 @@ use toml_edit::value;
 
 use super::target;
 use super::terminal::{self, say};
+use crate::beacon::{self, device::Pace};
 use crate::cli::{Global, Up};
 use crate::config::{Config, KEEPALIVE_S};
 use crate::control;
@@ -28,6 +30,8 @@ use crate::port_mapping::{self, Forwarding, PortMapping};
 use crate::profile::Profile;
 use crate::registry::{Connection, Registry};
 
+/// Where somebody else keeps the mapping.
+const ON_DOUBT_ONLY: Duration = Duration::from_secs(24 * 3600);
 /// For the first answer of the registry, before `up` says that it keeps trying.
 const FIRST_ANSWER: Duration = Duration::from_secs(8);
 
@@ -52,7 +56,10 @@ pub(super) async fn run(global: &Global, profile: Profile, up: Up) -> Result<()>
     tokio::pin!(stop);
     if let Some(code) = &up.enroll {
         tokio::select! {
-            enrolled = enroll(&registry, &key, code, up.name.as_deref()) => enrolled?,
+            enrolled = enroll(&registry, &key, code, up.name.as_deref()) => {
+                // Only this answer tells it where there is no socket to register on.
+                profile.store(ENROLLED, &EnrolledAs { registry: registry.origin(), name: enrolled? })?;
+            }
             () = &mut stop => return Ok(()),
         }
     }
@@ -108,14 +115,36 @@ pub(super) async fn run(global: &Global, profile: Profile, up: Up) -> Result<()>
             .into(),
     );
     tokio::spawn(control::serve(agent.clone(), listener));
+    let (leave, left) = tokio::sync::oneshot::channel();
+    let (registering, look_again) = if up.udp_only {
+        let pace = match up.keepalive_s.or(config.keepalive_s) {
+            Some(_) => Pace::Fixed(interval),
+            None => Pace::Adaptive {
+                floor: up
+                    .keepalive_floor_s
+                    .map_or(FLOOR, |seconds| Duration::from_secs(seconds.into())),
+            },
+        };
+        let on_beacon =
+            beacon::device::stay_on_beacon(agent.clone(), inbound, up.beacon.clone(), pace, left);
+        // The beacon keeps the mapping and sees the address; STUN servers are asked on doubt only.
+        (tokio::spawn(on_beacon), ON_DOUBT_ONLY)
+    } else {
+        let registering = tokio::spawn(device::stay_registered(agent.clone(), inbound));
+        (registering, interval)
+    };
     let endpoint = agent.endpoint.clone();
     tokio::spawn(async move {
         endpoint.find_addresses().await;
-        endpoint.keep_addresses(interval).await;
+        endpoint.keep_addresses(look_again).await;
     });
-    tokio::spawn(device::stay_registered(agent.clone(), inbound));
 
     let served = stay(global, &profile, &agent, stop).await;
+    if up.udp_only {
+        // The beacon hears it, unless the task has ended.
+        let _ = leave.send(());
+        let _ = registering.await;
+    }
     // Says goodbye while the rest ends.
     drop(advertisement);
     let close = agent.endpoint.close(close::SHUTTING_DOWN, "shutting down");
@@ -307,18 +336,28 @@ fn make_password() -> String {
     [group(), group(), group()].join("-")
 }
 
+/// The file with the name that this device was enrolled under.
+pub(crate) const ENROLLED: &str = "enrolled.json";
+
+/// What [`ENROLLED`] holds.
+#[derive(Default, Serialize, Deserialize)]
+pub(crate) struct EnrolledAs {
+    pub(crate) registry: String,
+    pub(crate) name: String,
+}
+
 #[derive(Deserialize)]
 struct Enrolled {
     name: String,
 }
 
 /// Uses the owner's code (PROTOCOL §5.2).
-async fn enroll(
+pub(super) async fn enroll(
     registry: &Registry,
     key: &SecretKey,
     code: &str,
     name: Option<&str>,
-) -> Result<()> {
+) -> Result<String> {
     let signature = sign_enrolment(key, &registry.origin(), code);
     let mut body = serde_json::json!({
         "code": canonical_code(code),
@@ -334,8 +373,9 @@ async fn enroll(
         .await?
     {
         Ok(enrolled) => {
-            say!("enrolled as {}", printable(&enrolled.name));
-            Ok(())
+            let name = printable(&enrolled.name);
+            say!("enrolled as {name}");
+            Ok(name)
         }
         Err(problem) => {
             let message = match problem.code {

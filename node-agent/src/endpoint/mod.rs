@@ -239,6 +239,34 @@ impl Endpoint {
         }
     }
 
+    /// A beacon has seen this public address: it counts from now on.
+    pub(crate) fn reflect(&self, public: SocketAddr) {
+        let changed = self.addresses.send_if_modified(|known| {
+            let news = known.public != Some(public);
+            if news {
+                let candidates = &mut known.candidates;
+                candidates.retain(|known| known.kind != Kind::ServerReflexive);
+                candidates.push(Candidate::udp(Kind::ServerReflexive, public));
+                *candidates = candidate::rank(candidates, self.loopback);
+                known.public = Some(public);
+            }
+            news
+        });
+        if changed {
+            self.tell_links();
+        }
+    }
+
+    /// The beacon's datagrams on the main socket, from now on.
+    pub(crate) fn listen_to_beacon(&self) -> mpsc::Receiver<(SocketAddr, Vec<u8>)> {
+        self.socket.listen_to_beacon()
+    }
+
+    /// Sends one datagram from the main socket.
+    pub(crate) fn send_datagram(&self, to: SocketAddr, datagram: &[u8]) {
+        self.socket.send(to, datagram);
+    }
+
     /// As the device: dials the caller on all its candidates at once and gives the link's
     /// connection once both keys are proven.
     pub(crate) async fn dial(
@@ -390,7 +418,7 @@ fn same_hosts(known: &Addresses, found: &Addresses) -> bool {
 }
 
 /// Both address families on one socket where the host has IPv6, IPv4 alone otherwise.
-fn bind(port: u16) -> Result<UdpSocket> {
+pub(crate) fn bind(port: u16) -> Result<UdpSocket> {
     match bind_to((Ipv6Addr::UNSPECIFIED, port).into()) {
         Err(error) if error.kind() != std::io::ErrorKind::AddrInUse => {
             Ok(bind_to((Ipv4Addr::UNSPECIFIED, port).into())?)

@@ -25,6 +25,7 @@ use futures_util::task::AtomicWaker;
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, UdpPoller};
 use ringback_protocol::PeerId;
+use ringback_protocol::beacon;
 use ringback_protocol::candidate::{Candidate, canonical};
 use ringback_protocol::path::{self, PathKeys, PathSet, Received, Role, Via};
 use tokio::sync::mpsc;
@@ -53,6 +54,8 @@ pub(crate) struct PathSocket {
     /// quinn waits for datagrams.
     reader: AtomicWaker,
     pub(crate) stun: Stun,
+    /// Who takes the beacon's datagrams (PROTOCOL §16).
+    beacon: Mutex<Option<BeaconQueue>>,
 }
 
 /// Opened handshake datagrams for quinn and what came behind them, and what came by other sockets
@@ -84,6 +87,9 @@ impl Inbox {
     }
 }
 
+/// Datagrams of a beacon on the main socket, and where they came from.
+type BeaconQueue = mpsc::Sender<(SocketAddr, Vec<u8>)>;
+
 #[derive(Default)]
 struct Links {
     next: u64,
@@ -104,6 +110,7 @@ impl PathSocket {
             inbox: Mutex::default(),
             reader: AtomicWaker::new(),
             stun: Stun::default(),
+            beacon: Mutex::default(),
         })
     }
 
@@ -145,6 +152,13 @@ impl PathSocket {
 
     pub(super) fn remove(&self, link: &LinkPath) {
         self.links.write().expect("not poisoned").remove(link);
+    }
+
+    /// From now on the beacon's datagrams come here.
+    pub(crate) fn listen_to_beacon(&self) -> mpsc::Receiver<(SocketAddr, Vec<u8>)> {
+        let (sender, receiver) = mpsc::channel(64);
+        *self.beacon.lock().expect("not poisoned") = Some(sender);
+        receiver
     }
 
     /// Sends one datagram that is not QUIC's. Lost if the socket is full, like any datagram.
@@ -270,6 +284,11 @@ impl PathSocket {
                 }
             } else if segment.first().is_some_and(|first| *first < 4) {
                 self.stun.handle(from, segment);
+            } else if segment.first() == Some(&beacon::FIRST_BYTE)
+                && let Some(queue) = &*self.beacon.lock().expect("not poisoned")
+            {
+                // What does not fit is lost, like any datagram.
+                let _ = queue.try_send((from, segment.to_vec()));
             }
             at = end;
         }

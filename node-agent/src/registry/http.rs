@@ -4,11 +4,13 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, USER_AGENT};
+use hyper::header::{CONTENT_TYPE, HOST, USER_AGENT};
 use hyper::{Method, Response};
 use hyper_util::rt::TokioIo;
 use ringback_protocol::frame::{Frame, FrameReader};
@@ -16,7 +18,7 @@ use ringback_protocol::{Code, PeerId};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::Registry;
+use super::{Registry, Stream};
 use crate::failure::{Exit, Failure};
 
 /// From a request to the head of its answer. The registry itself gives up after 5 s.
@@ -38,6 +40,9 @@ pub(crate) struct Problem {
     pub(crate) detail: String,
     pub(crate) retry_after_s: Option<u32>,
     pub(crate) last_seen: Option<u64>,
+    /// The registry's clock, where the device's is off.
+    #[serde(default)]
+    pub(crate) time_ms: Option<u64>,
 }
 
 /// The frames that answer a request, as they come.
@@ -59,8 +64,18 @@ impl Connection {
         Self::dial(registry).await.map_err(fault)
     }
 
+    /// A new connection in as few round trips as there can be.
+    pub(crate) async fn open_quickly(registry: &Registry) -> Result<Self> {
+        let stream = registry.connect_quickly().await.map_err(fault)?;
+        Self::over(stream, registry).await.map_err(fault)
+    }
+
     async fn dial(registry: &Registry) -> Result<Self> {
         let stream = registry.connect().await?;
+        Self::over(stream, registry).await
+    }
+
+    async fn over(stream: Box<dyn Stream>, registry: &Registry) -> Result<Self> {
         let (requests, connection) = handshake(TokioIo::new(stream)).await?;
         // Ends by itself when the requests are dropped.
         tokio::spawn(connection);
@@ -89,7 +104,7 @@ impl Connection {
                 &path,
                 "application/octet-stream",
                 envelope,
-                None,
+                &[],
             )
             .await
             .map_err(fault)?;
@@ -112,6 +127,38 @@ impl Connection {
         self.json_call(method, path, body).await.map_err(fault)
     }
 
+    /// A call of a device without a socket (§5.4), with its proof; gives the answer's body.
+    pub(crate) async fn signed(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+        time_ms: u64,
+        signature: &[u8; 64],
+    ) -> Result<Result<Bytes, Problem>> {
+        let headers = [
+            ("Ringback-Time", time_ms.to_string()),
+            (
+                "Ringback-Signature",
+                BASE64_URL_SAFE_NO_PAD.encode(signature),
+            ),
+        ];
+        let call = async {
+            let kind = "application/octet-stream";
+            let response = self.send(method, path, kind, body, &headers).await?;
+            if !response.status().is_success() {
+                return Ok(Err(problem(response).await?));
+            }
+            let body = Limited::new(response.into_body(), MAX_ANSWER)
+                .collect()
+                .await;
+            let body =
+                body.map_err(|error| anyhow::anyhow!("the registry's answer broke off: {error}"))?;
+            Ok(Ok(body.to_bytes()))
+        };
+        call.await.map_err(fault)
+    }
+
     async fn json_call<T: DeserializeOwned>(
         &mut self,
         method: Method,
@@ -120,7 +167,7 @@ impl Connection {
     ) -> Result<Result<T, Problem>> {
         let body = body.map_or_else(Vec::new, |body| body.to_string().into_bytes());
         let response = self
-            .send(method, path, "application/json", body, None)
+            .send(method, path, "application/json", body, &[])
             .await?;
         if !response.status().is_success() {
             return Ok(Err(problem(response).await?));
@@ -141,7 +188,7 @@ impl Connection {
         path: &str,
         content_type: &str,
         body: Vec<u8>,
-        bearer: Option<&str>,
+        headers: &[(&str, String)],
     ) -> Result<Response<Incoming>> {
         let mut request = hyper::Request::builder()
             .method(method)
@@ -151,8 +198,8 @@ impl Connection {
         if !body.is_empty() {
             request = request.header(CONTENT_TYPE, content_type);
         }
-        if let Some(bearer) = bearer {
-            request = request.header(AUTHORIZATION, format!("Bearer {bearer}"));
+        for (name, value) in headers {
+            request = request.header(*name, value);
         }
         let request = request.body(Full::new(Bytes::from(body)))?;
         match tokio::time::timeout(HEAD_TIMEOUT, self.requests.send_request(request)).await {

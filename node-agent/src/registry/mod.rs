@@ -1,15 +1,17 @@
 //! The registry from an agent's side: its address, HTTPS calls, and the device's socket.
 
+mod fast_open;
 mod http;
 mod socket;
 mod tls;
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use tokio_rustls::TlsConnector;
 use url::{Host, Url};
 
@@ -24,6 +26,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) struct Registry {
     url: Url,
     tls: Option<TlsConnector>,
+    /// For connections whose first flight has to be short; see [`Registry::connect_quickly`].
+    quick_tls: Option<TlsConnector>,
+    /// Where the last quick connection went.
+    quick_address: Arc<Mutex<Option<SocketAddr>>>,
     /// A connection that has served one call and can serve the next.
     spare: Arc<Mutex<Option<Connection>>>,
 }
@@ -52,14 +58,17 @@ impl Registry {
             );
         }
         let tls = match url.scheme() {
-            "https" => Some(tls::connector(ca)?),
+            "https" => Some(tls::connectors(ca)?),
             "http" if is_loopback(&host) => None,
             "http" => bail!("plain http is for loopback only; use https://{host}"),
             other => bail!("a registry address starts with https://, not {other}://"),
         };
+        let (tls, quick_tls) = tls.unzip();
         Ok(Self {
             url,
             tls,
+            quick_tls,
+            quick_address: Arc::default(),
             spare: Arc::default(),
         })
     }
@@ -106,7 +115,6 @@ impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send> Stream for 
 impl Registry {
     /// A TCP connection, with TLS where the address says so.
     async fn connect(&self) -> Result<Box<dyn Stream>> {
-        use anyhow::Context as _;
         let host = self.host();
         // URL hosts write IPv6 addresses in brackets.
         let name = host.trim_start_matches('[').trim_end_matches(']');
@@ -120,8 +128,62 @@ impl Registry {
                     self.origin()
                 )
             })?;
+        self.secure(tcp, self.tls.as_ref()).await
+    }
+
+    /// The same in as few round trips as there can be: the address is remembered, TLS is resumed,
+    /// and the first flight goes in TCP's SYN where kernel and registry have met before (TCP Fast
+    /// Open). For that it has to be short: only X25519 is offered at first, without its post-quantum
+    /// companion, which alone fills a packet. What comes this way is sealed between the two ends of
+    /// a call anyhow.
+    async fn connect_quickly(&self) -> Result<Box<dyn Stream>> {
+        let remembered = *self.quick_address.lock().expect("not poisoned");
+        if let Some(address) = remembered {
+            match self.dial_quickly(address).await {
+                Ok(stream) => return Ok(stream),
+                Err(error) => {
+                    tracing::debug!("the registry is not where it was: {error:#}");
+                    *self.quick_address.lock().expect("not poisoned") = None;
+                }
+            }
+        }
+        let name = self.host().trim_start_matches('[').trim_end_matches(']');
+        let found = tokio::net::lookup_host((name, self.port())).await;
+        let found = found.with_context(|| format!("can not find {name}"))?;
+        let mut failure = None;
+        for address in found {
+            match self.dial_quickly(address).await {
+                Ok(stream) => {
+                    *self.quick_address.lock().expect("not poisoned") = Some(address);
+                    return Ok(stream);
+                }
+                Err(error) => failure = Some(error),
+            }
+        }
+        Err(failure.unwrap_or_else(|| anyhow::anyhow!("{name} has no address")))
+    }
+
+    async fn dial_quickly(&self, address: SocketAddr) -> Result<Box<dyn Stream>> {
+        let tcp = tokio::time::timeout(CONNECT_TIMEOUT, fast_open::connect(address))
+            .await
+            .unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
+            .with_context(|| {
+                format!(
+                    "can not reach the registry at {}; check its address and the network",
+                    self.origin()
+                )
+            })?;
+        self.secure(tcp, self.quick_tls.as_ref()).await
+    }
+
+    async fn secure(
+        &self,
+        tcp: tokio::net::TcpStream,
+        tls: Option<&TlsConnector>,
+    ) -> Result<Box<dyn Stream>> {
+        let name = self.host().trim_start_matches('[').trim_end_matches(']');
         tcp.set_nodelay(true)?;
-        let Some(tls) = &self.tls else {
+        let Some(tls) = tls else {
             return Ok(Box::new(tcp));
         };
         let server = rustls::pki_types::ServerName::try_from(name.to_owned())?;

@@ -4,20 +4,31 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, NamedGroup, RootCertStore};
 use tokio_rustls::TlsConnector;
 
 use super::Roots;
 
-pub(super) fn connector(ca: Option<&Path>) -> Result<TlsConnector> {
+/// The usual connector, and the one for a short first flight: it offers X25519 first, and the
+/// post-quantum exchange only if the registry insists.
+pub(super) fn connectors(ca: Option<&Path>) -> Result<(TlsConnector, TlsConnector)> {
     let roots = match ca {
         Some(file) => from_file(file)?,
         None => system()?,
     };
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
+    let usual = rustls::crypto::aws_lc_rs::default_provider();
+    let mut quick = usual.clone();
+    quick
+        .kx_groups
+        .sort_by_key(|group| group.name() != NamedGroup::X25519);
+    Ok((connector(usual, roots.clone())?, connector(quick, roots)?))
+}
+
+fn connector(provider: CryptoProvider, roots: Roots) -> Result<TlsConnector> {
+    let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots)
         .with_no_client_auth();

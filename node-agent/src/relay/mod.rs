@@ -2,7 +2,6 @@
 //! through a machine of the owner's. Both look the same to the path layer: a queue in, a queue out,
 //! and a state. A relay is a lossy network: what does not fit a queue is dropped.
 
-mod backoff;
 mod own;
 mod registry;
 

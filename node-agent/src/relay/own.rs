@@ -13,8 +13,8 @@ use ringback_protocol::{Code, PeerId};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UdpSocket};
 
-use super::backoff::Backoff;
 use super::{Ends, Relay, RelayState, Seat, start};
+use crate::backoff::Backoff;
 
 /// Until UDP counts as blocked and TCP is tried, where there is TCP.
 const UDP_PATIENCE: Duration = Duration::from_millis(1500);

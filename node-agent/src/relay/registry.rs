@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
 use futures_util::{SinkExt as _, StreamExt as _};
-use ringback_protocol::frame::{Frame, Join, PeerPresence, Rejected};
+use ringback_protocol::frame::{Frame, Join, Marked, PeerPresence, Rejected};
 use ringback_protocol::registration::{PING_INTERVAL, PONG_TIMEOUT, STEP_TIMEOUT, sign_join};
 use ringback_protocol::relay::{Batch, Item, MAX_BATCH, control, items};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
-use super::backoff::Backoff;
 use super::{Ends, Relay, RelayState, Seat, start};
+use crate::backoff::Backoff;
 use crate::link::printable;
 use crate::registry::{Registry, WebSocket, open_websocket};
 
@@ -105,9 +105,14 @@ async fn session(
                     .context("the connection to the relay broke off")?;
                 match message {
                     Message::Binary(message) => {
-                        if receive(&message, ends)? {
+                        let received = receive(&message, ends)?;
+                        if received.is_joined {
                             joined_by = None;
                             backoff.reset();
+                        }
+                        if let Some(number) = received.mark {
+                            let marked = Message::binary(control(&Marked { number }.into()));
+                            socket.send(marked).await.context("the connection to the relay broke off")?;
                         }
                     }
                     Message::Text(text) if text.as_str() == "pong" => pong_by = None,
@@ -177,16 +182,25 @@ async fn send(socket: &mut WebSocket, batch: &mut Batch) -> Result<()> {
         .context("the connection to the relay broke off")
 }
 
-/// True once the relay has let this end in.
-fn receive(message: &Bytes, ends: &Ends) -> Result<bool> {
-    let mut is_joined = false;
+/// What a message means beyond its datagrams.
+#[derive(Default)]
+struct Received {
+    /// The relay has let this end in.
+    is_joined: bool,
+    /// To be confirmed, now that it has been read (§15.3).
+    mark: Option<u64>,
+}
+
+fn receive(message: &Bytes, ends: &Ends) -> Result<Received> {
+    let mut received = Received::default();
     for item in items(message) {
         match item {
             Item::Datagram(datagram) => ends.receive(message.slice_ref(datagram)),
             Item::Control(frame) => match Frame::decode(frame)? {
-                Frame::Joined(_) => is_joined = true,
+                Frame::Joined(_) => received.is_joined = true,
+                Frame::Mark(mark) => received.mark = Some(mark.number),
                 Frame::PeerPresence(PeerPresence { present }) => {
-                    is_joined = true;
+                    received.is_joined = true;
                     ends.set(RelayState::Joined { present });
                 }
                 Frame::Rejected(rejected) => bail!(Refusal(rejected)),
@@ -194,5 +208,5 @@ fn receive(message: &Bytes, ends: &Ends) -> Result<bool> {
             },
         }
     }
-    Ok(is_joined)
+    Ok(received)
 }

@@ -4,6 +4,8 @@
 
 #![allow(dead_code, unreachable_pub)] // Each test binary uses its part.
 
+pub mod beacon;
+
 use std::convert::Infallible;
 use std::net::SocketAddr;
 

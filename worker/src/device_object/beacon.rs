@@ -35,10 +35,9 @@ impl Shared {
         let beacon = attachment.device;
         match frame {
             Frame::Beacon(told) => {
-                let is_place = |text: &String| {
-                    text.len() <= MAX_PLACE && !text.chars().any(|c| c.is_control() || c == ' ')
-                };
-                if !is_place(&told.udp) || !told.tcp.iter().all(is_place) {
+                // On a new socket: while there was none, the directory may have given its devices up.
+                self.known.borrow_mut().clear();
+                if !is_place(&told.udp) || !told.tcp.iter().all(|tcp| is_place(tcp)) {
                     crate::log::event("bad frame", &beacon, "Beacon");
                     return;
                 }
@@ -81,12 +80,12 @@ impl Shared {
         &self,
         beacon: &PeerId,
         device: PeerId,
-        public: SocketAddr,
+        public: Option<SocketAddr>,
     ) -> Option<Option<Code>> {
         let now_ms = now_ms();
         let known = self.known.borrow().get(&device).copied();
         if known.is_some_and(|(at, asked_ms)| {
-            at == public && now_ms.saturating_sub(asked_ms) < KNOWN_MS
+            public.is_none_or(|public| at == public) && now_ms.saturating_sub(asked_ms) < KNOWN_MS
         }) {
             return Some(None);
         }
@@ -97,10 +96,18 @@ impl Shared {
         };
         let code = directory::ask::<Option<Code>>(&self.env, &ask).await.ok()?;
         let mut known = self.known.borrow_mut();
-        if code.is_some() || known.len() >= MAX_KNOWN {
-            known.remove(&device);
-        } else {
-            known.insert(device, (public, now_ms));
+        match public {
+            _ if code.is_some() => {
+                known.remove(&device);
+            }
+            Some(public) if known.len() < MAX_KNOWN => {
+                known.insert(device, (public, now_ms));
+            }
+            Some(_) => {
+                known.remove(&device);
+            }
+            // It is not on this beacon.
+            None => {}
         }
         Some(code)
     }
@@ -123,5 +130,47 @@ impl Shared {
         self.live().is_some_and(|(socket, registration)| {
             registration.role == EnrolledAs::Beacon && send(&socket, frame).is_ok()
         })
+    }
+}
+
+/// Is this `host:port`, as every device is told it?
+fn is_place(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else {
+        return false;
+    };
+    let is_host = |c: char| c.is_ascii_alphanumeric() || "-._[]:".contains(c);
+    text.len() <= MAX_PLACE
+        && !host.is_empty()
+        && host.chars().all(is_host)
+        && host.contains(':') == (host.starts_with('[') && host.ends_with(']'))
+        && port.parse::<u16>().is_ok_and(|port| port > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_place;
+
+    #[test]
+    fn a_place_is_a_host_and_a_port() {
+        for good in [
+            "beacon.example:3478",
+            "203.0.113.5:443",
+            "[2001:db8::5]:3478",
+        ] {
+            assert!(is_place(good), "{good}");
+        }
+        for bad in [
+            "",
+            ":3478",
+            "beacon.example",
+            "beacon.example:0",
+            "beacon.example:65536",
+            "2001:db8::5:3478",
+            "a b:1",
+            "a\n:1",
+            &format!("{}:1", "a".repeat(260)),
+        ] {
+            assert!(!is_place(bad), "{bad}");
+        }
     }
 }

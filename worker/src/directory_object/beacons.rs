@@ -79,19 +79,32 @@ impl DirectoryObject {
         self.checked_beacon(beacon)?;
         self.execute(
             "INSERT OR REPLACE INTO beacons (id, udp, tcp, relay) VALUES (?, ?, ?, ?)",
-            vec![text(beacon), udp.into(), tcp.into(), relay.into()],
+            vec![
+                text(beacon),
+                udp.into(),
+                tcp.into(),
+                i64::from(relay).into(),
+            ],
         )?;
         crate::log::event("beacon", beacon, "listens");
         Ok(Value::Null)
     }
 
     /// Answer: the code of why the device may not, or null. A row is written for a change only.
-    pub(super) fn seen(&self, beacon: &PeerId, device: &PeerId, public: SocketAddr) -> Answer {
+    pub(super) fn seen(
+        &self,
+        beacon: &PeerId,
+        device: &PeerId,
+        public: Option<SocketAddr>,
+    ) -> Answer {
         self.checked_beacon(beacon)?;
         let row = match self.row(device)? {
             Some(row) if row.is_revoked() => return Ok(json!(Code::Revoked)),
             Some(row) => row,
             None => return Ok(json!(Code::NotEnrolled)),
+        };
+        let Some(public) = public else {
+            return Ok(Value::Null);
         };
         let address = public.ip().to_string();
         let is_as_before = row.beacon.as_ref() == Some(beacon)

@@ -72,7 +72,11 @@ impl Meter {
         if self.last_event_ms > 0 {
             self.awake_ms += now_ms.saturating_sub(self.last_event_ms).min(AWAKE_MS);
         }
-        self.last_event_ms = now_ms;
+        self.last_event_ms = if now_ms + AWAKE_MS < self.last_event_ms {
+            now_ms
+        } else {
+            now_ms.max(self.last_event_ms)
+        };
         self.revision += 1;
     }
 
@@ -90,6 +94,11 @@ impl Meter {
         (self.had_device && (self.messages > 0 || self.sockets > 0)) || self.left > 0
     }
 
+    /// Bytes, for telling how many more were: only between two settlements.
+    pub(super) fn dropped(&self) -> usize {
+        self.dropped as usize
+    }
+
     pub(super) fn has_lease(&self) -> bool {
         self.left > 0
     }
@@ -104,10 +113,14 @@ impl Meter {
         if self.left < len as u64 {
             return Verdict::NoLease;
         }
-        let (tokens, since_ms) = self.tokens.unwrap_or((self.rate_bytes_s, now_ms));
+        let (tokens, mut since_ms) = self.tokens.unwrap_or((self.rate_bytes_s, now_ms));
+        // Events do not see the clock in their order: time must not be counted twice.
         let grown = now_ms.saturating_sub(since_ms) * self.rate_bytes_s / 1000;
+        if now_ms > since_ms || since_ms - now_ms > AWAKE_MS {
+            since_ms = now_ms;
+        }
         let tokens = (tokens + grown).min(self.rate_bytes_s);
-        self.tokens = Some((tokens, now_ms));
+        self.tokens = Some((tokens, since_ms));
         if tokens >= len as u64 {
             Verdict::Pass
         } else {
@@ -206,11 +219,12 @@ mod tests {
             Verdict::Upto(40_000),
             "idle time is not saved up beyond a second"
         );
-        assert_eq!(
-            meter.judge(60_000, T),
-            Verdict::Upto(40_000),
-            "a clock set back"
-        );
+        let upto = Verdict::Upto(40_000);
+        for at in [T + 59_900, T + 60_000, T + 59_900, T + 60_000] {
+            assert_eq!(meter.judge(60_000, at), upto, "no time is counted twice");
+        }
+        assert_eq!(meter.judge(60_000, T), upto, "a clock set back");
+        assert_eq!(meter.judge(60_000, T + 200), Verdict::Pass, "goes on");
     }
 
     #[test]

@@ -10,7 +10,7 @@ mod rooms;
 mod table;
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -30,7 +30,11 @@ use crate::{Code, PeerId, SecretKey};
 /// Where a datagram comes from and where its answer goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Source {
-    Udp(SocketAddr),
+    Udp {
+        remote: SocketAddr,
+        /// Which of the beacon's addresses it was sent to, if it has several.
+        local: Option<IpAddr>,
+    },
     /// A TCP connection, by a number that is never used twice.
     Tcp(u64, SocketAddr),
 }
@@ -38,7 +42,8 @@ pub enum Source {
 impl Source {
     pub fn address(&self) -> SocketAddr {
         match self {
-            Self::Udp(address) | Self::Tcp(_, address) => *address,
+            Self::Udp { remote, .. } => *remote,
+            Self::Tcp(_, remote) => *remote,
         }
     }
 }
@@ -301,26 +306,26 @@ impl Front {
 
     fn register(&mut self, from: Source, datagram: &[u8], now: Duration) {
         // A registration is about a NAT's mapping.
-        let Source::Udp(address) = from else {
+        let Source::Udp { remote, .. } = from else {
             self.counters.malformed += 1;
             return;
         };
         let register = table::Register::parse(datagram);
         let Some(baked) = self
             .baker
-            .check(&register.cookie, address, &register.nonce, now)
+            .check(&register.cookie, remote, &register.nonce, now)
         else {
             self.counters.bad_cookie += 1;
             return;
         };
-        if !self.table.holds(&register.device) && !self.limits.introduction(address, now) {
+        if !self.table.holds(&register.device) && !self.limits.introduction(remote, now) {
             self.counters.rate_limited += 1;
             return;
         }
         let answer = self.table.register(
             &register,
             baked,
-            address,
+            from,
             self.registry_away,
             now,
             &mut self.counters,
@@ -332,14 +337,14 @@ impl Front {
     }
 
     fn in_session(&mut self, from: Source, kind: u8, datagram: &[u8], now: Duration) {
-        let Source::Udp(address) = from else {
+        if matches!(from, Source::Tcp(..)) {
             self.counters.malformed += 1;
             return;
-        };
+        }
         let answer = self.table.in_session(
             kind,
             datagram,
-            address,
+            from,
             self.registry_away,
             now,
             &mut self.counters,

@@ -84,7 +84,7 @@ struct Row {
     /// When the session's cookie was made, and with which nonce: an older one is a replay.
     baked: u64,
     nonce: [u8; 16],
-    address: SocketAddr,
+    source: Source,
     interval: Duration,
     heard: Duration,
     standing: Standing,
@@ -105,7 +105,7 @@ struct Notice {
 #[derive(Debug)]
 struct Probe {
     id: u64,
-    to: SocketAddr,
+    to: Source,
     due: Duration,
 }
 
@@ -147,7 +147,7 @@ impl Table {
         &mut self,
         register: &Register<'_>,
         baked: u64,
-        address: SocketAddr,
+        from: Source,
         registry_away: bool,
         now: Duration,
         counters: &mut Counters,
@@ -160,21 +160,21 @@ impl Table {
                     Err(why) => return count(why, counters),
                 };
                 row.heard = now;
-                return Some(row.registered(opened.counter, address, registry_away));
+                return Some(row.registered(opened.counter, from, registry_away));
             }
             if row.baked >= baked {
                 counters.replayed += 1;
                 return None;
             }
         }
-        self.open_session(register, baked, address, registry_away, now, counters)
+        self.open_session(register, baked, from, registry_away, now, counters)
     }
 
     fn open_session(
         &mut self,
         register: &Register<'_>,
         baked: u64,
-        address: SocketAddr,
+        from: Source,
         registry_away: bool,
         now: Duration,
         counters: &mut Counters,
@@ -208,14 +208,14 @@ impl Table {
         let mut row = match self.rows.remove(&register.device) {
             Some(old) => {
                 self.by_tag.remove(&old.session.tag());
-                if old.address != address {
+                if old.source.address() != from.address() {
                     counters.address_changes += 1;
                 }
                 Row {
                     session,
                     baked,
                     nonce: register.nonce,
-                    address,
+                    source: from,
                     interval: interval(seconds),
                     heard: now,
                     ..old
@@ -229,7 +229,7 @@ impl Table {
                     session,
                     baked,
                     nonce: register.nonce,
-                    address,
+                    source: from,
                     interval: interval(seconds),
                     heard: now,
                     standing: Standing::Pending,
@@ -244,7 +244,7 @@ impl Table {
             notice.sent = 0;
             notice.next = now;
         }
-        let answer = row.registered(opened.counter, address, registry_away);
+        let answer = row.registered(opened.counter, from, registry_away);
         let wants_report = row.wants_report(now);
         self.by_tag.insert(tag, register.device);
         self.timers.insert((row.next_timer(), register.device));
@@ -260,7 +260,7 @@ impl Table {
         &mut self,
         kind: u8,
         datagram: &[u8],
-        address: SocketAddr,
+        from: Source,
         registry_away: bool,
         now: Duration,
         counters: &mut Counters,
@@ -284,15 +284,15 @@ impl Table {
                     return None;
                 }
                 row.interval = interval(seconds);
-                if row.address != address {
+                if row.source != from {
                     counters.address_changes += 1;
-                    row.address = address;
+                    row.source = from;
                     if let Some(notice) = &mut row.notice {
                         notice.sent = 0;
                         notice.next = now;
                     }
                 }
-                let answer = row.registered(opened.counter, address, registry_away);
+                let answer = row.registered(opened.counter, from, registry_away);
                 let (device, wants_report) = (row.device, row.wants_report(now));
                 self.timers.insert((row.next_timer(), id));
                 if wants_report {
@@ -313,7 +313,7 @@ impl Table {
                 if delay_s > 0 && row.probes.len() < MAX_PROBES {
                     row.probes.push(Probe {
                         id: probe,
-                        to: address,
+                        to: from,
                         due: now + interval(delay_s),
                     });
                     self.timers.insert((row.next_timer(), id));
@@ -405,10 +405,10 @@ impl Table {
         {
             self.queued.remove(&device);
             if let Some(row) = self.rows.get_mut(device.as_bytes()) {
-                row.reported = Some((row.address, now));
+                row.reported = Some((row.source.address(), now));
                 return Some(Report::Seen {
                     device,
-                    public: row.address,
+                    public: row.source.address(),
                 });
             }
         }
@@ -452,7 +452,7 @@ impl Table {
                     late: true,
                 };
                 let (datagram, _) = row.session.seal(PROBED, &body);
-                sends.push((Source::Udp(probe.to), datagram));
+                sends.push((probe.to, datagram));
             }
             self.timers.insert((row.next_timer(), id));
         }
@@ -495,14 +495,14 @@ impl Table {
 }
 
 impl Row {
-    fn registered(&mut self, answers: u64, public: SocketAddr, registry_away: bool) -> Vec<u8> {
+    fn registered(&mut self, answers: u64, from: Source, registry_away: bool) -> Vec<u8> {
         let standing = match self.standing {
             Standing::Good | Standing::Pending if registry_away => Standing::RegistryAway,
             standing => standing,
         };
         let body = Body::Registered {
             answers,
-            public,
+            public: from.address(),
             standing,
         };
         self.session.seal(REGISTERED, &body).0
@@ -515,7 +515,7 @@ impl Row {
             Some((_, at)) if self.standing == Standing::Pending && now >= at + ASK_AGAIN => true,
             // Enrolled meanwhile, perhaps: the row goes after a minute, and then it is asked again.
             Some(_) if is_refused => false,
-            Some((address, at)) => address != self.address || now >= at + REPORT_INTERVAL,
+            Some((address, at)) => address != self.source.address() || now >= at + REPORT_INTERVAL,
         }
     }
 
@@ -531,7 +531,7 @@ impl Row {
         notice.next = now + pause;
         let body = Body::Notice(notice.id);
         let (datagram, _) = self.session.seal(NOTIFY, &body);
-        Some((Source::Udp(self.address), datagram))
+        Some((self.source, datagram))
     }
 
     fn silent_at(&self) -> Duration {
