@@ -1,6 +1,6 @@
 //! Where this agent may be reached, and what its NAT does (RFC 4787).
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,6 +9,7 @@ use ringback_protocol::receipt::Nat;
 
 use super::socket::PathSocket;
 use super::stun;
+use crate::interfaces::own_addresses;
 
 /// Longest wait for a second STUN server, beyond what the first one took.
 const SECOND_ANSWER: Duration = Duration::from_millis(20);
@@ -28,7 +29,7 @@ pub(super) async fn find(
     loopback: bool,
 ) -> Addresses {
     let port = socket.bound().map_or(0, |address| address.port());
-    let hosts: Vec<SocketAddr> = interfaces(loopback)
+    let hosts: Vec<SocketAddr> = own_addresses(loopback)
         .into_iter()
         .map(|ip| (ip, port).into())
         .collect();
@@ -83,18 +84,6 @@ fn classify(seen: &[SocketAddr], hosts: &[SocketAddr]) -> Nat {
         [first, rest @ ..] if rest.iter().all(|other| other == first) => Nat::EndpointIndependent,
         _ => Nat::EndpointDependent,
     }
-}
-
-fn interfaces(loopback: bool) -> Vec<IpAddr> {
-    let all = if_addrs::get_if_addrs().unwrap_or_default();
-    all.into_iter()
-        .filter(|interface| loopback || !interface.is_loopback())
-        .map(|interface| interface.ip())
-        .filter(|ip| match ip {
-            IpAddr::V4(_) => true,
-            IpAddr::V6(ip) => !ip.is_unicast_link_local(),
-        })
-        .collect()
 }
 
 #[cfg(test)]

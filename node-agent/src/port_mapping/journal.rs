@@ -62,6 +62,9 @@ enum Note {
 
 /// This process's journal.
 pub(super) struct Journal {
+    /// PCP's proof that a mapping is ours: one for all, so that a mapping whose renewal was not
+    /// answered, or that is found again on the return to a network, is renewed and not refused.
+    pub(super) nonce: [u32; 3],
     path: PathBuf,
     file: File,
     entries: Vec<Entry>,
@@ -80,6 +83,7 @@ impl Journal {
         let path = dir.join(format!("{name}{SUFFIX}"));
         fs::rename(&unfinished, &path)?;
         Ok(Self {
+            nonce: rand::random(),
             path,
             file,
             entries: Vec::new(),
@@ -186,6 +190,7 @@ fn read(path: PathBuf, mut file: File) -> Journal {
         }
     }
     Journal {
+        nonce: [0; 3],
         path,
         file,
         entries,

@@ -269,20 +269,16 @@ impl Task {
         loop {
             let network = self.network.borrow_and_update().clone();
             let pause = self.attempt(&network).await;
-            let again = tokio::time::sleep(pause);
             tokio::select! {
-                () = again => {}
-                Some(()) = checks.recv() => tokio::time::sleep(SETTLE).await,
+                () = tokio::time::sleep(pause) => continue,
+                Some(()) = checks.recv() => {}
                 () = announcements.next(network.router()) => {
                     tracing::debug!("the router announces a change");
-                    tokio::time::sleep(SETTLE).await;
                 }
-                changed = self.network.changed() => match changed {
-                    // A new network may not be ready at the first moment.
-                    Ok(()) => tokio::time::sleep(SETTLE).await,
-                    Err(_) => tokio::time::sleep(pause).await,
-                },
+                () = uplink_changed(&mut self.network, &network) => {}
             }
+            // Whatever has changed may not be ready at the first moment.
+            tokio::time::sleep(SETTLE).await;
         }
     }
 
@@ -458,6 +454,21 @@ impl Task {
         if tokio::time::timeout(limit, delete).await.is_err() {
             tracing::debug!("the router does not delete the mappings");
         }
+    }
+}
+
+/// Waits until the way to the router is another one than in `before`.
+async fn uplink_changed(network: &mut watch::Receiver<Network>, before: &Network) {
+    let mut last = before.clone();
+    loop {
+        if network.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+        let now = network.borrow_and_update().clone();
+        if now.uplink() != last.uplink() {
+            return;
+        }
+        last = now;
     }
 }
 
