@@ -9,6 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use ringback_tests::{
+    agent,
     lab::{
         DEVICE_HOST, DEVICE_PUBLIC, Lab,
         capture::{Capture, UDP},
@@ -234,6 +235,30 @@ fn a_router_that_starts_anew_is_asked_again() -> Result<()> {
     router.restart()?;
     let back = within(SOON, || Ok(udp(&router.forwarded()?, external).is_some()))?;
     println!("mapped again {back:.1?} after the router's restart");
+    Ok(())
+}
+
+#[test]
+fn a_new_address_of_the_host_is_mapped() -> Result<()> {
+    const NEW: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 33);
+    let lab = Lab::builder().build()?;
+    let _coturn = Coturn::start(&lab)?;
+    let registry = Registry::start(&lab)?;
+    let router = Miniupnpd::start(&lab, lab.device(), Settings::default())?;
+    let host = lab.device().host();
+    let device = Profile::new(&lab, &registry, host, "nas");
+    let _up = device.up(&registry, &["--port", "40100"])?;
+    mapped(&device, "PCP")?;
+    for change in [
+        format!("addr del {DEVICE_HOST}/24 dev eth0"),
+        format!("addr add {NEW}/24 dev eth0"),
+        "route replace default via 192.168.1.1 dev eth0".into(),
+    ] {
+        agent::run(host.command("ip").args(change.split(' ')))?;
+    }
+    let leads_there = |forwarded: &Forwarded| forwarded.2 == NEW && forwarded.3 == 40100;
+    let time = within(SOON, || Ok(router.forwarded()?.iter().any(leads_there)))?;
+    println!("mapped {time:.1?} after the change of address");
     Ok(())
 }
 

@@ -165,12 +165,27 @@ impl Leftovers {
                     journal.note_gone(&entry);
                 }
             }
-            if journal.entries.is_empty() {
-                // It is locked: nobody else reads it. If it can not be removed, it is empty.
+        }
+        self.remove_empty();
+    }
+
+    /// Takes it that a place has none of these mappings.
+    pub(super) fn forget(&mut self, place: Place) {
+        for journal in &mut self.0 {
+            journal.entries.retain(|entry| entry.place != place);
+        }
+        self.remove_empty();
+    }
+
+    fn remove_empty(&mut self) {
+        self.0.retain(|journal| {
+            let is_empty = journal.entries.is_empty();
+            if is_empty {
+                // It is locked: nobody else reads it. If it can not be removed, nothing is in it.
                 let _ = fs::remove_file(&journal.path);
             }
-        }
-        self.0.retain(|journal| !journal.entries.is_empty());
+            !is_empty
+        });
     }
 }
 

@@ -438,21 +438,24 @@ impl Task {
         let Some(journal) = self.journal.take() else {
             return;
         };
-        let delete = async {
-            // What was being made when the end came is only in the journal.
-            let Ok(place) = place(&self.network.borrow().clone()) else {
-                return;
-            };
-            journal.into_leftover().delete(place, &self.asked).await;
-        };
-        // A router that has never answered is not waited for.
-        let limit = if self.held.is_empty() && self.asked.found.is_empty() {
-            DELETION_LIMIT / 10
-        } else {
+        // What was being made when the end came is only in the journal.
+        let mut leftover = journal.into_leftover();
+        let place = place(&self.network.borrow().clone());
+        // A router that has never answered is not waited for, and most likely has nothing.
+        let has_answered = !(self.held.is_empty() && self.asked.found.is_empty());
+        let limit = if has_answered {
             DELETION_LIMIT
+        } else {
+            DELETION_LIMIT / 10
         };
-        if tokio::time::timeout(limit, delete).await.is_err() {
-            tracing::debug!("the router does not delete the mappings");
+        if let Ok(place) = place {
+            let deleted = leftover.delete(place, &self.asked);
+            if tokio::time::timeout(limit, deleted).await.is_err() {
+                tracing::debug!("the router does not delete the mappings");
+            }
+            if !has_answered {
+                leftover.forget(place);
+            }
         }
     }
 }
