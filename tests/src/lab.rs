@@ -25,7 +25,7 @@ pub mod file_server;
 pub mod forwarder;
 pub mod impairment;
 pub mod kind;
-pub mod miniupnpd;
+pub mod mapping_router;
 pub mod namespace;
 pub mod process;
 pub mod registry;
@@ -57,7 +57,7 @@ use self::{
 };
 
 /// Debian packages that the lab runs.
-pub const PACKAGES: [&str; 8] = [
+pub const PACKAGES: [&str; 7] = [
     "iproute2",
     "nftables",
     "conntrack",
@@ -65,7 +65,6 @@ pub const PACKAGES: [&str; 8] = [
     "tcpdump",
     "openssh-server",
     "curl",
-    "miniupnpd-nftables",
 ];
 
 /// The registry's address; its certificate and every namespace's hosts file say [`REGISTRY_NAME`].

@@ -36,7 +36,7 @@ impl Default for Settings {
 
 /// A running miniupnpd on a site's router.
 #[derive(Debug)]
-pub struct Miniupnpd<'a> {
+pub struct MappingRouter<'a> {
     lab: &'a Lab,
     site: &'a Site,
     settings: Settings,
@@ -46,7 +46,7 @@ pub struct Miniupnpd<'a> {
 /// A port that the router forwards: protocol (`udp`, `tcp`), external port, LAN host, its port.
 pub type Forwarded = (String, u16, Ipv4Addr, u16);
 
-impl<'a> Miniupnpd<'a> {
+impl<'a> MappingRouter<'a> {
     /// Starts it. The site keeps its kind; changing that would take the mappings' chains away.
     pub fn start(lab: &'a Lab, site: &'a Site, settings: Settings) -> Result<Self> {
         let mut router = Self {
