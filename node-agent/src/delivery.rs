@@ -17,9 +17,11 @@ use crate::lan::Way;
 
 /// The registry is given this long before the LAN is searched.
 const LAN_DELAY: Duration = Duration::from_millis(300);
-/// How long the LAN is searched once the registry has failed: mDNS answers within 120 ms, and the
-/// first question may be lost.
-const LAN_PATIENCE: Duration = Duration::from_millis(1000);
+/// How long the LAN is searched once the registry can not be reached: mDNS answers within 200 ms, but
+/// not twice in a second, and the question is repeated after one.
+const LAN_PATIENCE: Duration = Duration::from_millis(1500);
+/// The same if the registry says that the device is offline, which is true as a rule.
+const LAN_PATIENCE_OFFLINE: Duration = Duration::from_millis(500);
 
 /// Dropping it gives up both ways.
 pub(crate) struct Delivery {
@@ -158,7 +160,13 @@ impl Delivery {
             Failed::Error(error) if self.lan.is_closed() || !is_away(&error) => Err(error),
             failed => {
                 self.lan.hurry();
-                self.failed = Some((failed, Instant::now() + LAN_PATIENCE));
+                let patience = match &failed {
+                    Failed::Error(error) if Failure::exit_code(error) == Exit::Registry as u8 => {
+                        LAN_PATIENCE
+                    }
+                    _ => LAN_PATIENCE_OFFLINE,
+                };
+                self.failed = Some((failed, Instant::now() + patience));
                 Ok(())
             }
         }

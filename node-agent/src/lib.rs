@@ -18,6 +18,7 @@ mod device;
 mod endpoint;
 mod failure;
 mod forward;
+mod interfaces;
 mod lan;
 mod link;
 mod network_watch;

@@ -83,6 +83,14 @@ impl Network {
         })
     }
 
+    /// What the way to the router depends on: other interfaces may come and go.
+    pub(crate) fn uplink(&self) -> (Option<&Router>, Vec<&Address>) {
+        let router = self.routers.iter().find(|router| router.ip.is_ipv4());
+        let on_it =
+            |address: &&Address| router.is_some_and(|router| address.interface == router.interface);
+        (router, self.addresses.iter().filter(on_it).collect())
+    }
+
     /// Is `ip` on a subnet that this host has an address in?
     pub(crate) fn is_neighbour(&self, ip: IpAddr) -> bool {
         self.addresses

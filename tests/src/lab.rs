@@ -30,6 +30,7 @@ pub mod forwarder;
 pub mod impairment;
 pub mod kind;
 pub mod lying_stun;
+pub mod mapping_router;
 pub mod miniupnpd;
 pub mod namespace;
 pub mod probe;
@@ -75,7 +76,6 @@ pub const PACKAGES: [&str; 8] = [
     "tcpdump",
     "openssh-server",
     "curl",
-    "miniupnpd-nftables",
 ];
 
 /// The registry's address; its certificate and every namespace's hosts file say [`REGISTRY_NAME`].

@@ -144,13 +144,15 @@ fn a_delay_is_one_way_and_between_any_two_legs() -> Result<()> {
 
     let at_registry = lab.registry().udp((REGISTRY, 0))?;
     let at_stun = lab.stun().udp((STUN[0], 0))?;
-    let start = Instant::now();
-    seen_by(&at_registry, &at_stun)?;
-    assert!(
-        (delay..2 * delay).contains(&start.elapsed()),
-        "{:?}",
-        start.elapsed()
-    );
+    let once = || -> Result<Duration> {
+        let start = Instant::now();
+        seen_by(&at_registry, &at_stun)?;
+        Ok(start.elapsed())
+    };
+    // The best of some, as a loaded machine adds to any single one.
+    let best = (0..5).map(|_| once()).collect::<Result<Vec<_>>>()?;
+    let best = best.into_iter().min().context("five")?;
+    assert!((delay..2 * delay).contains(&best), "{best:?}");
 
     lab.impair(Impairment::default())?;
     let again = round_trips(&lab, 21)?;

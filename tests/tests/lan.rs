@@ -12,8 +12,8 @@ use ringback_protocol::lan;
 use ringback_tests::{
     case::fetch,
     lab::{
-        DEVICE_HOST, DEVICE_PUBLIC, Lab, coturn::Coturn, file_server::FileServer, kind::Kind,
-        namespace::Namespace, registry::Registry,
+        DEVICE_HOST, DEVICE_PUBLIC, Lab, coturn::Coturn, file_server::FileServer,
+        impairment::Impairment, kind::Kind, namespace::Namespace, registry::Registry,
     },
     profile::{Ended, PASSWORD, Profile},
 };
@@ -116,6 +116,31 @@ fn a_device_on_the_lan_is_called_without_the_internet() -> Result<()> {
 fn fetch_through(from: &Namespace) -> Result<()> {
     let (_, bytes) = fetch(from, 1_000_000)?;
     assert_eq!(bytes, 1_000_000);
+    Ok(())
+}
+
+/// The slower the registry, the sooner the LAN's way is there: both may carry the request, in this
+/// order or that. The device dials once, and the caller takes the second answer for an echo.
+#[test]
+fn a_request_that_comes_both_ways_is_one_call() -> Result<()> {
+    let stage = Stage::set()?;
+    let device = stage.device()?;
+    let up = device.up(&stage.registry, &[])?;
+    let caller = stage.caller();
+    caller.ask_nothing(&["contacts", "add", "nas", &up.id])?;
+    let mut by_lan = 0;
+    for delay in [0, 60, 200, 300, 400] {
+        stage.lab.impair(Impairment {
+            delay: Duration::from_millis(delay),
+            ..Impairment::default()
+        })?;
+        let piped = pipe(&caller, PASSWORD)?;
+        assert_eq!(piped.code, 0, "{delay} ms: {}", piped.stderr);
+        let found = piped.stderr.contains("found on the LAN");
+        by_lan += usize::from(found);
+        println!("{delay} ms one way: {:.0?}, by LAN: {found}", piped.time);
+    }
+    assert!((1..5).contains(&by_lan), "{by_lan} of 5");
     Ok(())
 }
 

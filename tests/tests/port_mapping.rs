@@ -9,12 +9,13 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use ringback_tests::{
+    agent,
     lab::{
         DEVICE_HOST, DEVICE_PUBLIC, Lab,
         capture::{Capture, UDP},
         coturn::Coturn,
         file_server::FileServer,
-        miniupnpd::{Forwarded, Miniupnpd, Settings},
+        mapping_router::{Forwarded, MappingRouter, Settings},
         registry::Registry,
     },
     profile::{Profile, Up},
@@ -106,7 +107,7 @@ fn from_start_to_end(settings: Settings, method: &str) -> Result<()> {
     let lab = Lab::builder().build()?;
     let _coturn = Coturn::start(&lab)?;
     let registry = Registry::start(&lab)?;
-    let router = Miniupnpd::start(&lab, lab.device(), settings)?;
+    let router = MappingRouter::start(&lab, lab.device(), settings)?;
     let device = Profile::new(&lab, &registry, lab.device().host(), "nas");
     let mut up = device.up(&registry, &["--port", "40100"])?;
     let external = mapped(&device, method)?;
@@ -189,7 +190,7 @@ fn lease(settings: &Settings, method: &str) -> Result<()> {
         lifetimes: (1, LEASE),
         ..settings.clone()
     };
-    let router = Miniupnpd::start(&lab, lab.device(), settings)?;
+    let router = MappingRouter::start(&lab, lab.device(), settings)?;
     let device = Profile::new(&lab, &registry, lab.device().host(), "nas");
     configure(&device, &format!("port_mapping_lease_s = {LEASE}\n"))?;
     let mut up = device.up(&registry, &[])?;
@@ -227,7 +228,7 @@ fn a_router_that_starts_anew_is_asked_again() -> Result<()> {
     let lab = Lab::builder().build()?;
     let _coturn = Coturn::start(&lab)?;
     let registry = Registry::start(&lab)?;
-    let mut router = Miniupnpd::start(&lab, lab.device(), Settings::default())?;
+    let mut router = MappingRouter::start(&lab, lab.device(), Settings::default())?;
     let device = Profile::new(&lab, &registry, lab.device().host(), "nas");
     let _up = device.up(&registry, &[])?;
     let external = mapped(&device, "PCP")?;
@@ -238,12 +239,36 @@ fn a_router_that_starts_anew_is_asked_again() -> Result<()> {
 }
 
 #[test]
+fn a_new_address_of_the_host_is_mapped() -> Result<()> {
+    const NEW: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 33);
+    let lab = Lab::builder().build()?;
+    let _coturn = Coturn::start(&lab)?;
+    let registry = Registry::start(&lab)?;
+    let router = MappingRouter::start(&lab, lab.device(), Settings::default())?;
+    let host = lab.device().host();
+    let device = Profile::new(&lab, &registry, host, "nas");
+    let _up = device.up(&registry, &["--port", "40100"])?;
+    mapped(&device, "PCP")?;
+    for change in [
+        format!("addr del {DEVICE_HOST}/24 dev eth0"),
+        format!("addr add {NEW}/24 dev eth0"),
+        "route replace default via 192.168.1.1 dev eth0".into(),
+    ] {
+        agent::run(host.command("ip").args(change.split(' ')))?;
+    }
+    let leads_there = |forwarded: &Forwarded| forwarded.2 == NEW && forwarded.3 == 40100;
+    let time = within(SOON, || Ok(router.forwarded()?.iter().any(leads_there)))?;
+    println!("mapped {time:.1?} after the change of address");
+    Ok(())
+}
+
+#[test]
 fn two_agents_behind_one_router_do_not_take_each_others_port() -> Result<()> {
     for settings in [UPNP, PCP] {
         let lab = Lab::builder().build()?;
         let _coturn = Coturn::start(&lab)?;
         let registry = Registry::start(&lab)?;
-        let router = Miniupnpd::start(&lab, lab.device(), settings)?;
+        let router = MappingRouter::start(&lab, lab.device(), settings)?;
         let second_host = lab
             .device()
             .add_host("nas2", Ipv4Addr::new(192, 168, 1, 5))?;
@@ -278,7 +303,7 @@ fn a_router_without_a_public_address_is_reported() -> Result<()> {
         behind_nat: true,
         ..Settings::default()
     };
-    let _router = Miniupnpd::start(&lab, lab.device(), settings)?;
+    let _router = MappingRouter::start(&lab, lab.device(), settings)?;
     let device = Profile::new(&lab, &registry, lab.device().host(), "nas");
     let _up = device.up(&registry, &[])?;
     let mappings = tried(&device)?;
@@ -348,8 +373,8 @@ fn a_call_uses_the_mapped_ports_of_both_sides() -> Result<()> {
     let _coturn = Coturn::start(&lab)?;
     let registry = Registry::start(&lab)?;
     let _web = FileServer::start(lab.device().host(), (Ipv4Addr::LOCALHOST, 80))?;
-    let _device_router = Miniupnpd::start(&lab, lab.device(), Settings::default())?;
-    let caller_router = Miniupnpd::start(&lab, lab.caller(), Settings::default())?;
+    let _device_router = MappingRouter::start(&lab, lab.device(), Settings::default())?;
+    let caller_router = MappingRouter::start(&lab, lab.caller(), Settings::default())?;
     let device = Profile::new(&lab, &registry, lab.device().host(), "nas");
     device.expose(&[("web", "http://127.0.0.1")])?;
     let up = device.up(&registry, &["--port", "40100"])?;

@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 
 use super::socket::PathSocket;
 use super::stun;
+use crate::interfaces::own_addresses;
 
 /// Longest wait for a second STUN server, beyond what the first one took.
 const SECOND_ANSWER: Duration = Duration::from_millis(20);
@@ -55,7 +56,7 @@ pub(super) async fn find(
     servers: &[String],
     loopback: bool,
 ) -> Addresses {
-    let hosts: Vec<IpAddr> = interfaces(loopback);
+    let hosts: Vec<IpAddr> = own_addresses(loopback);
     let seen = ask_all(socket, servers).await;
     let here = |ip: &IpAddr| hosts.contains(ip);
     let mut candidates = Vec::new();
@@ -188,18 +189,6 @@ fn classify(seen: &[SocketAddr], hosts: &[IpAddr]) -> Nat {
         [first, rest @ ..] if rest.iter().all(|other| other == first) => Nat::EndpointIndependent,
         _ => Nat::EndpointDependent,
     }
-}
-
-fn interfaces(loopback: bool) -> Vec<IpAddr> {
-    let all = if_addrs::get_if_addrs().unwrap_or_default();
-    all.into_iter()
-        .filter(|interface| loopback || !interface.is_loopback())
-        .map(|interface| interface.ip())
-        .filter(|ip| match ip {
-            IpAddr::V4(_) => true,
-            IpAddr::V6(ip) => !ip.is_unicast_link_local(),
-        })
-        .collect()
 }
 
 #[cfg(test)]

@@ -62,6 +62,9 @@ enum Note {
 
 /// This process's journal.
 pub(super) struct Journal {
+    /// PCP's proof that a mapping is ours: one for all, so that a mapping whose renewal was not
+    /// answered, or that is found again on the return to a network, is renewed and not refused.
+    pub(super) nonce: [u32; 3],
     path: PathBuf,
     file: File,
     entries: Vec<Entry>,
@@ -80,6 +83,7 @@ impl Journal {
         let path = dir.join(format!("{name}{SUFFIX}"));
         fs::rename(&unfinished, &path)?;
         Ok(Self {
+            nonce: rand::random(),
             path,
             file,
             entries: Vec::new(),
@@ -161,12 +165,27 @@ impl Leftovers {
                     journal.note_gone(&entry);
                 }
             }
-            if journal.entries.is_empty() {
-                // It is locked: nobody else reads it. If it can not be removed, it is empty.
+        }
+        self.remove_empty();
+    }
+
+    /// Takes it that a place has none of these mappings.
+    pub(super) fn forget(&mut self, place: Place) {
+        for journal in &mut self.0 {
+            journal.entries.retain(|entry| entry.place != place);
+        }
+        self.remove_empty();
+    }
+
+    fn remove_empty(&mut self) {
+        self.0.retain(|journal| {
+            let is_empty = journal.entries.is_empty();
+            if is_empty {
+                // It is locked: nobody else reads it. If it can not be removed, nothing is in it.
                 let _ = fs::remove_file(&journal.path);
             }
-        }
-        self.0.retain(|journal| !journal.entries.is_empty());
+            !is_empty
+        });
     }
 }
 
@@ -186,6 +205,7 @@ fn read(path: PathBuf, mut file: File) -> Journal {
         }
     }
     Journal {
+        nonce: [0; 3],
         path,
         file,
         entries,

@@ -273,20 +273,16 @@ impl Task {
         loop {
             let network = self.network.borrow_and_update().clone();
             let pause = self.attempt(&network).await;
-            let again = tokio::time::sleep(pause);
             tokio::select! {
-                () = again => {}
-                Some(()) = checks.recv() => tokio::time::sleep(SETTLE).await,
+                () = tokio::time::sleep(pause) => continue,
+                Some(()) = checks.recv() => {}
                 () = announcements.next(network.router()) => {
                     tracing::debug!("the router announces a change");
-                    tokio::time::sleep(SETTLE).await;
                 }
-                changed = self.network.changed() => match changed {
-                    // A new network may not be ready at the first moment.
-                    Ok(()) => tokio::time::sleep(SETTLE).await,
-                    Err(_) => tokio::time::sleep(pause).await,
-                },
+                () = uplink_changed(&mut self.network, &network) => {}
             }
+            // Whatever has changed may not be ready at the first moment.
+            tokio::time::sleep(SETTLE).await;
         }
     }
 
@@ -446,22 +442,40 @@ impl Task {
         let Some(journal) = self.journal.take() else {
             return;
         };
-        let delete = async {
-            // What was being made when the end came is only in the journal.
-            let Ok(place) = place(&self.network.borrow().clone()) else {
-                return;
-            };
-            journal.into_leftover().delete(place, &self.asked).await;
-        };
-        // A router that has never answered is not waited for.
-        let limit = if self.held.is_empty() && self.asked.found.is_empty() {
-            DELETION_LIMIT / 10
-        } else {
+        // What was being made when the end came is only in the journal.
+        let mut leftover = journal.into_leftover();
+        let place = place(&self.network.borrow().clone());
+        // A router that has never answered is not waited for, and most likely has nothing.
+        let has_answered = !(self.held.is_empty() && self.asked.found.is_empty());
+        let limit = if has_answered {
             DELETION_LIMIT
+        } else {
+            DELETION_LIMIT / 10
         };
-        if tokio::time::timeout(limit, delete).await.is_err() {
-            tracing::debug!("the router does not delete the mappings");
+        if let Ok(place) = place {
+            let deleted = leftover.delete(place, &self.asked);
+            if tokio::time::timeout(limit, deleted).await.is_err() {
+                tracing::debug!("the router does not delete the mappings");
+            }
+            if !has_answered {
+                leftover.forget(place);
+            }
         }
+    }
+}
+
+/// Waits until the way to the router is another one than in `before`.
+async fn uplink_changed(network: &mut watch::Receiver<Network>, before: &Network) {
+    let mut last = before.clone();
+    loop {
+        if network.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+        let now = network.borrow_and_update().clone();
+        if now.uplink() != last.uplink() {
+            return;
+        }
+        last = now;
     }
 }
 

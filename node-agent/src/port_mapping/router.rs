@@ -260,7 +260,7 @@ async fn map_each(
             port: port.get(),
             external_port: 0,
             nonce: match method {
-                Method::Pcp => rand::random(),
+                Method::Pcp => journal.nonce,
                 _ => [0; 3],
             },
             expires_at: expiry(lease_s),

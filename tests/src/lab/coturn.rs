@@ -61,10 +61,10 @@ impl Coturn {
 
     /// The two of the family that a host of the lab has: no host of the lab has both.
     pub fn servers_for(namespace: &Namespace) -> Result<[SocketAddr; 2]> {
-        Ok(if namespace.has_ipv4()? {
-            Self::servers()
-        } else {
+        Ok(if namespace.has_ipv6()? {
             Self::servers6()
+        } else {
+            Self::servers()
         })
     }
 }

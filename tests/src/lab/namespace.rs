@@ -126,10 +126,10 @@ impl Namespace {
         Counter::parse(&run(&mut command)?)
     }
 
-    /// Whether this host has a way into the IPv4 internet.
-    pub fn has_ipv4(&self) -> Result<bool> {
+    /// Whether this host's way into the internet is IPv6. (No host of the lab has two.)
+    pub fn has_ipv6(&self) -> Result<bool> {
         let mut command = Command::new("ip");
-        command.args(["-n", &self.name, "-4", "route", "show", "default"]);
+        command.args(["-n", &self.name, "-6", "route", "show", "default"]);
         Ok(!run(&mut command)?.is_empty())
     }
 
