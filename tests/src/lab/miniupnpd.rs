@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::SocketAddrV4,
+    net::{Ipv4Addr, SocketAddrV4},
     path::Path,
     time::{Duration, Instant},
 };
@@ -65,7 +65,12 @@ pub(super) struct Miniupnpd {
 
 impl Miniupnpd {
     /// Starts it with no mappings, and waits until it can be asked.
-    pub(super) fn start(router: &Namespace, protocols: Protocols, dir: &Path) -> Result<Self> {
+    pub(super) fn start(
+        router: &Namespace,
+        public: Ipv4Addr,
+        protocols: Protocols,
+        dir: &Path,
+    ) -> Result<Self> {
         router.nft(TABLE)?;
         let (upnp, pcp) = match protocols {
             Protocols::Upnp => ("yes", "no"),
@@ -74,7 +79,7 @@ impl Miniupnpd {
         // Every lifetime that is asked for is granted from 1 s on, so that a test can see the end
         // of one. Ports below 1024 are nobody's to ask for, as on real routers.
         let config = format!(
-            "ext_ifname=wan\nlistening_ip=lan\nport=0\nenable_upnp={upnp}\nenable_natpmp={pcp}\n\
+            "ext_ifname=wan\next_ip={public}\nlistening_ip=lan\nport=0\nenable_upnp={upnp}\nenable_natpmp={pcp}\n\
              secure_mode=yes\nmin_lifetime=1\nmax_lifetime=86400\n\
              upnp_table_name=miniupnpd\nupnp_nat_table_name=miniupnpd\n\
              upnp_forward_chain=forward\nupnp_nat_chain=mappings\n\

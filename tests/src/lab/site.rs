@@ -70,6 +70,14 @@ impl Site {
         let router = Namespace::create(lab, &format!("{}-router", plan.name))?;
         router.set_sysctl("net/ipv4/ip_forward", "1")?;
         router.set_sysctl("net/ipv6/conf/all/forwarding", "1")?;
+        // What is switched on the LAN is none of the router's rules' business, though where the
+        // kernel has br_netfilter it sends it through them.
+        for family in ["iptables", "ip6tables"] {
+            let key = format!("net/bridge/bridge-nf-call-{family}");
+            if Path::new("/proc/sys").join(&key).exists() {
+                router.set_sysctl(&key, "0")?;
+            }
+        }
         link(inet, &router, plan.name)?;
         router.ip(&format!(
             "{}link add name lan type bridge mcast_snooping 0\naddr add {LAN_ROUTER}/24 dev lan\n\
@@ -208,7 +216,7 @@ impl Site {
     /// Lets no UDP pass between LAN and `wan`, silently, or lets it pass again. Mappings and
     /// connections stay, as far as they do not expire meanwhile.
     pub fn block_udp(&self, blocked: bool) -> Result<()> {
-        let chain = "table inet blockade {\n chain udp {\n\
+        let chain = "table inet blockade {\n chain no_udp {\n\
                      type filter hook forward priority filter - 10\n meta l4proto udp drop\n }\n}\n";
         self.set_table("blockade", blocked.then_some(chain))
     }
@@ -445,7 +453,12 @@ impl Site {
 
     fn start_daemon(&self, state: &mut State) -> Result<()> {
         state.daemon = match state.kind.port_mapping() {
-            Some(protocols) => Some(Miniupnpd::start(&self.router, protocols, &self.dir)?),
+            Some(protocols) => Some(Miniupnpd::start(
+                &self.router,
+                state.public,
+                protocols,
+                &self.dir,
+            )?),
             None => None,
         };
         Ok(())
