@@ -59,7 +59,10 @@ pub(crate) enum Event {
         candidates: Vec<Candidate>,
     },
     /// The link's datagrams go another way now.
-    Path { path: PathInUse },
+    Path {
+        #[serde(flatten)]
+        path: PathInUse,
+    },
     /// The link is lost; it is being called again.
     Lost { reason: String },
     /// A local connection could not be served.

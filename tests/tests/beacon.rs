@@ -508,7 +508,7 @@ fn stun_is_answered_on_every_address() -> Result<()> {
     for address in STUN {
         let server = (address, STUN_PORT).into();
         let mapped = stun::mapped_address(&socket, server, Duration::from_secs(5))?;
-        assert_eq!(*mapped.ip(), DEVICE_PUBLIC);
+        assert_eq!(mapped.ip(), DEVICE_PUBLIC);
     }
     Ok(())
 }

@@ -87,7 +87,7 @@ fn await_path(connect: &Connect, path: &str, transport: &str) -> Result<Duration
             .lines()
             .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
             .filter_map(|event| match event["event"].as_str() {
-                Some("path") => Some(event["path"].clone()),
+                Some("path") => Some(event),
                 Some("connected") => Some(event["receipt"].clone()),
                 _ => None,
             })
