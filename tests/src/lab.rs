@@ -31,6 +31,7 @@ pub mod kind;
 pub mod lying_stun;
 pub mod miniupnpd;
 pub mod namespace;
+pub mod nat64;
 pub mod probe;
 pub mod process;
 pub mod reach;
@@ -65,7 +66,7 @@ use self::{
 };
 
 /// Debian packages that the lab runs.
-pub const PACKAGES: [&str; 8] = [
+pub const PACKAGES: [&str; 9] = [
     "iproute2",
     "nftables",
     "conntrack",
@@ -74,6 +75,7 @@ pub const PACKAGES: [&str; 8] = [
     "tcpdump",
     "openssh-server",
     "curl",
+    "tayga",
 ];
 
 /// The registry's address; its certificate and every namespace's hosts file say [`REGISTRY_NAME`].
