@@ -33,6 +33,7 @@ pub mod lying_stun;
 pub mod mapping_router;
 pub mod miniupnpd;
 pub mod namespace;
+pub mod nat64;
 pub mod probe;
 pub mod process;
 pub mod reach;
@@ -67,7 +68,7 @@ use self::{
 };
 
 /// Debian packages that the lab runs.
-pub const PACKAGES: [&str; 8] = [
+pub const PACKAGES: [&str; 9] = [
     "iproute2",
     "nftables",
     "conntrack",
@@ -76,6 +77,7 @@ pub const PACKAGES: [&str; 8] = [
     "tcpdump",
     "openssh-server",
     "curl",
+    "tayga",
 ];
 
 /// The registry's address; its certificate and every namespace's hosts file say [`REGISTRY_NAME`].

@@ -9,9 +9,10 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use ringback_tests::lab::{
-    DEVICE_PUBLIC, Lab, REGISTRY, REGISTRY6,
+    DEVICE_PUBLIC, Lab, REGISTRY, REGISTRY6, STUN,
     coturn::Coturn,
     kind::{Kind, MAPPED_PORTS},
+    nat64::synthesized,
     probe::{self, SILENCE, any, arrives, public, seen_by, servers},
     reach::{Expected, Transport},
     site::Site,
@@ -292,6 +293,53 @@ fn two_families_do_not_meet() -> Result<()> {
         .output()?;
     assert!(ip.stdout.is_empty(), "no IPv4 at all: {ip:?}");
     Ok(())
+}
+
+#[test]
+fn nat64_is_ipv6_with_a_way_to_ipv4() -> Result<()> {
+    let lab = Lab::builder().device(Kind::Nat64).build()?;
+    let site = lab.device();
+    behaves_as_named(&lab, site)?;
+    // The same host towards IPv4: a port-restricted NAT.
+    let server = lab.stun().udp((STUN[0], 0))?;
+    let elsewhere = lab.stun().udp((STUN[1], 0))?;
+    let inside = site.host().udp((any(site), 40003))?;
+    let seen_from = |observer: &UdpSocket| -> Result<SocketAddr> {
+        let SocketAddr::V4(address) = observer.local_addr()? else {
+            unreachable!("bound to IPv4")
+        };
+        inside.send_to(b"who", (synthesized(*address.ip()), address.port()))?;
+        Ok(observer.recv_from(&mut [0; 64])?.1)
+    };
+    let mapped = seen_from(&server)?;
+    assert_eq!(mapped.ip(), IpAddr::V4(DEVICE_PUBLIC));
+    assert!(MAPPED_PORTS.contains(&mapped.port()), "{mapped}");
+    assert_eq!(seen_from(&elsewhere)?, mapped);
+    assert!(arrives(&server, mapped, &inside)?);
+    let stranger = lab.registry().udp((REGISTRY, 0))?;
+    assert!(!arrives(&stranger, mapped, &inside)?);
+    // TCP, and the name by which a host learns the prefix.
+    let listener = lab.registry().listen((REGISTRY, 443))?;
+    let _stream = site.host().connect((synthesized(REGISTRY), 443))?;
+    assert_eq!(listener.accept()?.1.ip(), IpAddr::V4(DEVICE_PUBLIC));
+    let name = site
+        .command("getent")
+        .args(["ahostsv6", "ipv4only.arpa"])
+        .output()?;
+    assert!(String::from_utf8(name.stdout)?.starts_with("64:ff9b::c000:aa"));
+    // Punched between the families.
+    let caller = lab.caller();
+    let a = caller.host().udp((any(caller), 0))?;
+    let a_seen = seen_by(&a, &server)?;
+    a.send_to(b"first", mapped)?;
+    assert!(arrives(
+        &inside,
+        (synthesized(caller.public()), a_seen.port()),
+        &a
+    )?);
+    assert!(arrives(&a, mapped, &inside)?);
+    site.set_kind(Kind::PortRestricted)?;
+    behaves_as_named(&lab, site)
 }
 
 #[test]

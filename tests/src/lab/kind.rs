@@ -50,6 +50,9 @@ pub enum Kind {
     Only443,
     /// The host has a global IPv6 address and nothing else; the router only lets in what answers.
     Ipv6Only,
+    /// [`Kind::Ipv6Only`], and the router translates to IPv4 (NAT64, RFC 6146), as a
+    /// [`Kind::PortRestricted`] one does.
+    Nat64,
 }
 
 /// The ports that a port-translating router maps to, as the core sees them.
@@ -71,7 +74,7 @@ pub(super) struct Addresses {
 }
 
 impl Kind {
-    /// Every kind, in the order of the NAT matrix.
+    /// Every kind of the NAT matrix, in its order. ([`Kind::Nat64`] is one beside it.)
     pub const ALL: [Self; 11] = [
         Self::Open,
         Self::FullCone,
@@ -88,7 +91,10 @@ impl Kind {
 
     /// Whether the router puts another port in the place of the host's.
     pub fn translates_ports(self) -> bool {
-        !matches!(self, Self::Open | Self::AddressOnly | Self::Ipv6Only)
+        !matches!(
+            self,
+            Self::Open | Self::AddressOnly | Self::Ipv6Only | Self::Nat64
+        )
     }
 
     /// Whether a stranger's datagram reaches a port from which the host has sent to somebody.
@@ -108,7 +114,7 @@ impl Kind {
 
     /// Whether the host has IPv6 and no IPv4.
     pub fn is_ipv6(self) -> bool {
-        self == Self::Ipv6Only
+        matches!(self, Self::Ipv6Only | Self::Nat64)
     }
 
     /// The protocols by which the router opens ports when asked.
@@ -164,7 +170,11 @@ impl Kind {
     oifname \"wan\" snat ip to {public}
   }}\n{STATEFUL}"
             ),
-            Self::Ipv6Only => return format!("{FRESH}{IPV6}"),
+            Self::Ipv6Only => return format!("{FRESH}{NO_IPV4}{IPV6}"),
+            Self::Nat64 => {
+                // The table is closed below.
+                napt("") + STATEFUL + "}\n" + IPV6.strip_suffix("}\n").expect("closed")
+            }
         };
         format!(
             "{FRESH}table ip router {{
@@ -264,7 +274,7 @@ const ONLY_443: &str = "  chain only_443 {
     oifname \"wan\" meta l4proto != tcp drop
   }\n";
 
-const IPV6: &str = "table ip router {
+const NO_IPV4: &str = "table ip router {
   chain input {
     type filter hook input priority filter
     iifname \"wan\" drop
@@ -273,8 +283,9 @@ const IPV6: &str = "table ip router {
     type filter hook forward priority filter
     drop
   }
-}
-table ip6 router {
+}\n";
+
+const IPV6: &str = "table ip6 router {
   chain input {
     type filter hook input priority filter
     icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept
@@ -309,7 +320,7 @@ mod tests {
 
     #[test]
     fn a_kind_has_one_name_everywhere() {
-        for kind in Kind::ALL {
+        for kind in Kind::ALL.into_iter().chain([Kind::Nat64]) {
             assert_eq!(kind.to_string().parse(), Ok(kind));
             assert_eq!(serde_json::to_value(kind).unwrap(), kind.to_string());
         }

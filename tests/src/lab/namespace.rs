@@ -35,10 +35,7 @@ impl Namespace {
         let namespace = Self { name };
         let etc = etc(&namespace.name);
         fs::create_dir_all(&etc).with_context(|| format!("{}: can not create", etc.display()))?;
-        let hosts = format!(
-            "127.0.0.1 localhost\n{REGISTRY} {REGISTRY_NAME}\n{REGISTRY6} {REGISTRY_NAME}\n"
-        );
-        fs::write(etc.join("hosts"), hosts)?;
+        namespace.set_hosts("")?;
         // Other names fail at once instead of after a resolver's timeout.
         fs::write(
             etc.join("resolv.conf"),
@@ -124,6 +121,16 @@ impl Namespace {
             "-n", &self.name, "-s", "-j", "link", "show", "dev", interface,
         ]);
         Counter::parse(&run(&mut command)?)
+    }
+
+    /// What the hosts file says beside what all of them say.
+    pub(super) fn set_hosts(&self, further: &str) -> Result<()> {
+        let hosts = format!(
+            "127.0.0.1 localhost\n{REGISTRY} {REGISTRY_NAME}\n{REGISTRY6} {REGISTRY_NAME}\n{further}"
+        );
+        // In place: programs that run see the file that was there when they were started.
+        fs::write(etc(&self.name).join("hosts"), hosts)?;
+        Ok(())
     }
 
     /// Whether this host's way into the internet is IPv6. (No host of the lab has two.)

@@ -64,7 +64,9 @@ impl Kind {
     pub fn reach(self, device: Self) -> Expected {
         use Reach::{Nothing, Random, Strangers, Told};
         let pair = (self, device);
-        if self.is_ipv6() != device.is_ipv6() {
+        let has_ipv4 = |kind: Self| kind != Self::Ipv6Only;
+        let share_ipv4 = has_ipv4(self) && has_ipv4(device);
+        if !share_ipv4 && !(self.is_ipv6() && device.is_ipv6()) {
             return Expected::Relay(FAMILIES);
         }
         match (self.udp(), device.udp()) {
@@ -90,7 +92,7 @@ impl Kind {
             | Self::AddressOnly
             | Self::SymmetricUpnp
             | Self::PortRestrictedPcp => Reach::Strangers,
-            Self::PortRestricted | Self::CarrierNat | Self::Ipv6Only => Reach::Told,
+            Self::PortRestricted | Self::CarrierNat | Self::Ipv6Only | Self::Nat64 => Reach::Told,
             Self::Symmetric => Reach::Random,
             Self::UdpBlocked | Self::Only443 => Reach::Nothing,
         }
@@ -106,7 +108,8 @@ impl Kind {
             | Self::PortRestricted
             | Self::CarrierNat
             | Self::UdpBlocked
-            | Self::Ipv6Only => Reach::Told,
+            | Self::Ipv6Only
+            | Self::Nat64 => Reach::Told,
             Self::Symmetric => Reach::Random,
             Self::Only443 => Reach::Nothing,
         }
@@ -155,6 +158,20 @@ impl fmt::Display for Expected {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nat64_joins_the_families() {
+        let udp = Expected::Direct(Transport::Udp);
+        assert_eq!(Kind::Nat64.reach(Kind::Ipv6Only), udp);
+        assert_eq!(Kind::Nat64.reach(Kind::Nat64), udp);
+        for kind in Kind::ALL.into_iter().filter(|kind| !kind.is_ipv6()) {
+            assert_eq!(
+                Kind::Nat64.reach(kind),
+                Kind::PortRestricted.reach(kind),
+                "{kind}"
+            );
+        }
+    }
 
     #[test]
     fn the_table_is_symmetric_and_as_drawn() {

@@ -16,6 +16,7 @@ use super::{
     link,
     miniupnpd::{self, Miniupnpd, PortMapping},
     namespace::Namespace,
+    nat64::{self, Nat64},
     wan_addresses,
 };
 
@@ -53,6 +54,7 @@ struct State {
     is_away: bool,
     has_segment: bool,
     daemon: Option<Miniupnpd>,
+    nat64: Option<Nat64>,
 }
 
 /// What a site shall be.
@@ -96,6 +98,7 @@ impl Site {
                 is_away: false,
                 has_segment: false,
                 daemon: None,
+                nat64: None,
             }),
             carrier: OnceLock::new(),
             host,
@@ -365,7 +368,7 @@ impl Site {
                 "route replace {public}/32 via {address} dev lan\n"
             ))?,
             Kind::CarrierNat => self.insert_carrier(public)?,
-            Kind::Ipv6Only => {
+            Kind::Ipv6Only | Kind::Nat64 => {
                 for interface in ["wan", "lan"] {
                     router.set_ipv6(interface, true)?;
                 }
@@ -374,6 +377,10 @@ impl Site {
                     "{}addr replace {lan}/64 dev lan nodad\n",
                     wan_addresses(ROUTER6)
                 ))?;
+                if kind == Kind::Nat64 {
+                    router.ip(&format!("addr add {public}/32 dev wan\n"))?;
+                    host.set_hosts(nat64::HOSTS)?;
+                }
             }
             _ => router.ip(&format!("addr add {public}/32 dev wan\n"))?,
         }
@@ -391,7 +398,11 @@ impl Site {
             }
         }
         self.flush_connections()?;
-        self.start_daemon(state)
+        self.start_daemon(state)?;
+        if kind == Kind::Nat64 {
+            state.nat64 = Some(Nat64::start(router, public, &self.dir)?);
+        }
+        Ok(())
     }
 
     /// Takes back what [`Site::configure`] did beyond what all kinds share.
@@ -406,6 +417,9 @@ impl Site {
         if state.daemon.take().is_some() {
             miniupnpd::forget(router)?;
         }
+        if state.nat64.take().is_some() {
+            nat64::forget(router)?;
+        }
         match kind {
             // The route goes with the address that is its source.
             Kind::Open if is_away => router.ip(&format!("route del {public}/32\n")),
@@ -414,9 +428,13 @@ impl Site {
                 host.ip(&format!("addr del {public}/32 dev eth0\n"))
             }
             Kind::CarrierNat => self.remove_carrier(),
-            Kind::Ipv6Only => {
+            Kind::Ipv6Only | Kind::Nat64 => {
                 for interface in ["wan", "lan"] {
                     router.set_ipv6(interface, false)?;
+                }
+                if kind == Kind::Nat64 {
+                    router.ip(&format!("addr del {public}/32 dev wan\n"))?;
+                    host.set_hosts("")?;
                 }
                 if !is_away {
                     host.set_ipv6("eth0", false)?;

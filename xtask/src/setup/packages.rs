@@ -28,6 +28,7 @@ const LAB: &[Entry] = &[
     ("tcpdump", "tcpdump"),
     ("turnserver", "coturn"),
     ("miniupnpd", "miniupnpd-nftables"),
+    ("tayga", "tayga"),
     ("sshd", "openssh-server"),
     ("ssh", "openssh-client"),
     ("curl", "curl"),
@@ -48,7 +49,7 @@ impl Packages {
                 "a C compiler for the TLS library, a linker, and gzip to weigh the worker"
             }
             Self::Lab => {
-                "namespaces and NAT, a STUN server, a UPnP router, captures, sshd and curl for the NAT lab, wrong clocks"
+                "namespaces and NAT, a STUN server, UPnP and NAT64, captures, sshd and curl for the NAT lab, wrong clocks"
             }
         }
     }
@@ -129,11 +130,15 @@ const POLICY: &str = "/usr/sbin/policy-rc.d";
 
 impl NoDaemons {
     fn for_packages(packages: &[&str]) -> Self {
-        let units: Vec<_> = [("openssh-server", "ssh"), ("coturn", "coturn")]
-            .into_iter()
-            .filter(|(package, _)| packages.contains(package))
-            .map(|(_, unit)| unit)
-            .collect();
+        let units: Vec<_> = [
+            ("openssh-server", "ssh"),
+            ("coturn", "coturn"),
+            ("tayga", "tayga"),
+        ]
+        .into_iter()
+        .filter(|(package, _)| packages.contains(package))
+        .map(|(_, unit)| unit)
+        .collect();
         let policy = !units.is_empty() && !Path::new(POLICY).exists() && write_policy().is_ok();
         Self { units, policy }
     }
