@@ -250,12 +250,8 @@ impl Agent {
             .lock()
             .expect("not poisoned")
             .admit(envelope, now)?;
-        if self
-            .services
-            .read()
-            .expect("not poisoned")
-            .contains_key(&admitted.request.service)
-        {
+        let service = &admitted.request.service;
+        if service == ringback_protocol::name::NO_SERVICE || self.services().contains_key(service) {
             Ok(admitted)
         } else {
             Err(Refusal::sign(

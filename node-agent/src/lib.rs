@@ -13,6 +13,7 @@ mod contacts;
 mod control;
 mod copy;
 mod device;
+mod doctor;
 mod endpoint;
 mod failure;
 mod forward;

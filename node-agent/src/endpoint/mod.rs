@@ -3,6 +3,7 @@
 
 mod addresses;
 mod link_path;
+pub(crate) mod nat_behaviour;
 mod reach;
 mod relayed;
 mod search_socket;

@@ -1,5 +1,6 @@
 //! The registry from an agent's side: its address, HTTPS calls, and the device's socket.
 
+mod health;
 mod http;
 mod socket;
 mod tls;
@@ -13,6 +14,7 @@ use anyhow::{Result, bail};
 use tokio_rustls::TlsConnector;
 use url::{Host, Url};
 
+pub(crate) use health::Health;
 pub(crate) use http::{Connection, Frames, Problem};
 pub(crate) use socket::{RegistrySocket, WebSocket, connect as connect_socket, open_websocket};
 
