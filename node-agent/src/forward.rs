@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use ringback_protocol::candidate::Candidate;
 use ringback_protocol::name;
-use ringback_protocol::receipt::Receipt;
+use ringback_protocol::receipt::{PathInUse, Receipt};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -58,6 +58,8 @@ pub(crate) enum Event {
         remembered: bool,
         candidates: Vec<Candidate>,
     },
+    /// The link's datagrams go another way now.
+    Path { path: PathInUse },
     /// The link is lost; it is being called again.
     Lost { reason: String },
     /// A local connection could not be served.
@@ -115,11 +117,31 @@ pub(crate) async fn forward(
             Err(error) if Failure::exit_code(&error) != Exit::Other as u8 => return Err(error),
             Err(error) => tracing::debug!("the call was not completed: {error:#}"),
         }
-        let reason = link.ended().await;
+        let reason = watch_path(&link, events).await;
         current.send_replace(None);
         tell(events, Event::Lost { reason }).await;
         dialled = redial(caller, &ring).await?;
         current.send_replace(Some(dialled.link.clone()));
+    }
+}
+
+/// Tells of every change of the link's path, until the link ends; gives the reason of that.
+async fn watch_path(link: &Link, events: &mpsc::Sender<Event>) -> String {
+    let mut in_use = link.paths.in_use();
+    let mut told = link.paths.path();
+    let ended = link.ended();
+    tokio::pin!(ended);
+    loop {
+        tokio::select! {
+            reason = &mut ended => return reason,
+            Ok(()) = in_use.changed() => {
+                let now = in_use.borrow_and_update().path;
+                if let Some(path) = now.filter(|path| Some(*path) != told) {
+                    told = Some(path);
+                    tell(events, Event::Path { path }).await;
+                }
+            }
+        }
     }
 }
 

@@ -3,7 +3,8 @@
 //!
 //! Protocol flow, device: `Challenge` ← · `Register` → · `Registered` ← · then in any order
 //! `Update` → `Updated` ←, and per request `Deliver` ← `Ack` → (`Answer` | `Refuse`) →.
-//! Device on a relay, and caller: `Challenge` ← · `Join` → · `Joined` ← · `PeerPresence` ← (§15).
+//! Device on a relay, and caller: `Challenge` ← · `Join` → · `Joined` ← · `PeerPresence` ← ·
+//! (`Mark` ← `Marked` →) (§15).
 //! Beacon, after `Registered`: `Beacon` → · `Seen` → `Known` ← · `Gone` → · `Notify` ← (§6.3).
 //! Caller: (`POST` or `Place` →) · `Delivered` ← · (`Answered` | `Refused` | `Failed`) ←.
 
@@ -73,6 +74,7 @@ frames! {
     0x08 Beacon,
     0x09 Seen,
     0x0a Gone,
+    0x0b Marked,
     0x41 Challenge,
     0x42 Registered,
     0x43 Deliver,
@@ -82,6 +84,7 @@ frames! {
     0x47 PeerPresence,
     0x48 Known,
     0x49 Notify,
+    0x4a Mark,
     0x51 Delivered,
     0x52 Answered,
     0x53 Refused,
@@ -198,6 +201,14 @@ pub struct Gone {
     pub device: PeerId,
 }
 
+/// Peer → relay: everything before this [`Mark`] has come (§15.3).
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Marked {
+    #[n(0)]
+    pub number: u64,
+}
+
 /// Registry → device: prove your key.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
@@ -308,6 +319,14 @@ pub struct Known {
 pub struct Notify {
     #[n(0)]
     pub device: PeerId,
+}
+
+/// Relay → peer: confirm with [`Marked`] that everything before this has come (§15.3).
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Mark {
+    #[n(0)]
+    pub number: u64,
 }
 
 /// Registry → caller: the device has the request.

@@ -167,10 +167,7 @@ impl World {
                     let received = end.paths.handle_datagram(via, &datagram, now);
                     assert_ne!(received, Received::Nothing);
                     if end.paths.route() == Some(via) {
-                        end.traffic = Traffic {
-                            unanswered_since: None,
-                            last_received: Some(now),
-                        };
+                        end.traffic.unanswered_since = None;
                     }
                 }
                 None => {
@@ -280,6 +277,28 @@ fn a_silent_path_gives_way_within_a_second_and_takes_over_again_when_it_heals() 
             let stall = world.longest_stall(receiver, healed);
             assert!(stall < ms(200), "round {round}: {stall:?} after {took:?}");
         }
+    }
+}
+
+/// Each end notices by itself: the one that sends, and the one that only received.
+#[test]
+fn both_ends_of_a_download_notice_a_silent_path() {
+    let mut world = World::new();
+    world.sending = [true, false];
+    world.until(Class::Udp, ms(300));
+    world.run(ms(5000));
+    world.set(0, false);
+    let cut = world.now;
+    while world.ends.iter().any(|end| end.paths.class().is_some()) {
+        assert!(
+            world.now < cut + ms(1000),
+            "not noticed within a second: {:?}",
+            world
+                .ends
+                .each_ref()
+                .map(|end| (end.paths.class(), end.traffic, end.paths.report()))
+        );
+        world.run(TICK);
     }
 }
 

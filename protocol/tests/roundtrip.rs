@@ -17,8 +17,8 @@ use ringback_protocol::candidate::{
 use ringback_protocol::envelope::{Envelope, Request};
 use ringback_protocol::frame::{
     Ack, Answer, Answered, Beacon, Challenge, Deliver, Delivered, Failed, Frame, FrameReader, Gone,
-    Join, Joined, Known, ListedBeacon, MAX_FRAME, Notify, PeerPresence, Place, Refuse, Refused,
-    Register, Registered, Rejected, Seen, Update, Updated, length_prefixed,
+    Join, Joined, Known, ListedBeacon, MAX_FRAME, Mark, Marked, Notify, PeerPresence, Place,
+    Refuse, Refused, Register, Registered, Rejected, Seen, Update, Updated, length_prefixed,
 };
 use ringback_protocol::path::{PathSet, Received, Role, Via};
 use ringback_protocol::receipt::Nat;
@@ -155,6 +155,8 @@ fn frame() -> impl Strategy<Value = Frame> {
             }
             .into()
         }),
+        any::<u64>().prop_map(|number| Mark { number }.into()),
+        any::<u64>().prop_map(|number| Marked { number }.into()),
         any::<bool>().prop_map(|present| PeerPresence { present }.into()),
         (peer(), option::of(code())).prop_map(|(device, code)| Known { device, code }.into()),
         peer().prop_map(|device| Notify { device }.into()),
@@ -290,6 +292,8 @@ fn vectors() -> Vec<Vec<u8>> {
         vector::PEER_PRESENCE,
         vector::KNOWN_NOT,
         vector::NOTIFY,
+        vector::MARK,
+        vector::MARKED,
     ]
     .map(bytes)
     .to_vec()

@@ -8,8 +8,8 @@ use ringback_protocol::candidate::{Candidate, Kind, address};
 use ringback_protocol::envelope::{Envelope, Proof};
 use ringback_protocol::frame::{
     Ack, Answer, Answered, Beacon, Challenge, Deliver, Delivered, Failed, Frame, Gone, Join,
-    Joined, Known, ListedBeacon, Notify, PeerPresence, Place, Refuse, Refused, Register,
-    Registered, Rejected, Seen, Update, Updated, length_prefixed,
+    Joined, Known, ListedBeacon, Mark, Marked, Notify, PeerPresence, Place, Refuse, Refused,
+    Register, Registered, Rejected, Seen, Update, Updated, length_prefixed,
 };
 use ringback_protocol::path::{PathSet, Received, Role, Via, link_tag};
 use ringback_protocol::refusal::Refusal;
@@ -372,6 +372,8 @@ fn the_relay() {
         },
         vector::JOINED,
     );
+    assert_frame(Mark { number: 7 }, vector::MARK);
+    assert_frame(Marked { number: 7 }, vector::MARKED);
     let presence = PeerPresence { present: true };
     assert_frame(presence.clone(), vector::PEER_PRESENCE);
     let message = relay::control(&presence.into());
@@ -550,6 +552,8 @@ fn the_document_says_the_same() {
         (vector::PEER_PRESENCE, "PeerPresence"),
         (vector::KNOWN, "Known"),
         (vector::NOTIFY, "Notify"),
+        (vector::MARK, "Mark"),
+        (vector::MARKED, "Marked"),
         (vector::CHALLENGE, "Challenge"),
         (vector::REGISTERED, "Registered"),
         (vector::DELIVER, "Deliver"),

@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     process::{Child, ChildStdout, Stdio},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     thread::JoinHandle,
@@ -28,6 +28,7 @@ pub struct Download {
     curl: Child,
     hashing: Option<JoinHandle<std::io::Result<(String, u64)>>>,
     arrived: Arc<AtomicU64>,
+    pauses: Arc<Mutex<Pauses>>,
     start: Instant,
     seed: u64,
     bytes: u64,
@@ -45,6 +46,14 @@ pub struct Done {
 struct Counting {
     inner: ChildStdout,
     arrived: Arc<AtomicU64>,
+    pauses: Arc<Mutex<Pauses>>,
+}
+
+/// When bytes came last, and the longest time without any.
+#[derive(Debug)]
+struct Pauses {
+    last: Instant,
+    longest: Duration,
 }
 
 impl Download {
@@ -66,14 +75,20 @@ impl Download {
         let start = Instant::now();
         let mut curl = curl.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         let arrived = Arc::new(AtomicU64::new(0));
+        let pauses = Arc::new(Mutex::new(Pauses {
+            last: start,
+            longest: Duration::ZERO,
+        }));
         let counting = Counting {
             inner: curl.stdout.take().context("piped")?,
             arrived: arrived.clone(),
+            pauses: pauses.clone(),
         };
         Ok(Self {
             curl,
             hashing: Some(std::thread::spawn(move || hash(counting))),
             arrived,
+            pauses,
             start,
             seed,
             bytes,
@@ -83,6 +98,14 @@ impl Download {
     /// Bytes that have arrived so far.
     pub fn arrived(&self) -> u64 {
         self.arrived.load(Ordering::Relaxed)
+    }
+
+    /// The longest time without a byte since the last call of this, or since the start.
+    pub fn longest_pause(&self) -> Duration {
+        let mut pauses = self.pauses.lock().expect("no panic");
+        let longest = pauses.longest.max(pauses.last.elapsed());
+        pauses.longest = Duration::ZERO;
+        longest
     }
 
     /// Waits until so many bytes have arrived.
@@ -148,6 +171,9 @@ impl Read for Counting {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let length = self.inner.read(buffer)?;
         self.arrived.fetch_add(length as u64, Ordering::Relaxed);
+        let mut pauses = self.pauses.lock().expect("no panic");
+        pauses.longest = pauses.longest.max(pauses.last.elapsed());
+        pauses.last = Instant::now();
         Ok(length)
     }
 }

@@ -8,7 +8,8 @@
 //! through it. What they are measured beside is in [`transfer`] (plain TCP) and [`quinn_stream`].
 //!
 //! [`registry`] is the worker alone, on the loopback, with clients that speak its protocol frame by
-//! frame; [`liar`] stands in front of it and lies; [`loopback`] has real agents there.
+//! frame, and [`room`] its relay; [`liar`] stands in front of it and lies; [`loopback`] has real
+//! agents there.
 
 pub mod agent;
 pub mod case;
@@ -19,4 +20,5 @@ pub mod loopback;
 pub mod profile;
 pub mod quinn_stream;
 pub mod registry;
+pub mod room;
 pub mod transfer;

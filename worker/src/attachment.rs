@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 use worker::WebSocket;
 
-use crate::limits::{RequestWindow, Window};
+use crate::directory_object::EnrolledAs;
+use crate::limits::{Count, RequestWindow, Window};
 
 /// Milliseconds from Challenge to Register (§6.1).
 pub const REGISTRATION_MS: u64 = 10_000;
@@ -74,6 +75,11 @@ pub struct Registration {
     pub requests: RequestWindow,
     #[n(5)]
     pub updates: Window,
+    #[cbor(n(6), default)]
+    pub role: EnrolledAs,
+    /// Devices that a beacon has told of.
+    #[cbor(n(7), default)]
+    pub seen: Count,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -145,6 +151,8 @@ mod tests {
                 bad_frames: 1,
                 requests,
                 updates,
+                role: EnrolledAs::Beacon,
+                seen: Count::default(),
             }),
             Stage::Registered(Registration {
                 session: 1,
@@ -153,6 +161,8 @@ mod tests {
                 bad_frames: 0,
                 requests: RequestWindow::default(),
                 updates: Window::default(),
+                role: EnrolledAs::Device,
+                seen: Count::default(),
             }),
             Stage::Closed,
         ];

@@ -6,6 +6,7 @@ use std::borrow::Borrow;
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use futures_util::StreamExt as _;
+use ringback_protocol::relay::Room;
 use ringback_protocol::{Code, PeerId, VERSION, name, registration};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -16,11 +17,11 @@ use worker::{
 };
 
 use crate::calls::caller_of;
-use crate::directory_object::{Ask, ask};
+use crate::directory_object::{Ask, EnrolledAs, Policy, PolicyChange, ask};
 use crate::enrolment_code::EnrolmentCode;
 use crate::problem::Problem;
 use crate::routes::{self, Match, Operation};
-use crate::{device_object, openapi, origin, owner};
+use crate::{device_object, openapi, origin, owner, relay_object};
 
 /// Bytes of the largest request body (§14).
 const MAX_BODY: usize = 64 * 1024;
@@ -29,6 +30,8 @@ const MAX_ORIGIN: usize = 300;
 /// Lifetimes of an enrolment code in seconds (§5.2).
 const TTL_S: std::ops::RangeInclusive<u64> = 60..=604_800;
 const USUAL_TTL_S: u64 = 3_600;
+/// Milliseconds that a device's clock may be off when it signs a time (§5.4).
+const MAX_CLOCK_ERROR_MS: u64 = 120_000;
 
 #[event(fetch)]
 async fn fetch(mut request: Request, env: Env, _: Context) -> worker::Result<Response> {
@@ -52,29 +55,13 @@ struct EnrolBody {
 struct CodeBody {
     name: Option<String>,
     ttl_s: Option<u64>,
+    #[serde(default)]
+    role: EnrolledAs,
 }
 
 #[derive(Deserialize)]
 struct RenameBody {
     name: String,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Policy {
-    registration: Registration,
-}
-
-#[derive(Serialize, Deserialize, PartialEq)]
-#[serde(rename_all = "lowercase")]
-enum Registration {
-    Open,
-    Closed,
-}
-
-impl From<bool> for Registration {
-    fn from(open: bool) -> Self {
-        if open { Self::Open } else { Self::Closed }
-    }
 }
 
 async fn respond(request: &mut Request, env: &Env) -> Result<Response, Problem> {
@@ -122,8 +109,25 @@ async fn respond(request: &mut Request, env: &Env) -> Result<Response, Problem> 
             &ask::<Value>(env, &Ask::Alias { name: parameter }).await?,
         ),
         Operation::Enrol => enrol(request, env, &origin).await,
-        Operation::Socket => socket(request, env, &device()?, &origin).await,
+        Operation::Socket => {
+            let device = device()?;
+            check_websocket(request)?;
+            device_object::socket(env, &device, &origin, &peer_address(request))
+                .await
+                .map_err(fault)
+        }
         Operation::Request => call(request, env, &device()?).await,
+        Operation::Fetch => fetch_waiting(request, env, &device()?, &origin).await,
+        Operation::Answers => answers(request, env, &device()?, &origin).await,
+        Operation::Relay => {
+            let room = parameter
+                .parse::<Room>()
+                .map_err(|error| bad_request(error.to_string()))?;
+            check_websocket(request)?;
+            relay_object::socket(env, &room, &origin)
+                .await
+                .map_err(fault)
+        }
         Operation::NewCode => new_code(request, env).await,
         Operation::Devices => json(200, &ask::<Value>(env, &Ask::List).await?),
         Operation::Rename => {
@@ -145,33 +149,31 @@ async fn respond(request: &mut Request, env: &Env) -> Result<Response, Problem> 
             ask::<()>(env, &Ask::Revoke { device: device()? }).await?;
             empty(204, None)
         }
-        Operation::Policy => policy(ask(env, &Ask::IsOpen).await?),
+        Operation::Policy => json(200, &ask::<Policy>(env, &Ask::Policy).await?),
         Operation::SetPolicy => {
-            let Policy { registration } = body_json(request).await?;
-            policy(ask(env, &Ask::SetOpen(registration == Registration::Open)).await?)
+            let change: PolicyChange = body_json(request).await?;
+            change.check().map_err(bad_request)?;
+            json(200, &ask::<Policy>(env, &Ask::SetPolicy(change)).await?)
         }
+        Operation::Usage => json(200, &ask::<Value>(env, &Ask::Usage).await?),
     }
 }
 
 async fn registry(env: &Env) -> Result<Response, Problem> {
-    let registration = Registration::from(ask::<bool>(env, &Ask::IsOpen).await?);
-    let registry = json!({
+    let mut registry = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "protocol_versions": [VERSION],
         "time": Date::now().as_millis() / 1000,
         "stun_servers": device_object::stun_servers(env),
-        "registration": registration,
     });
+    let Value::Object(known) = ask::<Value>(env, &Ask::Registry).await? else {
+        return Err(Problem::new(
+            Code::Internal,
+            "the registry failed; try again",
+        ));
+    };
+    registry.as_object_mut().expect("made as one").extend(known);
     json(200, &registry)
-}
-
-fn policy(is_open: bool) -> Result<Response, Problem> {
-    json(
-        200,
-        &Policy {
-            registration: is_open.into(),
-        },
-    )
 }
 
 async fn enrol(request: &mut Request, env: &Env, origin: &str) -> Result<Response, Problem> {
@@ -181,11 +183,7 @@ async fn enrol(request: &mut Request, env: &Env, origin: &str) -> Result<Respons
         name,
         signature,
     } = body_json(request).await?;
-    let signature = BASE64_URL_SAFE_NO_PAD
-        .decode(&signature)
-        .ok()
-        .and_then(|bytes| <[u8; 64]>::try_from(bytes).ok())
-        .ok_or_else(|| bad_request("signature: expected 64 bytes in base64url without padding"))?;
+    let signature = signature_of(&signature)?;
     let name = name.map(checked_name).transpose()?;
     if !registration::verify_enrolment(
         &device,
@@ -214,7 +212,7 @@ async fn enrol(request: &mut Request, env: &Env, origin: &str) -> Result<Respons
 }
 
 async fn new_code(request: &mut Request, env: &Env) -> Result<Response, Problem> {
-    let CodeBody { name, ttl_s } = body_json(request).await?;
+    let CodeBody { name, ttl_s, role } = body_json(request).await?;
     let name = name.map(checked_name).transpose()?;
     let ttl_s = ttl_s.unwrap_or(USUAL_TTL_S);
     if !TTL_S.contains(&ttl_s) {
@@ -226,16 +224,11 @@ async fn new_code(request: &mut Request, env: &Env) -> Result<Response, Problem>
     }
     json(
         201,
-        &ask::<Value>(env, &Ask::NewCode { name, ttl_s }).await?,
+        &ask::<Value>(env, &Ask::NewCode { name, ttl_s, role }).await?,
     )
 }
 
-async fn socket(
-    request: &Request,
-    env: &Env,
-    device: &PeerId,
-    origin: &str,
-) -> Result<Response, Problem> {
+fn check_websocket(request: &Request) -> Result<(), Problem> {
     if !header(request, "upgrade").is_some_and(|upgrade| upgrade.eq_ignore_ascii_case("websocket"))
     {
         return Err(bad_request("this path takes WebSocket connections only"));
@@ -251,9 +244,72 @@ async fn socket(
         );
         return Err(Problem::new(Code::BadVersion, detail));
     }
-    device_object::socket(env, device, origin, &peer_address(request))
+    Ok(())
+}
+
+/// A device without a socket comes for its requests. As with requests themselves, what is forged
+/// costs its object nothing.
+async fn fetch_waiting(
+    request: &Request,
+    env: &Env,
+    device: &PeerId,
+    origin: &str,
+) -> Result<Response, Problem> {
+    let (time_ms, signature) = signed_time(request)?;
+    if !registration::verify_fetch(device, origin, time_ms, &signature) {
+        return Err(not_signed(origin));
+    }
+    device_object::fetch_waiting(env, device)
         .await
         .map_err(fault)
+}
+
+async fn answers(
+    request: &mut Request,
+    env: &Env,
+    device: &PeerId,
+    origin: &str,
+) -> Result<Response, Problem> {
+    let (time_ms, signature) = signed_time(request)?;
+    let body = body(request).await?;
+    if !registration::verify_answers(device, origin, time_ms, &body, &signature) {
+        return Err(not_signed(origin));
+    }
+    device_object::answers(env, device, &body)
+        .await
+        .map_err(fault)
+}
+
+/// The headers of §5.4. The time must be fresh: a device whose clock is off is told ours.
+fn signed_time(request: &Request) -> Result<(u64, [u8; 64]), Problem> {
+    let time_ms = header(request, "ringback-time")
+        .and_then(|time| time.parse::<u64>().ok())
+        .ok_or_else(|| bad_request("Ringback-Time: expected Unix milliseconds"))?;
+    let signature = signature_of(&header(request, "ringback-signature").unwrap_or_default())?;
+    let now_ms = Date::now().as_millis();
+    if time_ms.abs_diff(now_ms) > MAX_CLOCK_ERROR_MS {
+        return Err(Problem {
+            time_ms: Some(now_ms),
+            ..Problem::new(
+                Code::Stale,
+                "Ringback-Time is more than 120 s off the registry's clock",
+            )
+        });
+    }
+    Ok((time_ms, signature))
+}
+
+fn signature_of(text: &str) -> Result<[u8; 64], Problem> {
+    BASE64_URL_SAFE_NO_PAD
+        .decode(text)
+        .ok()
+        .and_then(|bytes| <[u8; 64]>::try_from(bytes).ok())
+        .ok_or_else(|| bad_request("signature: expected 64 bytes in base64url without padding"))
+}
+
+fn not_signed(origin: &str) -> Problem {
+    let detail = format!("this is not signed by this device for {origin}");
+    Problem::new(Code::BadSignature, detail)
 }
 
 /// The signature is checked here and not in the device's object, so that forged requests cost that

@@ -1,9 +1,11 @@
-//! Ringback's registry and request relay (PROTOCOL.md, sections 5, 6, 13 and 14), an edge worker.
+//! Ringback's registry and request relay (PROTOCOL.md, sections 5, 6 and 13 to 15), an edge worker.
 //!
 //! ```text
 //! HTTP ──► frontend ──► DirectoryObject   one per registry: device list, codes, names, policy
 //!             │                ▲
-//!             └──────► DeviceObject       one per device: its socket, challenge, request relay
+//!             ├──────► DeviceObject       one per device: its socket, challenge, request relay
+//!             │                ▼ (asks the directory)
+//!             └──────► RelayObject        one per room: two sockets, datagrams between them
 //! ```
 //!
 //! The [`frontend`] holds no state: it matches the route, checks sizes, signatures and the owner
@@ -16,6 +18,7 @@
 
 pub mod attachment;
 pub mod calls;
+pub mod deadline;
 pub mod device_object;
 pub mod directory_object;
 pub mod enrolment_code;
@@ -26,4 +29,5 @@ pub mod openapi;
 pub mod origin;
 pub mod owner;
 pub mod problem;
+pub mod relay_object;
 pub mod routes;

@@ -21,6 +21,11 @@ pub const ENROLMENTS: usize = 60;
 /// Changes of a device's public address per minute.
 pub const UPDATES: usize = 30;
 
+/// Fetches of waiting requests per minute and device, and posts of answers.
+pub const FETCHES: usize = 120;
+/// Devices that a beacon may tell of in a minute.
+pub const SEEN: u32 = 600;
+
 const SPAN_MS: u64 = 60_000;
 
 /// Over the limit; worth another try after this many seconds.
@@ -41,6 +46,33 @@ impl Window {
             return Err(until(self.0.front().copied(), now_ms));
         }
         self.0.push_back(now_ms);
+        Ok(())
+    }
+}
+
+/// A minute of something frequent: a number instead of each time. A new minute starts with the
+/// first event after the old one, so that twice the limit may come within one minute.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Count {
+    #[n(0)]
+    since_ms: u64,
+    #[n(1)]
+    events: u32,
+}
+
+impl Count {
+    pub fn admit(&mut self, max: u32, now_ms: u64) -> Result<(), Exceeded> {
+        if !is_recent(self.since_ms, now_ms) {
+            *self = Self {
+                since_ms: now_ms,
+                events: 0,
+            };
+        }
+        if self.events >= max {
+            return Err(until(Some(self.since_ms), now_ms));
+        }
+        self.events += 1;
         Ok(())
     }
 }
@@ -148,6 +180,22 @@ mod tests {
             Err(Exceeded { retry_after_s: 30 })
         );
         assert_eq!(window.admit(&caller(200), T + 60_000), Ok(()));
+    }
+
+    #[test]
+    fn a_count_starts_anew_every_minute() {
+        let mut count = Count::default();
+        for at in [T, T + 30_000, T + 60_000] {
+            let mut admitted = 0;
+            while count.admit(600, at).is_ok() {
+                admitted += 1;
+            }
+            assert_eq!(admitted, if at == T + 30_000 { 0 } else { 600 });
+        }
+        assert_eq!(
+            count.admit(600, T + 61_000),
+            Err(Exceeded { retry_after_s: 59 })
+        );
     }
 
     #[test]

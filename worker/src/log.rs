@@ -20,3 +20,9 @@ pub(crate) fn fault(during: &str, error: &worker::Error) {
         serde_json::json!({ "event": "fault", "during": during, "error": error.to_string() });
     worker::console_error!("{line}");
 }
+
+/// Somebody whom we do not know is refused.
+pub(crate) fn refusal(event: &str, code: &str) {
+    let line = serde_json::json!({ "event": event, "code": code });
+    worker::console_log!("{line}");
+}

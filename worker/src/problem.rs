@@ -21,6 +21,9 @@ pub struct Problem {
     /// Unix time of the last sign of life, with `device_offline`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_seen: Option<u64>,
+    /// The registry's clock, with `stale`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_ms: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -39,6 +42,7 @@ impl Problem {
             detail: detail.into(),
             retry_after_s: None,
             last_seen: None,
+            time_ms: None,
         }
     }
 

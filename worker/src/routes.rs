@@ -10,12 +10,16 @@ pub enum Operation {
     Enrol,
     Socket,
     Request,
+    Fetch,
+    Answers,
+    Relay,
     NewCode,
     Devices,
     Rename,
     Revoke,
     Policy,
     SetPolicy,
+    Usage,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -53,12 +57,16 @@ pub const ROUTES: &[Route] = &[
     open("POST", "/v1/enrollments", Operation::Enrol),
     open("GET", "/v1/devices/{id}/socket", Operation::Socket),
     open("POST", "/v1/devices/{id}/requests", Operation::Request),
+    open("GET", "/v1/devices/{id}/requests", Operation::Fetch),
+    open("POST", "/v1/devices/{id}/answers", Operation::Answers),
+    open("GET", "/v1/relays/{room}", Operation::Relay),
     owner("POST", "/v1/codes", Operation::NewCode),
     owner("GET", "/v1/devices", Operation::Devices),
     owner("PATCH", "/v1/devices/{id}", Operation::Rename),
     owner("DELETE", "/v1/devices/{id}", Operation::Revoke),
     owner("GET", "/v1/policy", Operation::Policy),
     owner("PUT", "/v1/policy", Operation::SetPolicy),
+    owner("GET", "/v1/usage", Operation::Usage),
 ];
 
 /// What a method and path lead to.

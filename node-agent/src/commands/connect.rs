@@ -351,6 +351,7 @@ impl Shown<'_> {
                 };
                 say!("connected {how}{rtt}");
             }
+            Event::Path { path } => say!("now {}", terminal::path(&path)),
             Event::Lost { reason } => say!("{reason}; calling again"),
             Event::Refused { message } => say!("{message}"),
             _ => {}

@@ -90,7 +90,7 @@ impl Route {
 pub(super) struct Marks {
     unanswered_since: AtomicU64,
     last_received: AtomicU64,
-    /// Something was sent since the last tick.
+    /// There was data since the last tick, or what it means is not known yet.
     active: AtomicBool,
 }
 
@@ -107,10 +107,16 @@ impl Marks {
         !self.active.load(Ordering::Relaxed) && !self.active.swap(true, Ordering::Relaxed)
     }
 
-    /// Something has come by the route.
-    pub(super) fn received(&self, now: Duration) {
-        self.unanswered_since.store(0, Ordering::Relaxed);
+    /// Data has come by the route. True if the driver has to be woken.
+    pub(super) fn received(&self, now: Duration) -> bool {
+        self.answered();
         self.last_received.store(micros(now), Ordering::Relaxed);
+        !self.active.load(Ordering::Relaxed) && !self.active.swap(true, Ordering::Relaxed)
+    }
+
+    /// Something has come by the route.
+    pub(super) fn answered(&self) {
+        self.unanswered_since.store(0, Ordering::Relaxed);
     }
 
     fn reset(&self) {
@@ -274,11 +280,12 @@ impl LinkPath {
                     let now = socket.now();
                     let mut paths = self.paths.lock().expect("not poisoned");
                     if active {
-                        let traffic = self.marks.traffic();
-                        if traffic.unanswered_since.is_none() {
-                            self.marks.active.store(false, Ordering::Relaxed);
+                        // Before it is read: what comes meanwhile sets it again.
+                        self.marks.active.store(false, Ordering::Relaxed);
+                        paths.note_traffic(self.marks.traffic(), now);
+                        if paths.is_watching() {
+                            self.marks.active.store(true, Ordering::Relaxed);
                         }
-                        paths.note_traffic(traffic, now);
                     } else {
                         paths.handle_timeout(now);
                     }

@@ -249,8 +249,8 @@ impl Endpoint {
             .socket
             .open(caller, Role::Device, &keys.path, &candidates);
         paths.set_nats(self.addresses.borrow().nat, nat);
-        let reach = Reach::new(self.clone(), &paths, named);
-        reach.try_tcp(&candidates);
+        let mut reach = Reach::new(self.clone(), &paths, named);
+        reach.set_candidates(&candidates);
         paths.own(tokio::spawn(reach.run()).abort_handle());
         if !direct_only {
             self.use_relays(&paths, keys, Role::Device, self.key.id());
@@ -323,8 +323,8 @@ impl Expecting {
         self.paths.add_candidates(&candidates);
         self.paths
             .set_nats(self.endpoint.addresses.borrow().nat, nat);
-        if let Some(reach) = self.reach.take() {
-            reach.try_tcp(&candidates);
+        if let Some(mut reach) = self.reach.take() {
+            reach.set_candidates(&candidates);
             self.paths.own(tokio::spawn(reach.run()).abort_handle());
             if !self.direct_only {
                 let endpoint = &self.endpoint;

@@ -2,7 +2,7 @@
 //! peer, both ends opening at the same time where routers stand between, and new addresses when the
 //! old ones fail. One task per link, quiet when the link has a UDP path.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -46,11 +46,11 @@ pub(super) struct Reach {
     endpoint: Endpoint,
     paths: WeakPaths,
     named: mpsc::UnboundedReceiver<Vec<Candidate>>,
-    /// TCP addresses that are being dialled, or carry a connection.
-    dialled: Dialled,
+    /// The peer's TCP candidates.
+    known: Vec<Candidate>,
+    /// Those that are being dialled, or carry a connection.
+    dialled: Arc<Mutex<HashSet<SocketAddr>>>,
 }
-
-type Dialled = Arc<Mutex<HashMap<SocketAddr, ()>>>;
 
 impl Reach {
     pub(super) fn new(
@@ -62,19 +62,25 @@ impl Reach {
             endpoint,
             paths: paths.downgrade(),
             named,
+            known: Vec::new(),
             dialled: Arc::default(),
         }
     }
 
-    /// Dials the peer's TCP candidates, unless UDP works soon.
-    pub(super) fn try_tcp(&self, candidates: &[Candidate]) {
+    /// The peer's candidates, of which the TCP ones are dialled unless UDP works soon.
+    pub(super) fn set_candidates(&mut self, candidates: &[Candidate]) {
+        self.known = candidates.iter().filter(|c| c.is_tcp()).cloned().collect();
+        self.try_tcp();
+    }
+
+    fn try_tcp(&self) {
         let Some(paths) = self.paths.upgrade() else {
             return;
         };
-        for candidate in candidates.iter().filter(|candidate| candidate.is_tcp()) {
+        for candidate in &self.known {
             let to = candidate.address;
             let mut dialled = self.dialled.lock().expect("not poisoned");
-            if dialled.insert(to, ()).is_some() {
+            if !dialled.insert(to) {
                 continue;
             }
             let (weak, kind) = (self.paths.clone(), candidate.kind);
@@ -101,6 +107,9 @@ impl Reach {
                 // Lost, maybe because this end has got another address.
                 self.endpoint.doubt_addresses();
                 pauses = OPEN_PORT.iter();
+                if class.is_none_or(Class::is_relay) {
+                    self.try_tcp();
+                }
             }
             last = class;
             let is_direct = class.is_some_and(|class| !class.is_relay());
@@ -112,13 +121,13 @@ impl Reach {
             tokio::select! {
                 changed = in_use.changed() => if changed.is_err() { return },
                 named = self.named.recv() => match named {
-                    Some(candidates) if class != Some(Class::Udp) => self.try_tcp(&candidates),
-                    Some(_) => {}
+                    Some(candidates) => self.set_candidates(&candidates),
                     None => return,
                 },
                 () = async { sleep(*pause.expect("checked")).await }, if pause.is_some() => {
                     pauses.next();
                     self.open_port();
+                    self.try_tcp();
                 }
             }
         }

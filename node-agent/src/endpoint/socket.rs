@@ -233,7 +233,9 @@ impl PathSocket {
     fn note_data(self: &Arc<Self>, link: &Arc<LinkPath>, via: Via) {
         let now = self.now();
         if link.route.lock().expect("not poisoned").via() == Some(via) {
-            link.marks.received(now);
+            if link.marks.received(now) {
+                link.changed.notify_one();
+            }
         } else {
             let mut paths = link.paths.lock().expect("not poisoned");
             paths.heard_data(via, now);
@@ -290,7 +292,7 @@ impl PathSocket {
             self.note_address(to, link);
         }
         if link.route.lock().expect("not poisoned").via() == Some(via) {
-            link.marks.received(self.now());
+            link.marks.answered();
         }
         match received {
             Received::Handshake(quic) => {

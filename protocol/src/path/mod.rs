@@ -36,6 +36,9 @@ const MARGIN: Duration = Duration::from_millis(1);
 /// Data that is unanswered for this long, or for one and a half of the path's timeouts, puts the
 /// path in doubt.
 const DOUBT: Duration = Duration::from_millis(250);
+/// Data of the peer that stops for this long, or for one and a half of the path's timeouts, has the
+/// path checked once: a peer that is cut off can not say so.
+const QUIET: Duration = Duration::from_millis(300);
 /// The peer's data has come another way, and nothing the old one for this long: it has moved.
 const MOVED: Duration = Duration::from_millis(200);
 /// Connections of one link at a time.
@@ -63,7 +66,7 @@ pub enum Received {
 pub struct Traffic {
     /// When data was first sent that nothing has followed from the peer.
     pub unanswered_since: Option<Duration>,
-    /// When anything last came from the peer.
+    /// When data last came from the peer.
     pub last_received: Option<Duration>,
 }
 
@@ -95,8 +98,9 @@ pub struct PathSet {
     pings: u64,
     remotes: Vec<Remote>,
     best: Option<Via>,
-    /// When `best` was taken into use.
+    /// When `best` was taken into use, and when it worked for certain.
     taken_at: Duration,
+    worked_at: Duration,
     loopback: bool,
     last_heard: Option<Via>,
     flight: VecDeque<Vec<u8>>,
@@ -128,6 +132,7 @@ impl PathSet {
             remotes: Vec::new(),
             best: None,
             taken_at: now,
+            worked_at: now,
             loopback: false,
             last_heard: None,
             flight: VecDeque::new(),
@@ -225,9 +230,12 @@ impl PathSet {
                 let answered = self
                     .remotes
                     .iter_mut()
-                    .find_map(|r| r.answered(nonce, now).then_some(r.via));
-                if let Some(via) = answered {
+                    .find_map(|r| Some((r.via, r.answered(nonce, now)?)));
+                if let Some((via, sent)) = answered {
                     self.consider(via, now);
+                    if self.best == Some(via) {
+                        self.worked_at = sent;
+                    }
                 }
                 Received::Authentic
             }
@@ -456,11 +464,23 @@ impl PathSet {
         }
     }
 
+    /// Is more to be learned of the path in use from [`note_traffic`](Self::note_traffic)? If not,
+    /// it need not be called until there is data again.
+    pub fn is_watching(&self) -> bool {
+        self.doubt_at().is_some()
+    }
+
     /// When the path in use is in doubt, and then when it is to be pinged next.
     fn doubt_at(&self) -> Option<Duration> {
-        let since = self.traffic.unanswered_since?;
         let best = self.find(self.best?).filter(|best| best.is_verified())?;
-        let at = since + DOUBT.max(best.timeout().mul_f64(1.5));
+        let patience = best.timeout().mul_f64(1.5);
+        let unanswered = self.traffic.unanswered_since;
+        let stopped = self.traffic.last_received.filter(|at| *at > self.worked_at);
+        let at = unanswered
+            .map(|since| since + DOUBT.max(patience))
+            .into_iter()
+            .chain(stopped.map(|at| at + QUIET.max(patience)))
+            .min()?;
         let doubtful = Situation {
             established: self.established,
             best: self.best,

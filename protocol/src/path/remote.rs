@@ -215,11 +215,10 @@ impl Remote {
         }
     }
 
-    /// Is this nonce one of ours? Then the way is verified.
-    pub(super) fn answered(&mut self, nonce: [u8; 8], now: Duration) -> bool {
-        let Some(position) = self.outstanding.iter().position(|(n, _)| *n == nonce) else {
-            return false;
-        };
+    /// Is this nonce one of ours? Then the way is verified, and worked when the ping was sent, which
+    /// is what comes back.
+    pub(super) fn answered(&mut self, nonce: [u8; 8], now: Duration) -> Option<Duration> {
+        let position = self.outstanding.iter().position(|(n, _)| *n == nonce)?;
         let (_, sent) = self.outstanding[position];
         self.outstanding.drain(..=position);
         let rtt = now.saturating_sub(sent);
@@ -233,7 +232,7 @@ impl Remote {
         });
         self.standing = Standing::Verified;
         self.unanswered = 0;
-        true
+        Some(sent)
     }
 
     /// An authentic datagram came from here: ask back, unless it is known to work. Is it the first?

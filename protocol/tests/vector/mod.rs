@@ -285,5 +285,7 @@ pub const KNOWN_NOT: &str =
     "48a2005820e72c28fe718e3a30afc47438da779d508d2dad5a265fafeb4f377e1d57fb098c01677265766f6b6564";
 pub const NOTIFY: &str =
     "49a1005820e72c28fe718e3a30afc47438da779d508d2dad5a265fafeb4f377e1d57fb098c";
+pub const MARKED: &str = "0ba10007";
+pub const MARK: &str = "4aa10007";
 /// §15, [`PEER_PRESENCE`] as a message.
 pub const RELAY_CONTROL: &str = "0000000447a100f5";

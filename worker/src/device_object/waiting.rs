@@ -1,0 +1,193 @@
+//! Requests to a device that holds no socket (§5.4): they wait here while its beacon tells it, and
+//! it comes for them by HTTP.
+//!
+//! They are in memory, as the table of calls is: an open response keeps the object awake. The
+//! window of the limit is in storage: without a socket there is no attachment to count in, and
+//! ten seconds of memory would let a caller start from zero each time. That is one row for each
+//! such request.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use minicbor::{Decode, Encode};
+use ringback_protocol::frame::{Deliver, Frame, FrameReader, length_prefixed};
+use ringback_protocol::{Code, PeerId};
+use serde_bytes::ByteBuf;
+use worker::{Delay, Response, ResponseBuilder};
+
+use super::relaying::limited;
+use super::{Shared, notify, now_ms};
+use crate::calls::Event;
+use crate::directory_object::{self as directory, Ask};
+use crate::limits::{self, RequestWindow, Window};
+use crate::problem::Problem;
+
+/// The session of calls that go to no socket; the directory counts from 1.
+const NO_SESSION: u64 = 0;
+/// Where the window of the limit is stored.
+const WINDOW_KEY: &str = "requests";
+/// Times that a beacon is asked to notify, a second apart, while it has no socket.
+const NOTIFY_TRIES: usize = 3;
+
+/// A request until its caller's stream ends.
+#[derive(Debug, Clone)]
+pub(super) struct Waiting {
+    envelope: Vec<u8>,
+}
+
+/// Fetches and answers of the last minute; memory will do, both need the device's key.
+#[derive(Debug, Default, Encode, Decode)]
+pub(super) struct FetchWindows {
+    #[n(0)]
+    fetches: Window,
+    #[n(1)]
+    answers: Window,
+}
+
+impl Shared {
+    pub(super) async fn relay_without_socket(
+        self: &Rc<Self>,
+        device: &PeerId,
+        caller: &PeerId,
+        envelope: Vec<u8>,
+    ) -> Result<Response, Problem> {
+        self.missing
+            .borrow_mut()
+            .admit(caller, now_ms())
+            .map_err(limited)?;
+        let beacon = directory::ask::<PeerId>(&self.env, &Ask::Missing { device: *device }).await?;
+        self.limit_waiting(caller).await?;
+        let ringing = self.ring(NO_SESSION, None, now_ms())?;
+        let call = ringing.call_number();
+        self.waiting.borrow_mut().insert(call, Waiting { envelope });
+        let shared = self.clone();
+        let device = *device;
+        self.state.wait_until(async move {
+            shared.tell_beacon(&beacon, &device, call).await;
+        });
+        self.count_request();
+        ringing.into_response()
+    }
+
+    /// Counts the request in storage. The window is read, changed and written without another
+    /// event in between: storage holds those back.
+    async fn limit_waiting(&self, caller: &PeerId) -> Result<(), Problem> {
+        let fault = |error: worker::Error| Problem::internal("counting a request", &error);
+        let storage = self.state.storage();
+        let stored = storage.get::<ByteBuf>(WINDOW_KEY).await.map_err(fault)?;
+        let mut window: RequestWindow = stored
+            .and_then(|bytes| minicbor::decode(&bytes).ok())
+            .unwrap_or_default();
+        window.admit(caller, now_ms()).map_err(limited)?;
+        let bytes = minicbor::to_vec(&window).expect("writing to a Vec does not fail");
+        storage
+            .put(WINDOW_KEY, ByteBuf::from(bytes))
+            .await
+            .map_err(fault)
+    }
+
+    async fn tell_beacon(&self, beacon: &PeerId, device: &PeerId, call: u64) {
+        for attempt in 0..NOTIFY_TRIES {
+            if attempt > 0 {
+                Delay::from(Duration::from_secs(1)).await;
+            }
+            if !self.waiting.borrow().contains_key(&call) {
+                return;
+            }
+            match notify(&self.env, beacon, device).await {
+                Ok(true) => return,
+                // Between two sockets of the beacon.
+                Ok(false) => {}
+                Err(error) => crate::log::fault("asking a beacon to notify", &error),
+            }
+        }
+    }
+
+    /// `GET …/requests`: everything that waits. A second fetch gets it again, in case the first
+    /// answer was lost.
+    pub(super) fn fetch_waiting(&self) -> Result<Response, Problem> {
+        self.fetched
+            .borrow_mut()
+            .fetches
+            .admit(limits::FETCHES, now_ms())
+            .map_err(|exceeded| Problem::rate_limited("too many fetches", exceeded))?;
+        let waiting = self.waiting.borrow().clone();
+        let mut body = Vec::new();
+        for (call, Waiting { envelope }) in waiting {
+            let frame = Frame::from(Deliver { call, envelope });
+            body.extend(length_prefixed(&frame.encode()));
+            self.calls.borrow().handle(NO_SESSION, call, Event::Ack);
+        }
+        ResponseBuilder::new()
+            .with_header("content-type", "application/octet-stream")
+            .map(|builder| builder.fixed(body))
+            .map_err(|error| Problem::internal("answering a fetch", &error))
+    }
+
+    /// `POST …/answers`: the body's frames, all of them in form or none is taken.
+    pub(super) fn take_answers(&self, body: &[u8]) -> Result<Response, Problem> {
+        self.fetched
+            .borrow_mut()
+            .answers
+            .admit(limits::FETCHES, now_ms())
+            .map_err(|exceeded| Problem::rate_limited("too many answers", exceeded))?;
+        for (call, event) in answers_in(body)? {
+            self.calls.borrow().handle(NO_SESSION, call, event);
+            // Answered: nothing to fetch any more.
+            self.waiting.borrow_mut().remove(&call);
+        }
+        Ok(ResponseBuilder::new().with_status(204).empty())
+    }
+}
+
+fn answers_in(body: &[u8]) -> Result<Vec<(u64, Event)>, Problem> {
+    let bad = |detail: String| Problem::new(Code::BadFrame, detail);
+    let mut reader = FrameReader::default();
+    reader.push(body);
+    let mut answers = Vec::new();
+    while let Some(frame) = reader.next_frame() {
+        match frame.map_err(|error| bad(error.to_string()))? {
+            Frame::Answer(answer) => answers.push((answer.call, Event::Answer(answer.reply))),
+            Frame::Refuse(refuse) => answers.push((refuse.call, Event::Refuse(refuse.refusal))),
+            other => return Err(bad(format!("frame 0x{:02x} is no answer", other.tag()))),
+        }
+    }
+    if reader.into_rest().is_empty() {
+        Ok(answers)
+    } else {
+        Err(bad("the last frame is cut off".into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ringback_protocol::frame::{Ack, Answer, Refuse};
+
+    use super::*;
+
+    #[test]
+    fn answers_are_taken_whole_or_not_at_all() {
+        let answer = Answer {
+            call: 7,
+            reply: vec![1],
+        };
+        let refuse = Refuse {
+            call: 8,
+            refusal: vec![2],
+        };
+        let [answer, refuse, ack] = [answer.into(), refuse.into(), Ack { call: 7 }.into()]
+            .map(|frame: Frame| length_prefixed(&frame.encode()));
+        let both = [answer.clone(), refuse].concat();
+        assert_eq!(
+            answers_in(&both),
+            Ok(vec![
+                (7, Event::Answer(vec![1])),
+                (8, Event::Refuse(vec![2]))
+            ])
+        );
+        assert_eq!(answers_in(&[]), Ok(vec![]));
+        for wrong in [&both[..both.len() - 1], &[answer, ack].concat(), &[0, 0]] {
+            assert_eq!(answers_in(wrong).unwrap_err().code, Code::BadFrame);
+        }
+    }
+}

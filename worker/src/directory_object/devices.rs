@@ -1,0 +1,244 @@
+//! The device list (§5.2): who is there, under which name, and since when.
+
+use std::net::SocketAddr;
+
+use futures_util::future::join_all;
+use ringback_protocol::{Code, PeerId};
+use serde_json::{Value, json};
+
+use super::storage::{Row, integer, text};
+use super::{
+    Answer, DirectoryObject, Online, enrolled, name_taken, not_enrolled, now, revoked,
+    unknown_device,
+};
+use crate::device_object;
+use crate::problem::Problem;
+
+/// A device that is in the list as online is asked for a sign of life when the owner looks, if the
+/// last one is older than this.
+const PRESENCE_S: u64 = 30;
+/// Devices asked for one listing, so that a listing stays within the platform's subrequests.
+const PRESENCE_CHECKS: usize = 40;
+
+impl DirectoryObject {
+    pub(super) fn online(
+        &self,
+        device: &PeerId,
+        agent: String,
+        public: Option<SocketAddr>,
+    ) -> Answer {
+        let row = match self.row(device)? {
+            Some(row) => row,
+            None if self.policy()?.is_open() => {
+                self.enrol(device, None, None)?;
+                self.row(device)?
+                    .ok_or_else(|| worker::Error::from("the row just written is not there"))?
+            }
+            None => {
+                return Err(not_enrolled().into());
+            }
+        };
+        if row.is_revoked() {
+            return Err(revoked().into());
+        }
+        let session = row.session + 1;
+        // An agent that has not learned its address yet does not erase the last one that is known.
+        self.execute(
+            "UPDATE devices SET online = 1, session = ?, last_seen = ?, agent = ?,
+             public_address = coalesce(?, public_address), mapped_port = coalesce(?, mapped_port) WHERE id = ?",
+            vec![
+                integer(session),
+                integer(now()),
+                agent.into(),
+                public.map(|address| address.ip().to_string()).into(),
+                public.map(|address| i64::from(address.port())).into(),
+                text(device),
+            ],
+        )?;
+        self.count("registrations")?;
+        Ok(json!(Online {
+            session,
+            name: row.name,
+            role: row.role,
+            beacons: self.beacons()?,
+        }))
+    }
+
+    pub(super) fn update(&self, device: &PeerId, session: u64, public: SocketAddr) -> Answer {
+        let row = self.row(device)?.ok_or_else(|| unknown_device(device))?;
+        if row.is_revoked() {
+            return Err(revoked().into());
+        }
+        if row.session == session {
+            self.execute(
+                "UPDATE devices SET online = 1, last_seen = ?, public_address = ?, mapped_port = ? WHERE id = ?",
+                vec![integer(now()), public.ip().to_string().into(), i64::from(public.port()).into(), text(device)],
+            )?;
+        }
+        Ok(Value::Null)
+    }
+
+    pub(super) fn offline(&self, device: &PeerId, session: u64, last_seen: u64) -> Answer {
+        self.execute(
+            "UPDATE devices SET online = 0, last_seen = ? WHERE id = ? AND session = ? AND online = 1",
+            vec![integer(last_seen), text(device), integer(session)],
+        )?;
+        Ok(Value::Null)
+    }
+
+    /// Asked by a device's object that has no socket: so the device is offline, whatever the list
+    /// says (a machine that crashed could not write it down), unless a beacon reaches it.
+    pub(super) fn missing(&self, device: &PeerId) -> Answer {
+        let row = self.row(device)?.ok_or_else(|| unknown_device(device))?;
+        if row.is_revoked() {
+            return Err(revoked().into());
+        }
+        if row.has_socket() {
+            self.offline(
+                device,
+                row.session,
+                row.last_seen.unwrap_or(row.enrolled_at),
+            )?;
+        }
+        if let Some(beacon) = self.serving_beacon(&row)? {
+            return Ok(json!(beacon));
+        }
+        Err(Problem::offline(self.last_seen(&row)).into())
+    }
+
+    /// A request goes to a device.
+    pub(super) fn relayed(&self) -> Answer {
+        self.count("requests")?;
+        Ok(Value::Null)
+    }
+
+    pub(super) fn alias(&self, name: &str) -> Answer {
+        let rows = self.rows(
+            "SELECT * FROM devices WHERE name = ? AND revoked = 0",
+            vec![name.into()],
+        )?;
+        match rows.first() {
+            Some(row) => Ok(enrolled(&row.id, &row.name)),
+            None => Err(Problem::new(
+                Code::UnknownAlias,
+                "no device of this name is enrolled here",
+            )
+            .into()),
+        }
+    }
+
+    /// The list as it is now: a device that was last heard of a while ago is asked for, because a
+    /// socket whose peer has vanished stays open until somebody tries it.
+    pub(super) async fn list(&self) -> Answer {
+        let doubtful: Vec<(PeerId, u64)> = {
+            let checked = self.checked.borrow();
+            self.rows("SELECT * FROM devices WHERE online = 1", vec![])?
+                .into_iter()
+                .filter(|row| {
+                    let heard = row
+                        .last_seen
+                        .max(checked.get(&row.id).copied())
+                        .unwrap_or(0);
+                    heard + PRESENCE_S <= now()
+                })
+                .take(PRESENCE_CHECKS)
+                .map(|row| (row.id, row.session))
+                .collect()
+        };
+        let presences = join_all(
+            doubtful
+                .iter()
+                .map(|(device, _)| device_object::presence(&self.env, device)),
+        )
+        .await;
+        for ((device, session), presence) in doubtful.into_iter().zip(presences) {
+            match presence {
+                Ok(Some(presence)) if presence.session == session => {
+                    self.checked.borrow_mut().insert(device, presence.seen);
+                }
+                // The device's object has told of the end of a dead socket itself.
+                Ok(_) => {
+                    self.checked.borrow_mut().remove(&device);
+                    let last_seen = self
+                        .row(&device)?
+                        .and_then(|row| row.last_seen)
+                        .unwrap_or(0);
+                    self.offline(&device, session, last_seen)?;
+                }
+                Err(error) => {
+                    crate::log::fault("asking a device's object for its presence", &error);
+                }
+            }
+        }
+        let now = now();
+        let mut devices = Vec::new();
+        for row in self.rows("SELECT * FROM devices ORDER BY revoked, name", vec![])? {
+            let via = if row.has_socket() {
+                Some("socket")
+            } else {
+                self.serving_beacon(&row)?.map(|_| "beacon")
+            };
+            let last_seen = via.map_or_else(|| self.last_seen(&row), |_| Some(now));
+            devices.push(json!({
+                "id": row.id,
+                "name": row.name,
+                "role": row.role,
+                "online": via.is_some(),
+                "via": via,
+                "public_address": row.public_address,
+                "mapped_port": row.mapped_port,
+                "last_seen": last_seen,
+                "enrolled_at": row.enrolled_at,
+                "agent": row.agent,
+                "revoked": row.is_revoked(),
+            }));
+        }
+        Ok(json!({ "devices": devices }))
+    }
+
+    pub(super) fn rename(&self, device: &PeerId, name: &str) -> Answer {
+        let row = self.row(device)?.ok_or_else(|| unknown_device(device))?;
+        if row.is_revoked() {
+            return Err(revoked().into());
+        }
+        if self.is_taken(name, device)? {
+            return Err(name_taken(name).into());
+        }
+        self.execute(
+            "UPDATE devices SET name = ? WHERE id = ?",
+            vec![name.into(), text(device)],
+        )?;
+        Ok(enrolled(device, name))
+    }
+
+    /// The list first, then the socket: a registration that is under way finds either the list
+    /// changed or its socket closed. Asked again, it closes the socket again.
+    pub(super) async fn revoke(&self, device: &PeerId) -> Answer {
+        let row = self.row(device)?.ok_or_else(|| unknown_device(device))?;
+        if !row.is_revoked() {
+            let is_online = row.has_socket() || self.serving_beacon(&row)?.is_some();
+            let last_seen = if is_online {
+                Some(now())
+            } else {
+                row.last_seen
+            };
+            self.execute(
+                "UPDATE devices SET revoked = 1, online = 0, beacon = NULL, session = session + 1,
+                 last_seen = ? WHERE id = ?",
+                vec![last_seen.map(|at| at as i64).into(), text(device)],
+            )?;
+            crate::log::event("revoked", device, "");
+        }
+        device_object::revoke(&self.env, device).await?;
+        if let Some(beacon) = row.beacon {
+            device_object::disown(&self.env, &beacon, device).await?;
+        }
+        Ok(Value::Null)
+    }
+
+    /// As the row says, or as a beacon has told without a change that is worth a row.
+    pub(super) fn last_seen(&self, row: &Row) -> Option<u64> {
+        row.last_seen
+            .max(self.checked.borrow().get(&row.id).copied())
+    }
+}

@@ -1,0 +1,461 @@
+//! What the owner allows and what was used: the policy, the relay's allowance, the day's counts
+//! (§5.2, §15.3).
+//!
+//! The allowance is handed out in leases, so that a room asks once per lease and not per datagram.
+//! What is out on leases is `reserved`, what rooms have told of is `relayed`; both count against
+//! the day on which the lease was taken. A room that dies without a word leaves its lease reserved
+//! until the day ends: too little is forwarded then, never too much.
+
+use ringback_protocol::{Code, PeerId};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use worker::SqlStorageValue;
+
+use super::storage::integer;
+use super::{Answer, DirectoryObject, not_enrolled, now, revoked};
+use crate::problem::Problem;
+
+/// Bytes of the smallest lease, while there are as many.
+const LEASE_BYTES: u64 = 16 << 20;
+/// Seconds of the rate that a lease lasts at least.
+const LEASE_S: u64 = 4;
+const DAY_S: u64 = 86_400;
+/// Days whose counts are kept.
+const KEPT_DAYS: u64 = 31;
+
+/// What a free plan grants a day.
+mod free_plan {
+    pub(super) const REQUESTS: u64 = 100_000;
+    pub(super) const ROWS_WRITTEN: u64 = 100_000;
+    pub(super) const GB_S: f64 = 13_000.0;
+    /// Incoming WebSocket messages that are billed as one request.
+    pub(super) const MESSAGES: u64 = 20;
+    /// Memory that an object is billed for, in GB.
+    pub(super) const OBJECT_GB: f64 = 0.128;
+}
+
+/// What the owner allows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    pub registration: Registration,
+    pub relay: RelayPolicy,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Registration {
+    Open,
+    Closed,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RelayPolicy {
+    pub enabled: bool,
+    /// Of one room, both directions together.
+    pub rate_bytes_s: u64,
+    /// Of all rooms together.
+    pub daily_bytes: u64,
+}
+
+/// Members that are absent stay as they are.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct PolicyChange {
+    pub registration: Option<Registration>,
+    #[serde(default)]
+    pub relay: RelayChange,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct RelayChange {
+    pub enabled: Option<bool>,
+    pub rate_bytes_s: Option<u64>,
+    pub daily_bytes: Option<u64>,
+}
+
+impl Policy {
+    pub fn is_open(&self) -> bool {
+        self.registration == Registration::Open
+    }
+
+    fn apply(&mut self, change: &PolicyChange) {
+        let relay = &mut self.relay;
+        self.registration = change.registration.unwrap_or(self.registration);
+        relay.enabled = change.relay.enabled.unwrap_or(relay.enabled);
+        relay.rate_bytes_s = change.relay.rate_bytes_s.unwrap_or(relay.rate_bytes_s);
+        relay.daily_bytes = change.relay.daily_bytes.unwrap_or(relay.daily_bytes);
+    }
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            registration: Registration::Closed,
+            relay: RelayPolicy {
+                enabled: true,
+                rate_bytes_s: 4 << 20,
+                daily_bytes: 10 << 30,
+            },
+        }
+    }
+}
+
+impl PolicyChange {
+    /// Values that would make no sense are refused before they are stored.
+    pub fn check(&self) -> Result<(), String> {
+        let within = |value: Option<u64>, min: u64, max: u64, what: &str| match value {
+            Some(value) if !(min..=max).contains(&value) => {
+                Err(format!("relay.{what}: {min} to {max} bytes"))
+            }
+            _ => Ok(()),
+        };
+        within(self.relay.rate_bytes_s, 16 << 10, 128 << 20, "rate_bytes_s")?;
+        within(self.relay.daily_bytes, 0, 1 << 50, "daily_bytes")
+    }
+}
+
+/// What a room has used since it told last.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spent {
+    /// The day of the lease that the bytes are of.
+    pub day: u64,
+    pub relayed: u64,
+    /// Of the lease, not needed any more.
+    pub returned: u64,
+    pub dropped: u64,
+    pub rooms: u64,
+    pub sockets: u64,
+    pub messages: u64,
+    pub awake_ms: u64,
+}
+
+/// Bytes that a room may forward without asking again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    /// Days since 1970, UTC.
+    pub day: u64,
+    pub bytes: u64,
+}
+
+/// On what terms a room relays.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Terms {
+    pub rate_bytes_s: u64,
+    pub remaining_bytes: u64,
+    pub lease: Option<Lease>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct UsageRow {
+    registrations: u64,
+    requests: u64,
+    rows_written: u64,
+    relayed: u64,
+    reserved: u64,
+    dropped: u64,
+    rooms: u64,
+    sockets: u64,
+    leases: u64,
+    messages: u64,
+    awake_ms: u64,
+}
+
+impl DirectoryObject {
+    pub(super) fn policy(&self) -> worker::Result<Policy> {
+        #[derive(Deserialize)]
+        struct Entry {
+            name: String,
+            value: String,
+        }
+        let entries: Vec<Entry> = self
+            .sql
+            .exec("SELECT name, value FROM policy", None)?
+            .to_array()?;
+        let mut policy = Policy::default();
+        for Entry { name, value } in entries {
+            let number = value.parse().ok();
+            match name.as_str() {
+                "registration" if value == "open" => policy.registration = Registration::Open,
+                "relay.enabled" => policy.relay.enabled = value == "true",
+                "relay.rate_bytes_s" => {
+                    policy.relay.rate_bytes_s = number.unwrap_or(policy.relay.rate_bytes_s);
+                }
+                "relay.daily_bytes" => {
+                    policy.relay.daily_bytes = number.unwrap_or(policy.relay.daily_bytes);
+                }
+                _ => {}
+            }
+        }
+        Ok(policy)
+    }
+
+    pub(super) fn set_policy(&self, change: &PolicyChange) -> Answer {
+        let before = self.policy()?;
+        let mut policy = before.clone();
+        policy.apply(change);
+        let registration = if policy.is_open() { "open" } else { "closed" };
+        for (name, value, is_new) in [
+            (
+                "registration",
+                registration.to_owned(),
+                policy.registration != before.registration,
+            ),
+            (
+                "relay.enabled",
+                policy.relay.enabled.to_string(),
+                policy.relay.enabled != before.relay.enabled,
+            ),
+            (
+                "relay.rate_bytes_s",
+                policy.relay.rate_bytes_s.to_string(),
+                policy.relay.rate_bytes_s != before.relay.rate_bytes_s,
+            ),
+            (
+                "relay.daily_bytes",
+                policy.relay.daily_bytes.to_string(),
+                policy.relay.daily_bytes != before.relay.daily_bytes,
+            ),
+        ] {
+            if is_new {
+                self.execute(
+                    "INSERT OR REPLACE INTO policy (name, value) VALUES (?, ?)",
+                    vec![name.into(), value.into()],
+                )?;
+            }
+        }
+        Ok(serde_json::to_value(policy)?)
+    }
+
+    /// A peer joins or goes on. What was spent is written down first, whatever the answer.
+    pub(super) fn join(
+        &self,
+        device: Option<&PeerId>,
+        spent: Option<Spent>,
+        wants_lease: bool,
+    ) -> Answer {
+        if let Some(spent) = spent {
+            self.spend(&spent)?;
+        }
+        if let Some(device) = device {
+            match self.row(device)? {
+                Some(row) if row.is_revoked() => return Err(revoked().into()),
+                Some(_) => {}
+                None => return Err(not_enrolled().into()),
+            }
+        }
+        let RelayPolicy {
+            enabled,
+            rate_bytes_s,
+            daily_bytes,
+        } = self.policy()?.relay;
+        if !enabled {
+            let detail = "the owner of this registry has switched its relay off";
+            return Err(Problem::new(Code::RelayDisabled, detail).into());
+        }
+        let day = today();
+        let used = self.usage_of(day)?;
+        let mut remaining_bytes = daily_bytes.saturating_sub(used.relayed + used.reserved);
+        if remaining_bytes == 0 {
+            return Err(exhausted().into());
+        }
+        let lease = wants_lease.then(|| Lease {
+            day,
+            bytes: remaining_bytes.min(LEASE_BYTES.max(LEASE_S * rate_bytes_s)),
+        });
+        if let Some(lease) = lease {
+            remaining_bytes -= lease.bytes;
+            self.add(day, &[("reserved", lease.bytes), ("leases", 1)])?;
+        }
+        Ok(serde_json::to_value(Terms {
+            rate_bytes_s,
+            // What the room has in its lease is left to it, too.
+            remaining_bytes: remaining_bytes + lease.map_or(0, |lease| lease.bytes),
+            lease,
+        })?)
+    }
+
+    pub(super) fn spend(&self, spent: &Spent) -> worker::Result<()> {
+        let settled = spent.relayed + spent.returned;
+        if settled > 0 {
+            self.execute(
+                "UPDATE usage SET reserved = max(0, reserved - ?) WHERE day = ?",
+                vec![integer(settled), integer(spent.day)],
+            )?;
+        }
+        let day = if settled > 0 { spent.day } else { today() };
+        self.add(
+            day,
+            &[
+                ("relayed", spent.relayed),
+                ("dropped", spent.dropped),
+                ("rooms", spent.rooms),
+                ("sockets", spent.sockets),
+                ("messages", spent.messages),
+                ("awake_ms", spent.awake_ms),
+            ],
+        )
+    }
+
+    pub(super) fn count(&self, what: &'static str) -> worker::Result<()> {
+        self.add(today(), &[(what, 1)])
+    }
+
+    /// Adds to counts of a day, in one row. The names are ours, not input.
+    fn add(&self, day: u64, counts: &[(&'static str, u64)]) -> worker::Result<()> {
+        let mut counts: Vec<_> = counts.iter().copied().filter(|(_, n)| *n > 0).collect();
+        if counts.is_empty() {
+            return Ok(());
+        }
+        // This row itself is one, and is counted with what has been written since the last.
+        counts.push(("rows_written", self.rows_written.take() as u64 + 1));
+        let names: Vec<&str> = counts.iter().map(|(name, _)| *name).collect();
+        let marks = vec!["?"; counts.len()].join(", ");
+        let sums: Vec<String> = names
+            .iter()
+            .map(|name| format!("{name} = {name} + excluded.{name}"))
+            .collect();
+        let query = format!(
+            "INSERT INTO usage (day, {}) VALUES (?, {marks}) ON CONFLICT (day) DO UPDATE SET {}",
+            names.join(", "),
+            sums.join(", ")
+        );
+        let mut bindings: Vec<SqlStorageValue> = vec![integer(day)];
+        bindings.extend(counts.iter().map(|(_, n)| integer(*n)));
+        self.sql.exec(&query, bindings)?;
+        self.sql.exec(
+            "DELETE FROM usage WHERE day < ?",
+            vec![integer(day.saturating_sub(KEPT_DAYS))],
+        )?;
+        Ok(())
+    }
+
+    fn usage_of(&self, day: u64) -> worker::Result<UsageRow> {
+        let mut rows: Vec<UsageRow> = self
+            .sql
+            .exec("SELECT * FROM usage WHERE day = ?", vec![integer(day)])?
+            .to_array()?;
+        Ok(rows.pop().unwrap_or_default())
+    }
+
+    pub(super) fn usage(&self) -> Answer {
+        let day = today();
+        let used = self.usage_of(day)?;
+        let daily_bytes = self.policy()?.relay.daily_bytes;
+        let requests = |count: u64| json!({ "used": count, "share": share(count as f64, free_plan::REQUESTS as f64) });
+        // A socket of a device and a request to it cost a request to its object and one to this
+        // one; so does a socket to a room, and a lease.
+        let relay_requests =
+            2 * used.sockets + used.leases + used.messages.div_ceil(free_plan::MESSAGES);
+        let gb_s = used.awake_ms as f64 / 1000.0 * free_plan::OBJECT_GB;
+        let rows = used.rows_written + self.rows_written.get() as u64;
+        Ok(json!({
+            "day": date(day),
+            "resets_at": (day + 1) * DAY_S,
+            "registrations": { "count": used.registrations, "requests": requests(2 * used.registrations) },
+            "requests": { "count": used.requests, "requests": requests(2 * used.requests) },
+            "relay": {
+                "bytes": used.relayed,
+                "reserved_bytes": used.reserved,
+                "dropped_bytes": used.dropped,
+                "daily_bytes": daily_bytes,
+                "share": share((used.relayed + used.reserved) as f64, daily_bytes as f64),
+                "rooms": used.rooms,
+                "sockets": used.sockets,
+                "leases": used.leases,
+                "messages": used.messages,
+                "requests": requests(relay_requests),
+                "awake_s": used.awake_ms.div_ceil(1000),
+                "gb_s": { "used": gb_s, "share": share(gb_s, free_plan::GB_S) },
+            },
+            "rows_written": { "used": rows, "share": share(rows as f64, free_plan::ROWS_WRITTEN as f64) },
+        }))
+    }
+}
+
+fn exhausted() -> Problem {
+    let left = (today() + 1) * DAY_S - now();
+    Problem {
+        retry_after_s: Some(left.max(1) as u32),
+        ..Problem::new(
+            Code::RelayExhausted,
+            "the relay of this registry has forwarded all that its owner allows for today (UTC)",
+        )
+    }
+}
+
+fn share(used: f64, of: f64) -> f64 {
+    if of > 0.0 { used / of } else { 1.0 }
+}
+
+/// Days since 1970, UTC.
+fn today() -> u64 {
+    now() / DAY_S
+}
+
+/// The date of a day since 1970 (H. Hinnant's civil_from_days).
+fn date(day: u64) -> String {
+    let z = day + 719_468;
+    let (era, of_era) = (z / 146_097, z % 146_097);
+    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * of_year + 2) / 153;
+    let month = if shifted < 10 {
+        shifted + 3
+    } else {
+        shifted - 9
+    };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    format!(
+        "{year:04}-{month:02}-{:02}",
+        of_year - (153 * shifted + 2) / 5 + 1
+    )
+}
+
+impl From<Terms> for ringback_protocol::frame::Joined {
+    fn from(terms: Terms) -> Self {
+        Self {
+            rate_bytes_s: terms.rate_bytes_s,
+            remaining_bytes: terms.remaining_bytes,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn days_have_dates() {
+        for (day, text) in [
+            (0, "1970-01-01"),
+            (11_016, "2000-02-29"),
+            (11_017, "2000-03-01"),
+            (19_723, "2024-01-01"),
+            (20_088, "2024-12-31"),
+        ] {
+            assert_eq!(date(day), text);
+        }
+    }
+
+    #[test]
+    fn a_policy_is_changed_in_parts() {
+        let mut policy = Policy::default();
+        let change: PolicyChange =
+            serde_json::from_str(r#"{"relay": {"enabled": false, "daily_bytes": 5}}"#).unwrap();
+        assert_eq!(change.check(), Ok(()));
+        policy.apply(&change);
+        let relay = RelayPolicy {
+            enabled: false,
+            rate_bytes_s: 4 << 20,
+            daily_bytes: 5,
+        };
+        assert_eq!((policy.is_open(), &policy.relay), (false, &relay));
+        for wrong in [
+            r#"{"relay": {"rate_bytes_s": 1}}"#,
+            r#"{"relay": {"rate_bytes_s": 999999999999}}"#,
+            r#"{"relay": {"daily_bytes": 9007199254740992}}"#,
+        ] {
+            let change: PolicyChange = serde_json::from_str(wrong).unwrap();
+            assert!(change.check().is_err(), "{wrong}");
+        }
+    }
+}
