@@ -54,7 +54,7 @@ fn drop_at(site: &Site, rule: &str) -> Result<()> {
         &format!(
             "add table ip wall; \
              add chain ip wall forward {{ type filter hook forward priority -10; }}; \
-             add rule ip wall forward {rule} drop"
+             add rule ip wall forward oifname wan {rule} drop"
         ),
     )
 }
@@ -137,7 +137,7 @@ fn nats_are_told_apart() -> Result<()> {
             ("restricted", restricted),
             ("symmetric", symmetric),
             ("udp-blocked", blocked),
-            ("ipv6", "relay"),
+            ("ipv6-only", "relay"),
         ]
     };
     for (kind, name, mapping, filtering, ports, hairpin, ways) in [
@@ -379,7 +379,7 @@ fn it_ends_with_3_when_the_registry_is_not_reachable() -> Result<()> {
     assert_eq!(told.level("registry")?, "problem", "{}", told.json);
     // The rest is found all the same.
     assert_eq!(told.json["nat"], "port-restricted", "{}", told.json);
-    assert!(told.ways().contains(&("ipv6", "none")));
+    assert!(told.ways().contains(&("ipv6-only", "none")));
     told.ended.check(3, "the registry is not reachable")?;
     text(&person, &["doctor"])?;
 

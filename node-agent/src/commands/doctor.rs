@@ -117,6 +117,12 @@ fn page(examined: &Examined) -> String {
         }
     }
     page.heading(&examined.verdict);
+    if !examined.found.registry.is_well() {
+        if !examined.outlook.is_direct() {
+            return page.finish();
+        }
+        page.heading("Apart from that, peers would be reached:");
+    }
     let mut ways: Vec<(String, Vec<String>, bool)> = Vec::new();
     for prospect in &examined.outlook.peers {
         let way = prospect.way.to_string();

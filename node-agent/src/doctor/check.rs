@@ -1,7 +1,9 @@
 //! What was found, judged: one line each, and what would make it better.
 
 use ringback_protocol::diagnosis::behaviour::contradicting;
-use ringback_protocol::diagnosis::{Filtering, Mapping, Outlook, Ports, Remedy, Sighting};
+use ringback_protocol::diagnosis::{
+    Filtering, Mapping, Outlook, Peer, Ports, Remedy, Sighting, Way,
+};
 use ringback_protocol::receipt::PathKind;
 use serde::Serialize;
 
@@ -223,6 +225,9 @@ fn udp(found: &Examination) -> Check {
         return Check::new("udp", Level::Problem, "not tested: no STUN server is known")
             .advise("give --stun HOST:PORT, or list STUN servers at the registry");
     }
+    if found.network.is_cut_off() {
+        return Check::new("udp", Level::Problem, "no way to the Internet");
+    }
     let asked: Vec<String> = behaviour.asked.iter().map(ToString::to_string).collect();
     let check = |level| {
         Check::new(
@@ -338,10 +343,9 @@ fn port_mapping(found: &Examination) -> Check {
             let has = external.map_or("no public address".to_owned(), |ip| format!("only {ip}"));
             let by: Vec<String> = mappings.found.iter().map(ToString::to_string).collect();
             new(
-                Level::Problem,
+                Level::Note,
                 format!("the router speaks {}, but has {has} itself", by.join(", ")),
             )
-            .advise(Remedy::AskProvider)
         }
         (None, Some(by)) => new(
             Level::Ok,
@@ -443,7 +447,10 @@ fn tcp(found: &Examination) -> Check {
             "no STUN server is reached by TCP: only some ports may be open to the outside",
         )
         .advise("let TCP out to any port at the firewall"),
-        None if tcp.asked.is_empty() || found.network.is_down() => {
+        None if found.network.is_cut_off() => {
+            Check::new("tcp", Level::Problem, "no way to the Internet")
+        }
+        None if tcp.asked.is_empty() => {
             Check::new("tcp", Level::Note, "not tested: no STUN server to ask")
         }
         None => Check::new(
@@ -479,7 +486,7 @@ fn registry(found: &Examination) -> Check {
                 format!("so far: {} ms", steps.join(", "))
             };
             let check = check.detail((!far.is_empty()).then_some(far));
-            if found.network.is_down() || health.origin.is_empty() {
+            if found.network.is_cut_off() || health.origin.is_empty() {
                 check
             } else {
                 check.advise("without the registry nobody can be called: check its address, DNS and the firewall")
@@ -542,7 +549,10 @@ fn agent(found: &Examination) -> Check {
         let rtt = link
             .rtt_ms
             .map_or(String::new(), |rtt| format!(", {rtt:.1} ms"));
-        format!("link of {}: {path}{rtt}", link.caller)
+        let caller = link.caller.to_string();
+        // The whole of it is in `ringback status`.
+        let caller = caller.get(..12).unwrap_or(&caller);
+        format!("link of {caller}…: {path}{rtt}")
     });
     let check = match &status.presence {
         Presence::Registered { name } => {
@@ -566,29 +576,25 @@ fn agent(found: &Examination) -> Check {
 
 /// The whole in one sentence.
 pub(crate) fn sentence(found: &Examination, outlook: &Outlook) -> String {
-    let nat = nat_name(found.udp.mapping, found.udp.filtering);
+    if found.network.is_cut_off() && !found.registry.is_well() {
+        return "there is no way to the Internet: no calls".into();
+    }
     if !found.registry.is_well() {
         return "the registry is not reachable: no calls, neither from here nor to here".into();
     }
-    let all_udp = outlook
-        .peers
-        .iter()
-        .filter(|prospect| prospect.peer != ringback_protocol::diagnosis::Peer::UdpBlocked)
-        .filter(|prospect| prospect.peer != ringback_protocol::diagnosis::Peer::Ipv6)
-        .all(|prospect| prospect.way == ringback_protocol::diagnosis::Way::Udp);
-    let through = |way| outlook.peers.iter().any(|prospect| prospect.way == way);
-    use ringback_protocol::diagnosis::Way;
-    if all_udp {
+    let nat = nat_name(found.udp.mapping, found.udp.filtering);
+    let at_once = [Peer::Public, Peer::Restricted, Peer::Symmetric];
+    if at_once.iter().all(|peer| outlook.way_to(*peer) == Way::Udp) {
         format!("calls work, and directly ({nat})")
-    } else if !outlook.is_direct() && through(Way::Relay) {
-        "calls work, but only through the relay".into()
-    } else if !outlook.is_direct() {
-        "the registry answers, but there is no path to any peer".into()
-    } else if found.udp.seen.is_empty() && found.udp_ipv6.seen.is_empty() {
+    } else if outlook.is_direct() && found.udp.seen.is_empty() && found.udp_ipv6.seen.is_empty() {
         "calls work without UDP: by TCP where the peer can be reached so, else relayed".into()
-    } else if found.udp.seen.is_empty() {
+    } else if outlook.is_direct() && found.udp.seen.is_empty() {
         "calls work directly with peers that have IPv6".into()
-    } else {
+    } else if outlook.is_direct() {
         format!("calls work, and directly with most peers ({nat})")
+    } else if outlook.way_to(Peer::Public) == Way::Relay {
+        "calls work, but only through the relay".into()
+    } else {
+        "the registry answers, but there is no path to any peer".into()
     }
 }

@@ -172,7 +172,8 @@ impl Examination {
             tcp_mapping: self.tcp.mapping,
             ipv6: self.has_ipv6(),
             double_nat: self.is_double_nat(),
-            relay: self.relay_allowed && self.registry.is_well(),
+            registry: self.registry.is_well(),
+            relay_allowed: self.relay_allowed,
         }
     }
 
@@ -180,7 +181,7 @@ impl Examination {
     pub(crate) fn tcp_works(&self) -> Option<bool> {
         if !self.tcp.seen.is_empty() {
             Some(true)
-        } else if self.tcp.asked.len() > self.tcp.refused.len() && !self.network.is_down() {
+        } else if self.tcp.asked.len() > self.tcp.refused.len() && !self.network.is_cut_off() {
             Some(false)
         } else {
             None
@@ -234,9 +235,14 @@ impl NetworkFound {
         }
     }
 
-    /// There is no way out of this host.
+    /// This host is on no network.
     pub(crate) fn is_down(&self) -> bool {
         !self.addresses.iter().any(|address| address.up)
+    }
+
+    /// Nothing leads further than the LAN.
+    pub(crate) fn is_cut_off(&self) -> bool {
+        self.is_down() || self.routers.is_empty()
     }
 }
 

@@ -110,10 +110,6 @@ pub(crate) async fn udp(hosts: &[IpAddr], servers: &[SocketAddr]) -> UdpBehaviou
         return behaviour;
     };
     let answers = prober.ask_each(&asked).await;
-    behaviour.rtt_ms = answers
-        .iter()
-        .map(|answer| answer.rtt.as_secs_f64() * 1e3)
-        .min_by(f64::total_cmp);
     behaviour.seen = answers.iter().map(Answer::sighting).collect();
     let Some(nearest) = answers.iter().min_by_key(|answer| answer.rtt) else {
         return behaviour;
@@ -144,6 +140,8 @@ pub(crate) async fn udp(hosts: &[IpAddr], servers: &[SocketAddr]) -> UdpBehaviou
         neighbours(&prober, nearest)
     );
     behaviour.seen.extend(more.iter().map(Answer::sighting));
+    let rtts = answers.iter().chain(&more).map(|answer| answer.rtt);
+    behaviour.rtt_ms = rtts.min().map(|rtt| rtt.as_secs_f64() * 1e3);
     behaviour.mapping = Mapping::of(hosts, &behaviour.seen);
     behaviour.rfc5780 = filtering.is_some();
     behaviour.filtering = filtering.unwrap_or_default();

@@ -111,13 +111,11 @@ impl fmt::Display for Mapping {
             Self::Unknown => "unknown",
             Self::None => "no NAT",
             Self::EndpointIndependent => "one public port for all destinations",
-            Self::AddressDependent => {
-                "another public port for each destination address (symmetric)"
-            }
+            Self::AddressDependent => "another public port for each destination address",
             Self::AddressAndPortDependent => {
-                "another public port for each destination address and port (symmetric)"
+                "another public port for each destination and its port"
             }
-            Self::EndpointDependent => "another public port for each destination (symmetric)",
+            Self::EndpointDependent => "another public port for each destination",
         })
     }
 }

@@ -25,8 +25,10 @@ pub struct Standing {
     pub ipv6: bool,
     /// The router is itself behind a NAT.
     pub double_nat: bool,
-    /// A relay can be used: the registry is reachable, and relaying is not switched off.
-    pub relay: bool,
+    /// The registry, which has a relay, is reachable.
+    pub registry: bool,
+    /// Relaying is not switched off here.
+    pub relay_allowed: bool,
 }
 
 /// Kinds of peers, by what their networks let through.
@@ -41,8 +43,8 @@ pub enum Peer {
     Symmetric,
     /// UDP is blocked.
     UdpBlocked,
-    /// A peer that has IPv6, whatever its IPv4 does.
-    Ipv6,
+    /// IPv6 and no IPv4.
+    Ipv6Only,
 }
 
 /// How a path to such a peer comes about.
@@ -117,8 +119,12 @@ impl Standing {
     }
 
     fn way_to(&self, peer: Peer) -> Way {
-        let worse = if self.relay { Way::Relay } else { Way::None };
-        if peer == Peer::Ipv6 {
+        let worse = if self.registry && self.relay_allowed {
+            Way::Relay
+        } else {
+            Way::None
+        };
+        if peer == Peer::Ipv6Only {
             return if self.ipv6 { Way::Udp } else { worse };
         }
         let tcp_out = self.tcp != Some(false);
@@ -143,7 +149,7 @@ impl Standing {
             Peer::Symmetric if self.filtering == Filtering::AddressDependent => Way::Udp,
             Peer::Symmetric => Way::UdpSearch,
             Peer::UdpBlocked if self.takes_tcp() => Way::Tcp,
-            Peer::UdpBlocked | Peer::Ipv6 => worse,
+            Peer::UdpBlocked | Peer::Ipv6Only => worse,
         }
     }
 
@@ -156,7 +162,7 @@ impl Standing {
         }
         let ideal = |prospect: &Prospect| match prospect.peer {
             Peer::UdpBlocked => prospect.way == Way::Tcp,
-            Peer::Ipv6 => true,
+            Peer::Ipv6Only => true,
             _ => prospect.way == Way::Udp,
         };
         if !peers.iter().all(ideal) {
@@ -174,7 +180,7 @@ impl Standing {
                 advice.push(here(Remedy::EnableIpv6));
             }
         }
-        if !self.relay && peers.iter().any(|prospect| prospect.way == Way::None) {
+        if !self.relay_allowed && peers.iter().any(|prospect| prospect.way == Way::None) {
             advice.push(here(Remedy::AllowRelay));
         }
         advice
@@ -187,7 +193,7 @@ impl Peer {
         Self::Restricted,
         Self::Symmetric,
         Self::UdpBlocked,
-        Self::Ipv6,
+        Self::Ipv6Only,
     ];
 }
 
@@ -198,7 +204,7 @@ impl fmt::Display for Peer {
             Self::Restricted => "behind an ordinary home router",
             Self::Symmetric => "behind a symmetric NAT (companies, mobile)",
             Self::UdpBlocked => "where UDP is blocked",
-            Self::Ipv6 => "with IPv6",
+            Self::Ipv6Only => "with IPv6 only",
         })
     }
 }
