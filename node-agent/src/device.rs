@@ -72,6 +72,8 @@ pub(crate) enum Presence {
     Connecting,
     Registered {
         name: String,
+        /// Unix seconds.
+        since: u64,
     },
     Offline {
         reason: String,
@@ -486,6 +488,7 @@ fn handle_output(
             });
             agent.presence.send_replace(Presence::Registered {
                 name: registered.name,
+                since: unix_time(0),
             });
         }
         Output::Deliver(deliver) => {

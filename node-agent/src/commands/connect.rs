@@ -305,11 +305,9 @@ impl Shown<'_> {
         };
         let here = crate::doctor::here(public, self.direct_only);
         let mut page = Page::on_stderr();
-        doctor::explain(
-            &mut page,
-            receipt,
-            &Diagnosis::of(receipt, &here, candidates),
-        );
+        let diagnosis = Diagnosis::of(receipt, &here, candidates);
+        page.heading(&format!("Relayed: {}", diagnosis.text));
+        doctor::explain_tried(&mut page, &diagnosis);
         page.finish()
     }
 

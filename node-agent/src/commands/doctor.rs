@@ -70,6 +70,7 @@ async fn look(global: &Global, profile: &Profile, target: &Target) -> Result<Exa
         stun: target.registry.stun.clone().or_else(|| config.stun.clone()),
         stun_known: target::known_stun(profile),
         maps_ports: config.port_mapping.unwrap_or(true),
+        fixed_port: config.port.filter(|port| *port != 0),
         relays: !target.no_relay && config.relay.unwrap_or(true),
     };
     let waiting = Waiting::show(global, "looking at the network, a few seconds");
@@ -255,8 +256,8 @@ pub(super) fn public(endpoint: &Endpoint) -> Vec<IpAddr> {
         .collect()
 }
 
-/// Path, NATs, why, every address, and what to do.
-pub(super) fn explain(page: &mut Page, receipt: &Receipt, diagnosis: &Diagnosis) {
+/// Path, NATs, why, and the rest.
+fn explain(page: &mut Page, receipt: &Receipt, diagnosis: &Diagnosis) {
     let (mark, level) = match (receipt.path, diagnosis.is_best()) {
         (PathKind::Direct, true) => (Mark::Good, "ok"),
         (PathKind::Direct, false) => (Mark::Middling, "note"),
@@ -271,9 +272,14 @@ pub(super) fn explain(page: &mut Page, receipt: &Receipt, diagnosis: &Diagnosis)
         "Path",
         &format!("{}{rtt}", terminal::path(&receipt.in_use())),
     );
-    page.row(mark, "", "Why", &diagnosis.text);
     page.row(mark, "", "NAT here", terminal::nat(receipt.caller_nat));
     page.row(mark, "", "NAT there", terminal::nat(receipt.device_nat));
+    page.row(mark, "", "Why", &diagnosis.text);
+    explain_tried(page, diagnosis);
+}
+
+/// Every address, and what to do for a better path.
+pub(super) fn explain_tried(page: &mut Page, diagnosis: &Diagnosis) {
     page.heading("Addresses tried");
     for tried in &diagnosis.tried {
         let rtt = tried

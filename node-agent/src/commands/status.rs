@@ -25,7 +25,7 @@ pub(super) async fn run(global: &Global, profile: &Profile) -> Result<()> {
 fn text(status: &Status) -> String {
     let presence = match &status.presence {
         Presence::Connecting => "connecting".to_owned(),
-        Presence::Registered { name } => format!("registered as {name}"),
+        Presence::Registered { name, .. } => format!("registered as {name}"),
         Presence::Offline { reason } => format!("not connected: {reason}"),
         Presence::Rejected { detail, .. } => format!("refused: {detail}"),
     };

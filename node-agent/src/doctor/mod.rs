@@ -47,6 +47,8 @@ pub(crate) struct Subject<'a> {
     /// The agent may map ports.
     pub(crate) maps_ports: bool,
     pub(crate) relays: bool,
+    /// The agent's port is fixed, maybe because the router forwards it.
+    pub(crate) fixed_port: Option<u16>,
 }
 
 /// Everything that was found.
@@ -62,6 +64,7 @@ pub(crate) struct Examination {
     /// The agent may use it.
     pub(crate) port_mapping_allowed: bool,
     pub(crate) relay_allowed: bool,
+    pub(crate) fixed_port: Option<u16>,
     pub(crate) registry: Health,
     pub(crate) beacons: Vec<BeaconFound>,
     /// `None`: no agent runs here.
@@ -148,6 +151,7 @@ impl Examination {
             port_mapping,
             port_mapping_allowed: subject.maps_ports,
             relay_allowed: subject.relays,
+            fixed_port: subject.fixed_port,
             registry: health_found,
             beacons,
             agent,

@@ -4,6 +4,7 @@
 mod addresses;
 mod link_path;
 pub(crate) mod nat_behaviour;
+mod prober;
 mod reach;
 mod relayed;
 mod search_socket;

@@ -5,9 +5,11 @@
 pub mod behaviour;
 pub mod call;
 pub mod outlook;
+mod reason;
 mod remedy;
 
 pub use behaviour::{Filtering, Mapping, Ports, Sighting};
-pub use call::{Cause, Diagnosis, Here, Reason};
-pub use outlook::{Outlook, Peer, Standing, Way};
+pub use call::{Diagnosis, Explained, Here};
+pub use outlook::{Outlook, Peer, Prospect, Standing, Way};
+pub use reason::{Cause, Reason};
 pub use remedy::{Advice, Remedy, Side};
