@@ -533,6 +533,7 @@ fn a_relayed_call_is_explained() -> Result<()> {
     call.event("connected", 1)?;
     let said = call.process.stderr();
     println!("{said}");
+    let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(said.contains("symmetric NAT"), "{said}");
     assert!(
         said.contains("here or at the device: switch on UPnP"),
