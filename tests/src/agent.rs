@@ -8,9 +8,13 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use serde::Serialize;
 use serde_json::Value;
 
-use crate::lab::{Lab, coturn::Coturn, namespace::Namespace, process::Process, registry::Registry};
+use crate::lab::{
+    Lab, coturn::Coturn, namespace::Namespace, process::Process, reach::Expected,
+    registry::Registry,
+};
 
 /// How long an agent may take to register, or a call to go through, on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -92,7 +96,7 @@ impl Device {
         }
         let mut up = command(namespace, &dir)?;
         up.arg("up")
-            .args(registry_options(registry))
+            .args(registry_options_in(registry, namespace)?)
             .args(["--name", name, "--json"]);
         up.args(["--password", &password(name)]);
         if is_new {
@@ -131,6 +135,8 @@ pub struct Call {
 /// A link that `ringback connect` holds open.
 #[derive(Debug)]
 pub struct Link {
+    /// When the call was started.
+    pub start: Instant,
     /// How the call went, as the caller printed it.
     pub receipt: Value,
     /// From the start of the process to the receipt.
@@ -164,6 +170,7 @@ impl Call {
     pub fn connected(self) -> Result<Link> {
         let mut event = self.event("connected")?;
         Ok(Link {
+            start: self.start,
             receipt: event["receipt"].take(),
             time: self.start.elapsed(),
             process: self.process,
@@ -177,6 +184,65 @@ impl Call {
     }
 }
 
+/// Which way a link takes, as the caller says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Way {
+    /// `direct` or `relay`.
+    pub path: String,
+    /// `udp`, `tcp` or `websocket`.
+    pub transport: String,
+}
+
+impl Way {
+    /// What the event `connected` (in its receipt) or the event `path` tells; nothing else does.
+    fn told_by(line: &str) -> Option<Self> {
+        let event: Value = serde_json::from_str(line).ok()?;
+        let told = match event["event"].as_str()? {
+            "connected" => &event["receipt"],
+            "path" => &event,
+            _ => return None,
+        };
+        Some(Self::of(told))
+    }
+
+    /// What a receipt says. One that names no transport is from before there was a choice.
+    pub fn of(receipt: &Value) -> Self {
+        let text = |key: &str, absent: &str| receipt[key].as_str().unwrap_or(absent).to_owned();
+        Self {
+            path: text("path", "unknown"),
+            transport: text("transport", "udp"),
+        }
+    }
+
+    /// Whether it is the expected one.
+    pub fn is(&self, expected: Expected) -> bool {
+        self.path == expected.path()
+            && match expected {
+                Expected::Direct(transport) => self.transport == transport.to_string(),
+                Expected::Relay(_) => true,
+            }
+    }
+}
+
+impl Link {
+    /// The way it takes now.
+    pub fn way(&self) -> Way {
+        let told = self.process.stdout();
+        let last = told.lines().rev().find_map(Way::told_by);
+        last.unwrap_or_else(|| Way::of(&self.receipt))
+    }
+
+    /// Waits until the link takes the expected way (or has taken it before), and gives the time
+    /// from the start of the call until then. `None` if it does not within `timeout` from the start
+    /// of the call.
+    pub fn takes(&self, expected: Expected, timeout: Duration) -> Option<Duration> {
+        let left = timeout.saturating_sub(self.start.elapsed());
+        let is = |line: &str| Way::told_by(line).is_some_and(|way| way.is(expected));
+        self.process.stdout_line(left, is).ok()?;
+        Some(self.start.elapsed())
+    }
+}
+
 /// `ringback connect ID …`, to which forwards can be added.
 pub fn connect_command(
     lab: &Lab,
@@ -187,12 +253,12 @@ pub fn connect_command(
     let mut connect = command(namespace, &lab.dir().join("caller"))?;
     connect
         .args(["connect", &device.id, "--json"])
-        .args(registry_options(registry));
+        .args(registry_options_in(registry, namespace)?);
     connect.args(["--password", &device.password]);
     Ok(connect)
 }
 
-/// The options by which every agent of the lab finds registry and STUN server.
+/// The options by which an agent of the lab finds registry and STUN server by IPv4.
 pub fn registry_options(registry: &Registry) -> Vec<String> {
     let ca = registry.ca().display().to_string();
     let mut options = vec![
@@ -205,6 +271,25 @@ pub fn registry_options(registry: &Registry) -> Vec<String> {
         options.extend(["--stun".into(), server.to_string()]);
     }
     options
+}
+
+/// The options by which an agent in a namespace of the lab finds them, by the family it has there.
+pub fn registry_options_in(registry: &Registry, namespace: &Namespace) -> Result<Vec<String>> {
+    let mut options = registry_options(registry);
+    fit_family(&mut options, namespace)?;
+    Ok(options)
+}
+
+/// Puts the STUN servers' IPv6 addresses in the place of the others where a namespace has IPv6.
+pub(crate) fn fit_family(options: &mut [String], namespace: &Namespace) -> Result<()> {
+    let (others, fit) = (Coturn::servers(), Coturn::servers_for(namespace)?);
+    for (other, fit) in others.into_iter().zip(fit) {
+        let other = other.to_string();
+        for option in options.iter_mut().filter(|option| **option == other) {
+            *option = fit.to_string();
+        }
+    }
+    Ok(())
 }
 
 /// The first local port that forwards use.

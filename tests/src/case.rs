@@ -1,7 +1,9 @@
 //! One cell of the NAT matrix: a call between two kinds of router, a large file through it, and
-//! proof that the registry carried none of it.
+//! proof that it went the best way there is: where that is a direct one, the registry carried none
+//! of it.
 
 use std::{
+    fmt,
     net::Ipv4Addr,
     process::Stdio,
     time::{Duration, Instant},
@@ -12,9 +14,9 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::{
-    agent::{Call, Device, LOCAL},
+    agent::{Call, Device, LOCAL, Way},
     lab::{
-        Lab,
+        Lab, Topology,
         content::{Content, hash},
         coturn::Coturn,
         counter::Counter,
@@ -22,6 +24,7 @@ use crate::{
         impairment::Impairment,
         kind::Kind,
         namespace::Namespace,
+        reach::Expected,
         registry::Registry,
     },
 };
@@ -40,11 +43,16 @@ pub struct Case {
     pub caller: Kind,
     /// The device's router.
     pub device: Kind,
+    /// How the sites are connected.
+    pub topology: Topology,
     /// The network between them.
     pub impairment: Impairment,
     /// Bytes to fetch through the link.
     pub bytes: u64,
 }
+
+/// How long after the start of a call the link may take to be on its best way.
+pub const SETTLE: Duration = Duration::from_secs(15);
 
 /// What came of it.
 #[derive(Clone, Debug, Serialize)]
@@ -53,6 +61,13 @@ pub struct Outcome {
     pub case: Case,
     /// From the start of `ringback connect` to its receipt, in milliseconds.
     pub connect_ms: f64,
+    /// From there to the news that the link takes its best way, in milliseconds; none if that did
+    /// not come within [`SETTLE`].
+    pub settled_ms: Option<f64>,
+    /// The best way there is.
+    pub expected: Expected,
+    /// The way the link took after the transfer.
+    pub way: Way,
     /// Time of the transfer, from the start of curl, in milliseconds.
     pub transfer_ms: f64,
     /// Bytes that arrived.
@@ -63,8 +78,10 @@ pub struct Outcome {
     pub intact: bool,
     /// What crossed the registry's interface during the transfer.
     pub registry: Counter,
-    /// What crossed the leg to the caller's router during the transfer.
-    pub caller_leg: Counter,
+    /// What crossed the leg to the device's router during the transfer.
+    pub device_leg: Counter,
+    /// What crossed the interface of the caller's host during the transfer.
+    pub caller_host: Counter,
     /// The connection receipt, as the caller printed it.
     pub receipt: Value,
 }
@@ -75,45 +92,83 @@ pub struct Outcome {
 pub struct Stage {
     registry: Registry,
     _coturn: Coturn,
-    _files: FileServer,
+    files: [FileServer; 2],
     _nas: Namespace,
     lab: Lab,
 }
 
 impl Outcome {
-    /// Which way the link took, as the receipt says.
-    pub fn path(&self) -> &str {
-        self.receipt["path"].as_str().unwrap_or("unknown")
-    }
-
     /// Megabits per second of the transfer.
     pub fn megabits(&self) -> f64 {
         self.bytes as f64 * 8.0 / self.transfer_ms / 1000.0
     }
 
-    /// Whether the call was direct, the file whole, and the registry without part in it.
+    /// Whether the call went the best way there is, the file is whole, and neither the registry nor
+    /// a router had a part in what was not to pass there.
     pub fn check(&self) -> Result<()> {
-        let Self { case, registry, .. } = self;
-        let name = format!("{} calls {}", case.caller, case.device);
+        let Self {
+            case,
+            expected,
+            way,
+            registry,
+            ..
+        } = self;
         ensure!(
-            self.path() == "direct",
-            "{name}: not direct: {}",
+            way.is(*expected),
+            "{case}: expected {expected}, but it is {} by {}: {}",
+            way.path,
+            way.transport,
             self.receipt
         );
         ensure!(
             self.intact && self.bytes == case.bytes,
-            "{name}: the file is not what was served"
+            "{case}: the file is not what was served"
         );
-        ensure!(
-            registry.bytes() < REGISTRY_ALLOWANCE,
-            "{name}: the registry carried {registry:?}"
-        );
+        if matches!(expected, Expected::Direct(_)) {
+            ensure!(
+                registry.bytes() < REGISTRY_ALLOWANCE,
+                "{case}: the registry carried {registry:?}"
+            );
+        }
         // Otherwise the bytes went a way that nobody counts.
         ensure!(
-            self.caller_leg.tx_bytes > case.bytes,
-            "{name}: not by the lab: {self:?}"
+            self.caller_host.rx_bytes > case.bytes,
+            "{case}: not by the lab: {self:?}"
+        );
+        ensure!(
+            case.topology == Topology::Apart || self.device_leg.bytes() < REGISTRY_ALLOWANCE,
+            "{case}: it left the router: {self:?}"
         );
         Ok(())
+    }
+}
+
+impl Case {
+    /// A call between two sites with a good network between them.
+    pub fn new(caller: Kind, device: Kind, bytes: u64) -> Self {
+        Self {
+            caller,
+            device,
+            topology: Topology::Apart,
+            impairment: Impairment::default(),
+            bytes,
+        }
+    }
+
+    /// The best way there is.
+    pub fn expected(&self) -> Expected {
+        self.topology.reach(self.caller, self.device)
+    }
+}
+
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { caller, device, .. } = self;
+        match self.topology {
+            Topology::Apart => write!(f, "{caller} calls {device}"),
+            Topology::SameRouter => write!(f, "on one LAN behind {device}"),
+            Topology::Hairpin => write!(f, "on two segments behind {device}"),
+        }
     }
 }
 
@@ -124,11 +179,16 @@ impl Stage {
         let coturn = Coturn::start(&lab)?;
         let registry = Registry::start(&lab)?;
         let nas = lab.device().add_host("nas", NAS)?;
-        let files = FileServer::start(&nas, (NAS, 80))?;
+        // By IPv6 too, for a device that has nothing else.
+        let nas6 = lab.device().add_ipv6(&nas, NAS.octets()[3])?;
+        let files = [
+            FileServer::start(&nas, (NAS, 80))?,
+            FileServer::start(&nas, (nas6, 80))?,
+        ];
         Ok(Self {
             registry,
             _coturn: coturn,
-            _files: files,
+            files,
             _nas: nas,
             lab,
         })
@@ -146,7 +206,13 @@ impl Stage {
 
     /// Starts the device `nas` on the device's main host, with the service `web`.
     pub fn device(&self) -> Result<Device> {
-        self.device_with(&[("web", &format!("http://{NAS}:80"))])
+        let [four, six] = &self.files;
+        let files = if self.lab.device().kind().is_ipv6() {
+            six
+        } else {
+            four
+        };
+        self.device_with(&[("web", &format!("http://{}", files.address()))])
     }
 
     /// Starts the device `nas` on the device's main host, with services (name, target).
@@ -172,36 +238,54 @@ impl Stage {
         )
     }
 
-    /// Runs one case from the registration of the device to the last byte.
-    pub fn run(&self, case: &Case) -> Result<Outcome> {
+    /// Puts the network of a case in place.
+    pub fn prepare(&self, case: &Case) -> Result<()> {
         let lab = &self.lab;
+        lab.set_topology(Topology::Apart)?;
         lab.caller().set_kind(case.caller)?;
         lab.device().set_kind(case.device)?;
-        lab.impair(case.impairment.clone())?;
+        lab.set_topology(case.topology)?;
+        lab.impair(case.impairment.clone())
+    }
+
+    /// Runs one case from the registration of the device to the last byte.
+    pub fn run(&self, case: &Case) -> Result<Outcome> {
+        self.prepare(case)?;
+        let lab = &self.lab;
         let device = self.device()?;
         let link = self.call(&device, "web")?.connected()?;
+        let wanted = case.expected();
+        let settled = link.takes(wanted, SETTLE);
         let expected = Content::sha256(1, case.bytes);
 
+        let caller = lab.caller().host();
         let count = || -> Result<_> {
-            Ok((
+            Ok([
                 lab.registry_traffic()?,
-                lab.inet().counter(lab.caller().leg())?,
-            ))
+                lab.inet().counter(lab.device().leg())?,
+                caller.counter("eth0")?,
+            ])
         };
         let before = count()?;
         let start = Instant::now();
-        let (sha256, bytes) = fetch(lab.caller().host(), case.bytes)?;
+        let (sha256, bytes) = fetch(caller, case.bytes)?;
         let transfer = start.elapsed();
         let after = count()?;
+        let [registry, device_leg, caller_host] =
+            std::array::from_fn(|which| after[which] - before[which]);
         Ok(Outcome {
             case: case.clone(),
             connect_ms: milliseconds(link.time),
+            settled_ms: settled.map(milliseconds),
+            expected: wanted,
+            way: link.way(),
             transfer_ms: milliseconds(transfer),
             intact: sha256 == expected,
             bytes,
             sha256,
-            registry: after.0 - before.0,
-            caller_leg: after.1 - before.1,
+            registry,
+            device_leg,
+            caller_host,
             receipt: link.receipt.clone(),
         })
     }

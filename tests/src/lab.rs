@@ -8,6 +8,9 @@
 //!  other LAN hosts ────┘
 //! ```
 //!
+//! What a router does to packets is its [`Kind`]; how the two sites are connected is the lab's
+//! [`Topology`]. The core and the servers speak IPv6 too, a site only behind [`Kind::Ipv6Only`].
+//!
 //! Each name in the picture is a namespace with connection tracking of its own. `inet` forwards in
 //! the kernel unless an [`Impairment`] is set; then every packet that crosses it, from any leg to
 //! any other, passes once through the [`forwarder`]. A delay of 20 ms therefore means 20 ms one
@@ -25,9 +28,13 @@ pub mod file_server;
 pub mod forwarder;
 pub mod impairment;
 pub mod kind;
+pub mod lying_stun;
 pub mod miniupnpd;
 pub mod namespace;
+pub mod port_mapper;
+pub mod probe;
 pub mod process;
+pub mod reach;
 pub mod registry;
 pub mod site;
 pub mod sshd;
@@ -35,7 +42,7 @@ pub mod stun;
 
 use std::{
     fs,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
     sync::{
         Mutex,
@@ -45,11 +52,13 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
 
 use self::{
     counter::Counter,
     forwarder::Forwarder,
-    impairment::Impairment,
+    impairment::{Impairment, Scope},
     kind::Kind,
     namespace::Namespace,
     process::Process,
@@ -57,11 +66,12 @@ use self::{
 };
 
 /// Debian packages that the lab runs.
-pub const PACKAGES: [&str; 7] = [
+pub const PACKAGES: [&str; 8] = [
     "iproute2",
     "nftables",
     "conntrack",
     "coturn",
+    "miniupnpd-nftables",
     "tcpdump",
     "openssh-server",
     "curl",
@@ -69,11 +79,18 @@ pub const PACKAGES: [&str; 7] = [
 
 /// The registry's address; its certificate and every namespace's hosts file say [`REGISTRY_NAME`].
 pub const REGISTRY: Ipv4Addr = Ipv4Addr::new(130, 74, 23, 6);
-/// The name that stands for [`REGISTRY`] in the hosts file of every namespace.
+/// The registry's IPv6 address.
+pub const REGISTRY6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x23, 0, 0, 0, 0, 6);
+/// The name that stands for [`REGISTRY`] and [`REGISTRY6`] in the hosts file of every namespace.
 pub const REGISTRY_NAME: &str = "registry.test";
 /// The addresses of the STUN server (two, so that NAT behaviour can be discovered).
 pub const STUN: [Ipv4Addr; 2] = [Ipv4Addr::new(130, 74, 23, 7), Ipv4Addr::new(130, 74, 23, 8)];
-/// The port of the STUN server on both addresses.
+/// The IPv6 addresses of the STUN server.
+pub const STUN6: [Ipv6Addr; 2] = [
+    Ipv6Addr::new(0x2001, 0xdb8, 0x23, 0, 0, 0, 0, 7),
+    Ipv6Addr::new(0x2001, 0xdb8, 0x23, 0, 0, 0, 0, 8),
+];
+/// The port of the STUN server on all addresses.
 pub const STUN_PORT: u16 = 3478;
 /// The public address of the caller's router at the start.
 pub const CALLER_PUBLIC: Ipv4Addr = Ipv4Addr::new(4, 17, 168, 2);
@@ -84,15 +101,46 @@ pub const DEVICE_PUBLIC: Ipv4Addr = Ipv4Addr::new(202, 204, 16, 13);
 /// The device's address on its LAN.
 pub const DEVICE_HOST: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 3);
 
+/// The caller's address on the second segment behind the device's router; see
+/// [`Topology::Hairpin`].
+pub const SEGMENT_HOST: Ipv4Addr = Ipv4Addr::new(192, 168, 2, 11);
+
+const REGISTRY_ADDRESSES: [IpAddr; 2] = [IpAddr::V4(REGISTRY), IpAddr::V6(REGISTRY6)];
+const STUN_ADDRESSES: [IpAddr; 4] = [
+    IpAddr::V4(STUN[0]),
+    IpAddr::V4(STUN[1]),
+    IpAddr::V6(STUN6[0]),
+    IpAddr::V6(STUN6[1]),
+];
+
 /// The near end of every leg, in `inet`; the same on all, as each is a point-to-point link.
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 1);
 /// The far end of a leg that leads to a router.
 const ROUTER: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 2);
 
+/// The same for IPv6: the near end of a leg, and the far end.
+const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+const ROUTER6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2);
+
+/// How the two sites are connected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Topology {
+    /// Each has a router of its own.
+    #[default]
+    Apart,
+    /// The caller is on the device's LAN.
+    SameRouter,
+    /// The caller is on another segment behind the device's router. What it sends to the device's
+    /// mapping comes out at the device; no other way leads from segment to segment.
+    Hairpin,
+}
+
 /// A running lab. See the [module](self) for what is in it.
 #[derive(Debug)]
 pub struct Lab {
     forwarder: Mutex<Option<Forwarder>>,
+    topology: Mutex<Topology>,
     caller: Site,
     device: Site,
     visitors: Vec<Site>,
@@ -137,12 +185,12 @@ impl Lab {
         &self.visitors
     }
 
-    /// Where the registry runs ([`REGISTRY`] on interface `wan`).
+    /// Where the registry runs ([`REGISTRY`] and [`REGISTRY6`] on interface `wan`).
     pub fn registry(&self) -> &Namespace {
         &self.registry
     }
 
-    /// Where the STUN server runs ([`STUN`] on interface `wan`).
+    /// Where the STUN server runs ([`STUN`] and [`STUN6`] on interface `wan`).
     pub fn stun(&self) -> &Namespace {
         &self.stun
     }
@@ -201,7 +249,7 @@ impl Lab {
                 .collect::<Vec<_>>()
                 .join(", ");
             script += &format!(
-                "table ip hole {{\n chain in {{\n type filter hook prerouting priority raw\n \
+                "table inet hole {{\n chain in {{\n type filter hook prerouting priority raw\n \
                  iifname {{ {set} }} drop\n }}\n chain out {{\n type filter hook postrouting \
                  priority 0\n oifname {{ {set} }} drop\n }}\n}}\n"
             );
@@ -215,12 +263,59 @@ impl Lab {
     }
 
     /// Gives a site's router another public address, as a provider does: old mappings are gone.
-    /// Every new mapping gets another port too.
+    /// Every new mapping gets another port too. Behind [`Kind::Ipv6Only`] it is another network,
+    /// and the main host gets an address in it.
     pub fn change_public_address(&self, site: &Site, public: Ipv4Addr) -> Result<()> {
-        let old = site.public();
-        self.inet.ip(&format!("route del {old}/32\n"))?;
+        let (old, old6) = (site.public(), site.network6());
+        self.inet
+            .ip(&format!("route del {old}/32\nroute del {old6}\n"))?;
         site.set_public(public)?;
         self.route_leg(site.leg())
+    }
+
+    /// Unplugs the main host of a site and plugs it into the LAN of another, or back into its own,
+    /// where it gets that address. Programs on it see their interface go and another one come.
+    ///
+    /// What follows from the kind of a site happens to its own host only: set the kinds first.
+    pub fn move_host(&self, of: &Site, to: &Site, address: Ipv4Addr) -> Result<()> {
+        of.unplug()?;
+        if std::ptr::eq(of, to) {
+            of.plug(address)
+        } else {
+            to.take_in(of, address)
+        }
+    }
+
+    /// Connects the sites in another way. The kind of the device's router must translate ports
+    /// ([`Topology::Hairpin`]: be [`Kind::PortRestricted`] or [`Kind::PortRestrictedPcp`]), and be
+    /// set before.
+    pub fn set_topology(&self, topology: Topology) -> Result<()> {
+        let mut current = self.topology.lock().expect("not poisoned");
+        if *current == topology {
+            return Ok(());
+        }
+        let (caller, device) = (&self.caller, &self.device);
+        if *current != Topology::Apart {
+            self.move_host(caller, caller, CALLER_HOST)?;
+            device.set_segment(false)?;
+            *current = Topology::Apart;
+        }
+        match topology {
+            Topology::Apart => {}
+            Topology::SameRouter => self.move_host(caller, device, CALLER_HOST)?,
+            Topology::Hairpin => {
+                device.set_segment(true)?;
+                self.move_host(caller, device, SEGMENT_HOST)?;
+            }
+        }
+        *current = topology;
+        Ok(())
+    }
+
+    /// Bad luck for UDP between sites only: what goes to and from registry and STUN servers is
+    /// spared. To be used as [`Impairment::scope`].
+    pub fn udp_between_sites() -> Scope {
+        Scope::UdpBeside([&REGISTRY_ADDRESSES[..], &STUN_ADDRESSES].concat())
     }
 
     fn legs(&self) -> Vec<String> {
@@ -238,20 +333,31 @@ impl Lab {
 
     /// (Re)creates the core's routes to what lies behind a leg; taking a link down removes them.
     fn route_leg(&self, leg: &str) -> Result<()> {
-        let script = match leg {
-            "registry" => format!("route replace {REGISTRY}/32 dev registry\n"),
-            "stun" => STUN
-                .map(|address| format!("route replace {address}/32 dev stun\n"))
-                .concat(),
+        let server = |addresses: &[IpAddr]| {
+            let routes = addresses.iter().map(|address| match address {
+                IpAddr::V4(address) => format!("route replace {address}/32 dev {leg}\n"),
+                IpAddr::V6(address) => {
+                    format!("route replace {address}/128 via {ROUTER6} dev {leg}\n")
+                }
+            });
+            routes.collect::<String>()
+        };
+        let routes = match leg {
+            "registry" => server(&REGISTRY_ADDRESSES),
+            "stun" => server(&STUN_ADDRESSES),
             _ => {
                 let site = self.sites().find(|site| site.leg() == leg);
-                let public = site
-                    .with_context(|| format!("no leg is named {leg}"))?
-                    .public();
-                format!("route replace {public}/32 via {ROUTER} dev {leg} onlink\n")
+                let site = site.with_context(|| format!("no leg is named {leg}"))?;
+                let (public, network) = (site.public(), site.network6());
+                format!(
+                    "route replace {public}/32 via {ROUTER} dev {leg} onlink\n\
+                     route replace {network} via {ROUTER6} dev {leg}\n"
+                )
             }
         };
-        self.inet.ip(&script)
+        self.inet.ip(&format!(
+            "addr replace {GATEWAY6}/64 dev {leg} nodad\n{routes}"
+        ))
     }
 }
 
@@ -308,13 +414,17 @@ impl Builder {
 
         let inet = create("inet")?;
         inet.set_sysctl("net/ipv4/ip_forward", "1")?;
+        inet.set_sysctl("net/ipv6/conf/all/forwarding", "1")?;
+        // For the legs to come, and the forwarder's device.
+        inet.set_ipv6("default", true)?;
         // What is private never crosses the core, and nobody is told.
         inet.ip(
             "route add blackhole 10.0.0.0/8\nroute add blackhole 172.16.0.0/12\n\
-             route add blackhole 192.168.0.0/16\nroute add blackhole 192.0.2.0/24\n",
+             route add blackhole 192.168.0.0/16\nroute add blackhole 192.0.2.0/24\n\
+             route add blackhole 100.64.0.0/10\n",
         )?;
-        let registry = server(&inet, create("registry")?, "registry", &[REGISTRY])?;
-        let stun = server(&inet, create("stun")?, "stun", &STUN)?;
+        let registry = server(&inet, create("registry")?, "registry", &REGISTRY_ADDRESSES)?;
+        let stun = server(&inet, create("stun")?, "stun", &STUN_ADDRESSES)?;
         let site = |name: &str, public, host, kind| {
             Site::create(
                 number,
@@ -324,6 +434,7 @@ impl Builder {
                     public,
                     host,
                     kind,
+                    dir: &dir,
                 },
             )
         };
@@ -337,6 +448,7 @@ impl Builder {
         let forwarder = Mutex::new(None);
         let lab = Lab {
             forwarder,
+            topology: Mutex::new(Topology::Apart),
             caller,
             device,
             visitors,
@@ -363,17 +475,22 @@ impl Drop for Lab {
     }
 }
 
-/// Connects a namespace with public addresses of its own to the core.
+/// Connects a namespace with public addresses of its own, IPv4 and IPv6, to the core.
 fn server(
     inet: &Namespace,
     server: Namespace,
     leg: &str,
-    addresses: &[Ipv4Addr],
+    addresses: &[IpAddr],
 ) -> Result<Namespace> {
     link(inet, &server, leg)?;
-    let mut script = String::new();
+    server.set_ipv6("lo", true)?;
+    server.set_ipv6("wan", true)?;
+    let mut script = wan_addresses(ROUTER6);
     for address in addresses {
-        script += &format!("addr add {address}/32 dev wan\n");
+        script += &match address {
+            IpAddr::V4(address) => format!("addr add {address}/32 dev wan\n"),
+            IpAddr::V6(address) => format!("addr add {address}/128 dev wan nodad\n"),
+        };
     }
     script += &format!(
         "route add default via {GATEWAY} dev wan onlink src {}\n",
@@ -381,6 +498,11 @@ fn server(
     );
     server.ip(&script)?;
     Ok(server)
+}
+
+/// The far end of a leg in IPv6, and its way out.
+fn wan_addresses(own: Ipv6Addr) -> String {
+    format!("addr replace {own}/64 dev wan nodad\nroute replace default via {GATEWAY6} dev wan\n")
 }
 
 /// Makes the veth pair of a leg: named after the leg in the core, `wan` at the far end.

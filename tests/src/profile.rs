@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use crate::{
-    agent::{self, PATIENCE, registry_options},
+    agent::{self, PATIENCE, fit_family, registry_options},
     lab::{Lab, namespace::Namespace, process::Process, registry::Registry},
 };
 
@@ -91,7 +91,9 @@ impl<'a> Profile<'a> {
     /// `ringback --dir DIR … --registry …`.
     pub fn registry_command(&self, arguments: &[&str]) -> Result<Command> {
         let mut command = self.command(arguments)?;
-        command.args(&self.options);
+        let mut options = self.options.clone();
+        fit_family(&mut options, self.namespace)?;
+        command.args(options);
         Ok(command)
     }
 

@@ -9,8 +9,9 @@ use ringback_tests::{
         DEVICE_PUBLIC, Lab, REGISTRY,
         coturn::Coturn,
         kind::Kind,
-        miniupnpd::{Miniupnpd, Settings},
+        lying_stun::{Lie, LyingStun},
         namespace::Namespace,
+        port_mapper::{Miniupnpd, Settings},
         registry::Registry,
         site::Site,
         stun,
@@ -557,5 +558,152 @@ fn help_says_what_it_does() -> Result<()> {
     ] {
         assert!(help.stdout.contains(words), "no '{words}': {}", help.stdout);
     }
+    Ok(())
+}
+
+/// Every kind of router that the lab has, by the names that people know.
+#[test]
+fn every_kind_of_router_is_named() -> Result<()> {
+    let lab = Lab::builder().build()?;
+    let _coturn = Coturn::start(&lab)?;
+    let registry = Registry::start(&lab)?;
+    let site = lab.caller();
+    let mut failures = Vec::new();
+    // Public, restricted, symmetric, UDP blocked, IPv6 only.
+    for (kind, name, filtering, mapped, ways, code) in [
+        (
+            Kind::Symmetric,
+            "symmetric",
+            "address-and-port-dependent",
+            None,
+            ["udp", "udp-search", "relay", "relay", "relay"],
+            0,
+        ),
+        (
+            Kind::SymmetricUpnp,
+            "symmetric",
+            "address-and-port-dependent",
+            Some("UPnP"),
+            ["udp", "udp", "udp", "tcp", "relay"],
+            0,
+        ),
+        (
+            Kind::PortRestrictedPcp,
+            "port-restricted",
+            "address-and-port-dependent",
+            Some("PCP"),
+            ["udp", "udp", "udp", "tcp", "relay"],
+            0,
+        ),
+        (
+            Kind::CarrierNat,
+            "port-restricted",
+            "address-and-port-dependent",
+            None,
+            ["udp", "udp", "udp-search", "relay", "relay"],
+            0,
+        ),
+        (
+            Kind::UdpBlocked,
+            "unknown",
+            "unknown",
+            None,
+            ["tcp", "tcp", "relay", "relay", "relay"],
+            0,
+        ),
+        (Kind::Only443, "unknown", "unknown", None, ["relay"; 5], 7),
+        (
+            Kind::Ipv6Only,
+            "unknown",
+            "unknown",
+            None,
+            ["relay", "relay", "relay", "relay", "udp"],
+            0,
+        ),
+    ] {
+        site.set_kind(kind)?;
+        let person = Profile::new(&lab, &registry, site.host(), "person");
+        let mut command = person.command(&["doctor", "--json", "--registry", &registry.url()])?;
+        command.arg("--registry-ca").arg(registry.ca());
+        for server in Coturn::servers().iter().chain(&Coturn::servers6()) {
+            command.args(["--stun", &server.to_string()]);
+        }
+        let told = told(Ended::of(&mut command)?)?;
+        println!("{kind}: {:.1?}", told.ended.time);
+        let found: Vec<_> = told.ways().iter().map(|(_, way)| *way).collect();
+        let by = told.json["found"]["port_mapping"]["udp"]["method"].as_str();
+        let is = (
+            told.json["nat"].as_str().unwrap_or_default(),
+            told.json["found"]["udp"]["filtering"]
+                .as_str()
+                .unwrap_or_default(),
+            by,
+            found.as_slice(),
+            told.ended.code,
+        );
+        let should = (name, filtering, mapped, ways.as_slice(), code);
+        if is != should {
+            failures.push(format!(
+                "{kind}: {is:?} instead of {should:?}: {}",
+                told.json
+            ));
+        }
+        let wide = Ended::of(&mut {
+            let mut command = person.command(&["doctor", "--registry", &registry.url()])?;
+            command.arg("--registry-ca").arg(registry.ca());
+            command
+        })?;
+        println!("{}\n{}\n", wide.stdout, wide.stderr);
+    }
+    ensure!(failures.is_empty(), "{}", failures.join("\n"));
+    ensure!(site.port_mappings()?.is_empty(), "mappings are left");
+    Ok(())
+}
+
+/// IPv6 alone: what its firewall does is told, and that IPv4 is missing.
+#[test]
+fn ipv6_alone_is_examined() -> Result<()> {
+    let lab = Lab::builder().caller(Kind::Ipv6Only).build()?;
+    let _coturn = Coturn::start(&lab)?;
+    let registry = Registry::start(&lab)?;
+    let person = Profile::new(&lab, &registry, lab.caller().host(), "person");
+    let mut command = person.command(&["doctor", "--json", "--registry", &registry.url()])?;
+    command.arg("--registry-ca").arg(registry.ca());
+    for server in Coturn::servers6() {
+        command.args(["--stun", &server.to_string()]);
+    }
+    let told = told(Ended::of(&mut command)?)?;
+    let ipv6 = &told.json["found"]["udp_ipv6"];
+    assert_eq!(ipv6["mapping"], "none", "{}", told.json);
+    assert_eq!(ipv6["filtering"], "address-and-port-dependent", "{ipv6}");
+    assert_eq!(told.level("ipv6")?, "ok", "{}", told.json);
+    assert_eq!(told.level("udp")?, "note", "{}", told.json);
+    assert_eq!(told.ended.code, 0);
+    Ok(())
+}
+
+/// STUN servers that answer nonsense, or nothing, are as good as none; what all of them agree on
+/// has to be believed.
+#[test]
+fn stun_servers_that_are_wrong_do_no_harm() -> Result<()> {
+    let lab = Lab::builder().build()?;
+    let registry = Registry::start(&lab)?;
+    let person = Profile::new(&lab, &registry, lab.caller().host(), "person");
+    for lie in [Lie::Garbage, Lie::Silence] {
+        let _liar = LyingStun::start(&lab, lie)?;
+        let told = doctor(&person, &[])?;
+        assert_eq!(told.level("udp")?, "problem", "{lie:?}: {}", told.json);
+        assert_eq!(told.level("registry")?, "ok", "{lie:?}: {}", told.json);
+        assert_eq!(told.json["found"]["udp"]["seen"], json!([]), "{lie:?}");
+    }
+    let _liar = LyingStun::start(&lab, Lie::Address("6.6.6.6:666".parse()?))?;
+    let told = doctor(&person, &[])?;
+    assert_eq!(
+        told.json["found"]["udp"]["filtering"], "unknown",
+        "{}",
+        told.json
+    );
+    let nat = told.check("nat")?["found"].to_string();
+    assert!(nat.contains("does not offer RFC 5780"), "{nat}");
     Ok(())
 }

@@ -1,184 +1,26 @@
-//! The lab does what it says: each kind of NAT behaves as named (in the terms of RFC 4787), the
-//! core delays and loses as told, and nothing crosses that should not.
+//! The lab does what it says: the core delays and loses as told, nothing crosses that should not,
+//! and the servers serve. What the routers do is in `lab_kinds.rs`.
 
 use std::{
-    io::{ErrorKind, Read as _, Write as _},
-    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket},
+    io::{Read as _, Write as _},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
 use ringback_tests::lab::{
-    CALLER_HOST, CALLER_PUBLIC, DEVICE_HOST, DEVICE_PUBLIC, Lab, REGISTRY, STUN,
+    CALLER_HOST, CALLER_PUBLIC, DEVICE_HOST, DEVICE_PUBLIC, Lab, REGISTRY, STUN, STUN6,
     capture::Capture,
     content::{Content, hash},
-    coturn::Coturn,
     file_server::{FileServer, GREETING},
     impairment::Impairment,
-    kind::{Kind, MAPPED_PORTS},
-    site::Site,
+    kind::Kind,
+    probe::{arrives, seen_by},
     sshd::Sshd,
-    stun,
 };
 
 const ANY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
 const SECOND: Duration = Duration::from_secs(1);
-/// How long a datagram that must not arrive is waited for.
-const SILENCE: Duration = Duration::from_millis(150);
-
-/// Where `socket` appears to be, seen from a socket that answers nothing.
-fn seen_by(socket: &UdpSocket, observer: &UdpSocket) -> Result<SocketAddrV4> {
-    let token: [u8; 8] = rand();
-    socket.send_to(&token, observer.local_addr()?)?;
-    let mut buffer = [0; 64];
-    loop {
-        let (length, from) = observer.recv_from(&mut buffer).context("nothing arrived")?;
-        if let (true, SocketAddr::V4(from)) = (buffer[..length] == token, from) {
-            return Ok(from);
-        }
-    }
-}
-
-/// Whether a datagram from one socket to an address arrives at another socket.
-fn arrives(from: &UdpSocket, to: SocketAddrV4, at: &UdpSocket) -> Result<bool> {
-    let token: [u8; 8] = rand();
-    let before = at.read_timeout()?;
-    at.set_read_timeout(Some(SILENCE))?;
-    from.send_to(&token, to)?;
-    let deadline = Instant::now() + SILENCE;
-    let mut arrived = false;
-    let mut buffer = [0; 64];
-    while !arrived && Instant::now() < deadline {
-        match at.recv(&mut buffer) {
-            Ok(length) => arrived = buffer[..length] == token,
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                break;
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-    at.set_read_timeout(before)?;
-    Ok(arrived)
-}
-
-fn rand() -> [u8; 8] {
-    fastrand::u64(..).to_be_bytes()
-}
-
-/// The address that the site's main host sends from when nothing is bound.
-fn own_address(site: &Site) -> Ipv4Addr {
-    if site.kind() == Kind::Open {
-        site.public()
-    } else {
-        site.address()
-    }
-}
-
-/// Measures mapping and filtering of one site's router.
-fn behaves_as_named(lab: &Lab, site: &Site) -> Result<()> {
-    let kind = site.kind();
-    let [server, other] = [lab.stun().udp((STUN[0], 0))?, lab.stun().udp((STUN[0], 0))?];
-    let elsewhere = lab.stun().udp((STUN[1], 0))?;
-    let inside = site.host().udp((ANY, 40001))?;
-
-    // Unsolicited, before anything was sent: only a router that has no mappings to need lets it in.
-    let unmapped = SocketAddrV4::new(site.public(), 40001);
-    assert_eq!(
-        arrives(&server, unmapped, &inside)?,
-        !kind.translates_ports(),
-        "{kind}: unsolicited"
-    );
-
-    // Mapping: the same for every destination.
-    let mapped = seen_by(&inside, &server)?;
-    assert_eq!(*mapped.ip(), site.public(), "{kind}");
-    assert_eq!(
-        mapped.port() != 40001,
-        kind.translates_ports(),
-        "{kind}: {mapped}"
-    );
-    assert_eq!(
-        MAPPED_PORTS.contains(&mapped.port()),
-        kind.translates_ports(),
-        "{kind}: {mapped}"
-    );
-    assert_eq!(
-        seen_by(&inside, &elsewhere)?,
-        mapped,
-        "{kind}: mapping depends on the address"
-    );
-
-    // Filtering: who was sent to can answer; a stranger's port or address only if the kind says so.
-    assert!(arrives(&server, mapped, &inside)?, "{kind}: answer");
-    assert!(
-        arrives(&elsewhere, mapped, &inside)?,
-        "{kind}: answer of the second"
-    );
-    assert_eq!(
-        arrives(&other, mapped, &inside)?,
-        kind.lets_strangers_in(),
-        "{kind}: other port"
-    );
-    let stranger = lab.registry().udp((REGISTRY, 0))?;
-    assert_eq!(
-        arrives(&stranger, mapped, &inside)?,
-        kind.lets_strangers_in(),
-        "{kind}: stranger"
-    );
-
-    // What was turned away has not spoilt the mapping: the same mapping now reaches the stranger.
-    assert_eq!(
-        seen_by(&inside, &stranger)?,
-        mapped,
-        "{kind}: spoilt by an unsolicited datagram"
-    );
-    assert!(
-        arrives(&stranger, mapped, &inside)?,
-        "{kind}: no stranger any more"
-    );
-
-    // Another socket of the host has a mapping of its own.
-    let second = site.host().udp((ANY, 40002))?;
-    assert_ne!(seen_by(&second, &server)?, mapped, "{kind}");
-    assert!(
-        arrives(&server, mapped, &inside)?,
-        "{kind}: the first mapping still stands"
-    );
-    Ok(())
-}
-
-#[test]
-fn each_kind_behaves_as_named_on_both_sides() -> Result<()> {
-    let lab = Lab::builder().build()?;
-    for kind in Kind::ALL {
-        for site in [lab.caller(), lab.device()] {
-            site.set_kind(kind)?;
-            behaves_as_named(&lab, site)?;
-        }
-    }
-    Ok(())
-}
-
-#[test]
-fn every_pair_of_kinds_can_punch() -> Result<()> {
-    let lab = Lab::builder().build()?;
-    for caller in Kind::ALL {
-        lab.caller().set_kind(caller)?;
-        for device in Kind::ALL {
-            lab.device().set_kind(device)?;
-            let observer = lab.stun().udp((STUN[0], 0))?;
-            let a = lab.caller().host().udp((ANY, 0))?;
-            let b = lab.device().host().udp((ANY, 0))?;
-            let (a_mapped, b_mapped) = (seen_by(&a, &observer)?, seen_by(&b, &observer)?);
-            // The device's first datagram may be turned away; that must not spoil anything.
-            b.send_to(b"first", a_mapped)?;
-            assert!(arrives(&a, b_mapped, &b)?, "{caller} to {device}");
-            assert!(arrives(&b, a_mapped, &a)?, "{device} to {caller}");
-            assert!(arrives(&a, b_mapped, &b)?, "{caller} to {device} again");
-        }
-    }
-    Ok(())
-}
 
 #[test]
 fn two_hosts_that_send_at_the_same_moment_both_get_through() -> Result<()> {
@@ -207,102 +49,6 @@ fn two_hosts_that_send_at_the_same_moment_both_get_through() -> Result<()> {
             "round {round}: {b_mapped} to {a_mapped}"
         );
     }
-    Ok(())
-}
-
-#[test]
-fn tcp_passes_outward_only_where_the_nat_says_so() -> Result<()> {
-    let lab = Lab::builder().build()?;
-    for kind in Kind::ALL {
-        lab.device().set_kind(kind)?;
-        let outside = lab.registry().listen((REGISTRY, 0))?;
-        let stream = lab.device().host().connect(outside.local_addr()?)?;
-        let (_, from) = outside.accept()?;
-        assert_eq!(from.ip(), IpAddr::V4(DEVICE_PUBLIC), "{kind}");
-        drop(stream);
-        let inside = lab
-            .device()
-            .host()
-            .listen((own_address(lab.device()), 8000))?;
-        let reached = lab.registry().enter(|| {
-            std::net::TcpStream::connect_timeout(&(DEVICE_PUBLIC, 8000).into(), SILENCE)
-        })?;
-        assert_eq!(
-            reached.is_ok(),
-            !kind.translates_ports(),
-            "{kind}: {reached:?}"
-        );
-        drop(inside);
-    }
-    Ok(())
-}
-
-#[test]
-fn stun_sees_the_public_address() -> Result<()> {
-    let lab = Lab::builder().build()?;
-    let _coturn = Coturn::start(&lab)?;
-    for kind in Kind::ALL {
-        for (site, public) in [(lab.caller(), CALLER_PUBLIC), (lab.device(), DEVICE_PUBLIC)] {
-            site.set_kind(kind)?;
-            let socket = site.host().udp((ANY, 0))?;
-            let [first, second] =
-                Coturn::servers().map(|server| stun::mapped_address(&socket, server, 5 * SECOND));
-            let first = first?;
-            assert_eq!(*first.ip(), public, "{kind}");
-            assert_eq!(second?, first, "{kind}");
-        }
-    }
-    Ok(())
-}
-
-#[test]
-fn a_changed_public_address_ends_old_mappings_and_starts_new_ones() -> Result<()> {
-    let lab = Lab::builder().build()?;
-    let new = Ipv4Addr::new(202, 204, 99, 44);
-    for kind in Kind::ALL {
-        lab.device().set_kind(kind)?;
-        let server = lab.stun().udp((STUN[0], 0))?;
-        let socket = lab.device().host().udp((ANY, 40001))?;
-        let before = seen_by(&socket, &server)?;
-        lab.change_public_address(lab.device(), new)?;
-        assert!(
-            !arrives(&server, before, &socket)?,
-            "{kind}: the old mapping still works"
-        );
-        let after = seen_by(&socket, &server)?;
-        assert_eq!(*after.ip(), new, "{kind}");
-        assert!(arrives(&server, after, &socket)?, "{kind}");
-        lab.device().forget_mappings()?;
-        let remapped = seen_by(&socket, &server)?;
-        assert_eq!(*remapped.ip(), new, "{kind}");
-        // One of ten thousand ports: equal by chance once in as many runs.
-        assert_eq!(
-            remapped != after,
-            kind.translates_ports(),
-            "{kind}: {after}, {remapped}"
-        );
-        lab.change_public_address(lab.device(), DEVICE_PUBLIC)?;
-    }
-    Ok(())
-}
-
-#[test]
-fn a_mapping_that_is_not_used_expires() -> Result<()> {
-    let lab = Lab::builder().build()?;
-    lab.device().set_mapping_lifetime(1, 1)?;
-    let server = lab.stun().udp((STUN[0], 0))?;
-    let socket = lab.device().host().udp((ANY, 0))?;
-    let mapped = seen_by(&socket, &server)?;
-    assert!(arrives(&server, mapped, &socket)?);
-    // The kernel collects expired entries when it looks at them; each try here is such a look, and
-    // none that is turned away renews the mapping.
-    let deadline = Instant::now() + 10 * SECOND;
-    let mut expired = false;
-    while !expired && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(1100));
-        expired = !arrives(&server, mapped, &socket)?;
-    }
-    assert!(expired);
     Ok(())
 }
 
@@ -398,17 +144,76 @@ fn a_delay_is_one_way_and_between_any_two_legs() -> Result<()> {
 
     let at_registry = lab.registry().udp((REGISTRY, 0))?;
     let at_stun = lab.stun().udp((STUN[0], 0))?;
+    let once = || -> Result<Duration> {
+        let start = Instant::now();
+        seen_by(&at_registry, &at_stun)?;
+        Ok(start.elapsed())
+    };
+    // The best of some, as a loaded machine adds to any single one.
+    let best = (0..5).map(|_| once()).collect::<Result<Vec<_>>>()?;
+    let best = best.into_iter().min().context("five")?;
+    assert!((delay..2 * delay).contains(&best), "{best:?}");
+
+    lab.impair(Impairment::default())?;
+    let again = round_trips(&lab, 21)?;
+    assert!(again[10] < Duration::from_millis(2), "{again:?}");
+    Ok(())
+}
+
+#[test]
+fn ipv6_is_delayed_and_lost_as_ipv4_is() -> Result<()> {
+    let delay = Duration::from_millis(20);
+    let kind = Kind::Ipv6Only;
+    let lab = Lab::builder()
+        .caller(kind)
+        .device(kind)
+        .delay(delay)
+        .build()?;
+    let observer = lab.stun().udp((STUN6[0], 0))?;
+    let a = lab.caller().host().udp((Ipv6Addr::UNSPECIFIED, 0))?;
     let start = Instant::now();
-    seen_by(&at_registry, &at_stun)?;
+    assert_eq!(
+        seen_by(&a, &observer)?.ip(),
+        IpAddr::V6(lab.caller().address6())
+    );
     assert!(
         (delay..2 * delay).contains(&start.elapsed()),
         "{:?}",
         start.elapsed()
     );
-
+    lab.impair(Impairment {
+        loss: 1.0,
+        ..Impairment::default()
+    })?;
+    assert!(!arrives(&a, observer.local_addr()?, &observer)?);
     lab.impair(Impairment::default())?;
-    let again = round_trips(&lab, 21)?;
-    assert!(again[10] < Duration::from_millis(2), "{again:?}");
+    assert!(arrives(&a, observer.local_addr()?, &observer)?);
+    Ok(())
+}
+
+#[test]
+fn the_way_between_the_sites_can_be_bad_and_that_to_the_servers_good() -> Result<()> {
+    let lab = Lab::builder().build()?;
+    let observer = lab.stun().udp((STUN[0], 0))?;
+    let a = lab.caller().host().udp((ANY, 0))?;
+    let b = lab.device().host().udp((ANY, 0))?;
+    let (a_seen, b_seen) = (seen_by(&a, &observer)?, seen_by(&b, &observer)?);
+    b.send_to(b"opening", a_seen)?;
+    assert!(arrives(&a, b_seen, &b)?);
+    lab.impair(Impairment {
+        loss: 1.0,
+        scope: Lab::udp_between_sites(),
+        ..Impairment::default()
+    })?;
+    assert!(!arrives(&a, b_seen, &b)?);
+    for socket in [&a, &b] {
+        assert!(arrives(socket, observer.local_addr()?, &observer)?);
+    }
+    // TCP between the sites is spared too.
+    lab.device().set_kind(Kind::Open)?;
+    let listener = lab.device().host().listen((DEVICE_PUBLIC, 7000))?;
+    let _stream = lab.caller().host().connect(listener.local_addr()?)?;
+    assert_eq!(listener.accept()?.1.ip(), IpAddr::V4(CALLER_PUBLIC));
     Ok(())
 }
 

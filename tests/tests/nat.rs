@@ -4,18 +4,48 @@
 use anyhow::Result;
 use ringback_tests::{
     case::{Case, Stage},
-    lab::{impairment::Impairment, kind::Kind},
+    lab::{Topology, kind::Kind},
 };
 
+const BYTES: u64 = 100_000_000;
+
 fn call(caller: Kind, device: Kind) -> Result<()> {
-    let impairment = Impairment::default();
-    let case = Case {
-        caller,
-        device,
-        impairment,
-        bytes: 100_000_000,
-    };
-    Stage::set()?.run(&case)?.check()
+    Stage::set()?
+        .run(&Case::new(caller, device, BYTES))?
+        .check()
+}
+
+/// Pairs beyond those that have a test of their own, run one after the other on one stage.
+/// `cargo xtask nat` runs them all.
+const PAIRS: &[(Kind, Kind)] = &[
+    (Kind::Ipv6Only, Kind::Ipv6Only),
+    (Kind::CarrierNat, Kind::PortRestricted),
+    (Kind::PortRestricted, Kind::CarrierNat),
+    (Kind::CarrierNat, Kind::CarrierNat),
+    (Kind::Open, Kind::Symmetric),
+    (Kind::Symmetric, Kind::FullCone),
+    (Kind::PortRestrictedPcp, Kind::PortRestricted),
+];
+
+/// Where both are behind one router of that kind.
+const SHARED: &[(Topology, Kind)] = &[(Topology::SameRouter, Kind::PortRestricted)];
+
+#[test]
+fn more_pairs_are_connected_the_best_way() -> Result<()> {
+    let stage = Stage::set()?;
+    let pairs = PAIRS
+        .iter()
+        .map(|&(caller, device)| Case::new(caller, device, BYTES / 10));
+    let shared = SHARED.iter().map(|&(topology, kind)| Case {
+        topology,
+        ..Case::new(kind, kind, BYTES / 10)
+    });
+    for case in pairs.chain(shared) {
+        let outcome = stage.run(&case)?;
+        println!("{case}: {} by {}", outcome.way.path, outcome.way.transport);
+        outcome.check()?;
+    }
+    Ok(())
 }
 
 macro_rules! matrix {

@@ -13,7 +13,7 @@ use ringback_tests::{
         DEVICE_HOST, DEVICE_PUBLIC, Lab,
         capture::{Capture, UDP},
         coturn::Coturn,
-        miniupnpd::{Forwarded, Miniupnpd, Settings},
+        port_mapper::{Forwarded, Miniupnpd, Settings},
         registry::Registry,
     },
     profile::{Profile, Up},

@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    net::IpAddr,
     path::{Path, PathBuf},
 };
 
@@ -12,14 +11,14 @@ use rcgen::{
     KeyUsagePurpose, SanType,
 };
 
-use super::{REGISTRY, REGISTRY_NAME};
+use super::{REGISTRY_ADDRESSES, REGISTRY_NAME};
 
 /// Files of a certificate authority made for one test, in PEM.
 #[derive(Clone, Debug)]
 pub struct Authority {
     /// The authority's own certificate: what `--registry-ca` and `curl --cacert` take.
     pub ca: PathBuf,
-    /// The registry's certificate, for [`REGISTRY_NAME`] and [`REGISTRY`].
+    /// The registry's certificate, for [`REGISTRY_NAME`] and both addresses of the registry.
     pub certificate: PathBuf,
     /// The key to [`Authority::certificate`] (PKCS #8).
     pub key: PathBuf,
@@ -41,7 +40,7 @@ impl Authority {
         let mut params = CertificateParams::new(vec![REGISTRY_NAME.to_owned()])?;
         params
             .subject_alt_names
-            .push(SanType::IpAddress(IpAddr::V4(REGISTRY)));
+            .extend(REGISTRY_ADDRESSES.map(SanType::IpAddress));
         params
             .distinguished_name
             .push(DnType::CommonName, REGISTRY_NAME);

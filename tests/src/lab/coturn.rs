@@ -4,9 +4,12 @@ use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, Result};
 
-use super::{Lab, STUN, STUN_PORT, process::Process, stun};
+use super::{
+    Lab, STUN, STUN_ADDRESSES, STUN_PORT, STUN6, namespace::Namespace, process::Process, stun,
+};
 
-/// coturn on both [`STUN`] addresses, with NAT behaviour discovery (RFC 5780), and no TURN.
+/// coturn on both [`STUN`] and both [`STUN6`] addresses, by UDP and TCP, with NAT behaviour discovery
+/// (RFC 5780), and no TURN.
 #[derive(Debug)]
 pub struct Coturn {
     _process: Process,
@@ -30,13 +33,13 @@ impl Coturn {
             "--listening-port",
             &STUN_PORT.to_string(),
         ]);
-        for address in STUN {
+        for address in STUN_ADDRESSES {
             command.args(["--listening-ip", &address.to_string()]);
         }
         command.arg("--pidfile").arg(lab.dir().join("coturn.pid"));
         command.current_dir(lab.dir());
         let process = lab.spawn("coturn", command)?;
-        for server in Self::servers() {
+        for server in Self::servers().into_iter().chain(Self::servers6()) {
             let probe = (|| {
                 let socket = lab.stun().udp((server.ip(), 0))?;
                 stun::mapped_address(&socket, server, Duration::from_secs(10))
@@ -49,5 +52,19 @@ impl Coturn {
     /// Its two addresses, as agents are told them.
     pub fn servers() -> [SocketAddr; 2] {
         STUN.map(|address| (address, STUN_PORT).into())
+    }
+
+    /// The two for agents that have IPv6.
+    pub fn servers6() -> [SocketAddr; 2] {
+        STUN6.map(|address| (address, STUN_PORT).into())
+    }
+
+    /// The two of the family that a host of the lab has: no host of the lab has both.
+    pub fn servers_for(namespace: &Namespace) -> Result<[SocketAddr; 2]> {
+        Ok(if namespace.has_ipv6()? {
+            Self::servers6()
+        } else {
+            Self::servers()
+        })
     }
 }

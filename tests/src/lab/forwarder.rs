@@ -7,7 +7,7 @@
 
 use std::{
     io::{ErrorKind, Read as _, Write as _},
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::{fd::AsFd as _, unix::net::UnixStream},
     sync::{Arc, Mutex},
     thread::JoinHandle,
@@ -23,7 +23,7 @@ use tun_rs::{DeviceBuilder, SyncDevice};
 
 use super::{
     impairment::{Flow, Impairment, Line, Tally},
-    namespace::{Namespace, ip},
+    namespace::{Namespace, ip, ip6},
 };
 
 /// The TUN device in the core, and the routing table that leads into it.
@@ -34,6 +34,7 @@ const TABLE: u32 = 100;
 #[derive(Debug)]
 pub struct Forwarder {
     core: Option<String>,
+    has_ipv6: bool,
     legs: Vec<String>,
     next: Arc<Mutex<Option<Impairment>>>,
     tally: Arc<Mutex<Tally>>,
@@ -68,22 +69,29 @@ impl Forwarder {
                 .name("line".into())
                 .spawn(move || forward(&device, &rung, line, &next, &tally))?
         };
+        // Where a person uses it, IPv6 may be off.
+        let has_ipv6 =
+            std::fs::read_to_string(format!("/proc/sys/net/ipv6/conf/{DEVICE}/disable_ipv6"))
+                .is_ok_and(|off| off.trim() == "0");
         let forwarder = Self {
             core,
+            has_ipv6,
             legs: legs.to_vec(),
             next,
             tally,
             bell: Some(bell),
             thread: Some(thread),
         };
-        let mut script = format!(
-            "link set {DEVICE} txqueuelen 10000 up\n\
-             route replace default dev {DEVICE} table {TABLE}\n"
-        );
+        let core = forwarder.core.as_deref();
+        ip(core, &format!("link set {DEVICE} txqueuelen 10000 up\n"))?;
+        let mut script = format!("route replace default dev {DEVICE} table {TABLE}\n");
         for leg in legs {
             script += &format!("rule add pref {TABLE} iif {leg} lookup {TABLE}\n");
         }
-        ip(forwarder.core.as_deref(), &script)?;
+        ip(core, &script)?;
+        if forwarder.has_ipv6 {
+            ip6(core, &script)?;
+        }
         Ok(forwarder)
     }
 
@@ -106,7 +114,12 @@ impl Drop for Forwarder {
             script += &format!("rule del pref {TABLE} iif {leg} lookup {TABLE}\n");
         }
         // The rules must go before the device, or packets would find no way in between.
-        if let Err(error) = ip(self.core.as_deref(), &script) {
+        let core = self.core.as_deref();
+        let mut removed = ip(core, &script);
+        if self.has_ipv6 {
+            removed = removed.and(ip6(core, &script));
+        }
+        if let Err(error) = removed {
             eprintln!("the forwarder's rules can not be removed: {error:#}");
         }
         self.bell = None;
@@ -171,14 +184,35 @@ fn forward(
     }
 }
 
-/// The addresses in an IPv4 header; nothing else crosses the core.
+/// What the IP header says. Multicast and what is for one link only has no business here.
 fn flow(packet: &[u8]) -> Option<Flow> {
-    let address = |at: usize| {
-        let octets: [u8; 4] = packet.get(at..at + 4)?.try_into().ok()?;
-        Some(Ipv4Addr::from(octets))
+    let (source, destination, protocol) = match packet.first()? >> 4 {
+        4 => {
+            let address = |at: usize| {
+                let octets: [u8; 4] = packet.get(at..at + 4)?.try_into().ok()?;
+                Some(IpAddr::V4(Ipv4Addr::from(octets)))
+            };
+            (address(12)?, address(16)?, *packet.get(9)?)
+        }
+        6 => {
+            let address = |at: usize| {
+                let octets: [u8; 16] = packet.get(at..at + 16)?.try_into().ok()?;
+                Some(Ipv6Addr::from(octets)).filter(|it| !it.is_unicast_link_local())
+            };
+            (
+                IpAddr::V6(address(8)?),
+                IpAddr::V6(address(24)?),
+                *packet.get(6)?,
+            )
+        }
+        _ => return None,
     };
-    if packet.first()? >> 4 != 4 {
+    if destination.is_multicast() {
         return None;
     }
-    Some((address(12)?, address(16)?))
+    Some(Flow {
+        source,
+        destination,
+        is_udp: protocol == super::capture::UDP,
+    })
 }

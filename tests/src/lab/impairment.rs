@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BinaryHeap, HashMap},
-    net::Ipv4Addr,
+    net::IpAddr,
     time::{Duration, Instant},
 };
 
@@ -23,13 +23,40 @@ pub struct Impairment {
     /// Share of packets that arrive twice.
     pub duplicate: f64,
     /// Further one-way delay of packets to or from an address.
-    pub distance: Vec<(Ipv4Addr, Duration)>,
+    pub distance: Vec<(IpAddr, Duration)>,
+    /// Which packets jitter, loss, reordering and duplication are for. Delay and distance are for
+    /// all.
+    pub scope: Scope,
     /// Seed of all the drawing of lots.
     pub seed: u64,
 }
 
-/// Both ends of a packet, as its IP header names them.
-pub type Flow = (Ipv4Addr, Ipv4Addr);
+/// Which packets have bad luck.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Scope {
+    /// All of them.
+    #[default]
+    All,
+    /// All between two addresses, in both directions.
+    Between(IpAddr, IpAddr),
+    /// UDP between two addresses, in both directions.
+    UdpBetween(IpAddr, IpAddr),
+    /// UDP that none of these addresses sends or receives: with the servers' addresses, the direct
+    /// way between two sites, wherever they move.
+    UdpBeside(Vec<IpAddr>),
+}
+
+/// What the headers of a packet say, as far as it decides what happens to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Flow {
+    /// The sender.
+    pub source: IpAddr,
+    /// The receiver.
+    pub destination: IpAddr,
+    /// Whether it is UDP.
+    pub is_udp: bool,
+}
 
 /// What has happened to packets so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -69,6 +96,7 @@ impl Default for Impairment {
             reorder: 0.0,
             duplicate: 0.0,
             distance: Vec::new(),
+            scope: Scope::All,
             seed: 1,
         }
     }
@@ -80,6 +108,7 @@ impl Impairment {
         *self
             == Self {
                 seed: self.seed,
+                scope: self.scope.clone(),
                 ..Self::default()
             }
     }
@@ -87,6 +116,20 @@ impl Impairment {
     /// How much longer a reordered packet is held: a quarter of the delay, and at least 1 ms.
     pub fn hold(&self) -> Duration {
         (self.delay / 4).max(Duration::from_millis(1))
+    }
+}
+
+impl Scope {
+    /// Whether a packet is meant.
+    pub fn has(&self, flow: &Flow) -> bool {
+        let ends = [flow.source, flow.destination];
+        let between = |a: &IpAddr, b: &IpAddr| ends == [*a, *b] || ends == [*b, *a];
+        match self {
+            Self::All => true,
+            Self::Between(a, b) => between(a, b),
+            Self::UdpBetween(a, b) => flow.is_udp && between(a, b),
+            Self::UdpBeside(others) => flow.is_udp && !ends.iter().any(|end| others.contains(end)),
+        }
     }
 }
 
@@ -117,7 +160,8 @@ impl<P: Clone> Line<P> {
     /// Takes a packet that came in now.
     pub fn handle_input(&mut self, flow: Flow, packet: P, now: Instant) {
         self.tally.received += 1;
-        if self.draw(self.impairment.loss) {
+        let meant = self.impairment.scope.has(&flow);
+        if meant && self.draw(self.impairment.loss) {
             self.tally.lost += 1;
             return;
         }
@@ -125,9 +169,9 @@ impl<P: Clone> Line<P> {
             self.tally.overflowed += 1;
             return;
         }
-        let copy = self.draw(self.impairment.duplicate).then(|| packet.clone());
-        let mut due = now + self.transit(flow);
-        if self.draw(self.impairment.reorder) {
+        let copy = (meant && self.draw(self.impairment.duplicate)).then(|| packet.clone());
+        let mut due = now + self.transit(flow, meant);
+        if meant && self.draw(self.impairment.reorder) {
             self.tally.reordered += 1;
             due += self.impairment.hold();
         } else {
@@ -161,7 +205,7 @@ impl<P: Clone> Line<P> {
         self.tally
     }
 
-    fn transit(&mut self, flow: Flow) -> Duration {
+    fn transit(&mut self, flow: Flow, meant: bool) -> Duration {
         let Impairment {
             delay,
             jitter,
@@ -170,9 +214,9 @@ impl<P: Clone> Line<P> {
         } = &self.impairment;
         let further = distance
             .iter()
-            .filter(|(end, _)| *end == flow.0 || *end == flow.1);
+            .filter(|(end, _)| *end == flow.source || *end == flow.destination);
         let further = further.map(|(_, delay)| *delay).sum::<Duration>();
-        let jitter = if jitter.is_zero() {
+        let jitter = if jitter.is_zero() || !meant {
             Duration::ZERO
         } else {
             jitter.mul_f64(self.lots.f64())
@@ -225,13 +269,23 @@ impl<P> Eq for Departure<P> {}
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
-    const FLOW: Flow = (
-        Ipv4Addr::new(4, 17, 168, 2),
-        Ipv4Addr::new(202, 204, 16, 13),
-    );
-    const BACK: Flow = (FLOW.1, FLOW.0);
+    const fn udp(source: IpAddr, destination: IpAddr) -> Flow {
+        Flow {
+            source,
+            destination,
+            is_udp: true,
+        }
+    }
+
+    const CALLER: IpAddr = IpAddr::V4(Ipv4Addr::new(4, 17, 168, 2));
+    const DEVICE: IpAddr = IpAddr::V4(Ipv4Addr::new(202, 204, 16, 13));
+    const REGISTRY: IpAddr = IpAddr::V4(Ipv4Addr::new(130, 74, 23, 6));
+    const FLOW: Flow = udp(CALLER, DEVICE);
+    const BACK: Flow = udp(DEVICE, CALLER);
     const MS: Duration = Duration::from_millis(1);
 
     /// Sends `count` packets, one a millisecond, and gives (number, time of arrival in µs).
@@ -280,13 +334,13 @@ mod tests {
     fn distance_counts_for_both_ends_and_both_directions() {
         let impairment = Impairment {
             delay: 5 * MS,
-            distance: vec![(FLOW.0, 10 * MS), (FLOW.1, 20 * MS)],
+            distance: vec![(CALLER, 10 * MS), (DEVICE, 20 * MS)],
             ..Impairment::default()
         };
         for flow in [FLOW, BACK] {
             assert_eq!(carry(impairment.clone(), flow, 1).0, [(0, 35_000)]);
         }
-        assert_eq!(carry(impairment, (FLOW.0, FLOW.0), 1).0, [(0, 15_000)]);
+        assert_eq!(carry(impairment, udp(CALLER, CALLER), 1).0, [(0, 15_000)]);
     }
 
     #[test]
@@ -365,6 +419,65 @@ mod tests {
         assert!((400..600).contains(&tally.duplicated), "{tally:?}");
         assert_eq!(arrived.len() as u64, 1000 + tally.duplicated);
         assert!(arrived.is_sorted());
+    }
+
+    #[test]
+    fn only_what_is_meant_has_bad_luck_and_all_is_delayed() {
+        let tcp = |flow: Flow| Flow {
+            is_udp: false,
+            ..flow
+        };
+        let to_registry = udp(CALLER, REGISTRY);
+        let meant = |scope: &Scope| {
+            [FLOW, BACK, to_registry, tcp(FLOW)].map(|flow| {
+                let impairment = Impairment {
+                    delay: 20 * MS,
+                    loss: 1.0,
+                    scope: scope.clone(),
+                    ..Impairment::default()
+                };
+                let (arrived, _) = carry(impairment, flow, 3);
+                assert!(arrived.is_empty() || arrived[0] == (0, 20_000) && arrived.len() == 3);
+                arrived.is_empty()
+            })
+        };
+        assert_eq!(meant(&Scope::All), [true, true, true, true]);
+        let between = Scope::Between(DEVICE, CALLER);
+        assert_eq!(meant(&between), [true, true, false, true]);
+        let udp_between = Scope::UdpBetween(DEVICE, CALLER);
+        assert_eq!(meant(&udp_between), [true, true, false, false]);
+        let beside = Scope::UdpBeside(vec![REGISTRY]);
+        assert_eq!(meant(&beside), [true, true, false, false]);
+        for scope in [between, udp_between, beside] {
+            let nothing = Impairment {
+                scope,
+                ..Impairment::default()
+            };
+            assert!(nothing.is_none());
+        }
+    }
+
+    #[test]
+    fn jitter_reordering_and_duplicates_spare_what_is_not_meant() {
+        let impairment = Impairment {
+            delay: 20 * MS,
+            jitter: 200 * MS,
+            reorder: 0.3,
+            duplicate: 0.3,
+            scope: Scope::UdpBetween(CALLER, DEVICE),
+            ..Impairment::default()
+        };
+        let spared = carry(impairment.clone(), udp(CALLER, REGISTRY), 100);
+        let plain = Impairment {
+            delay: 20 * MS,
+            ..Impairment::default()
+        };
+        assert_eq!(spared, carry(plain, udp(CALLER, REGISTRY), 100));
+        let (arrived, tally) = carry(impairment, FLOW, 1000);
+        assert_eq!(arrived.len() as u64, 1000 + tally.duplicated);
+        assert!((200..400).contains(&tally.reordered), "{tally:?}");
+        let last = |&(n, at): &(u32, u128)| at - u128::from(n) * 1000;
+        assert!(arrived.iter().any(|packet| last(packet) > 150_000));
     }
 
     #[test]

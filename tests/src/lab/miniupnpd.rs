@@ -1,177 +1,179 @@
-//! A router's port mapping: Debian's miniupnpd, by UPnP-IGD, NAT-PMP and PCP, on the kernel's NAT.
+//! The daemon of real home routers that opens ports on request: Debian's miniupnpd, on nftables.
 
-use std::{fs, net::Ipv4Addr, time::Duration};
+use std::{
+    fs,
+    net::{Ipv4Addr, SocketAddrV4},
+    path::Path,
+    time::{Duration, Instant},
+};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
-use super::{Lab, namespace::Namespace, process::Process, site::Site};
+use super::{
+    capture::{TCP, UDP},
+    namespace::{Namespace, run},
+    process::Process,
+};
 
-/// Which protocols the router speaks, and how.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// UPnP-IGD.
-    pub upnp: bool,
-    /// NAT-PMP and PCP, which share a port.
-    pub natpmp: bool,
-    /// Drops what speaks PCP, as a router that knows NAT-PMP only and is not polite about it.
-    pub ignores_pcp: bool,
-    /// Takes the link's address, which is none of the Internet's, for its own outside: that is how
-    /// a router behind another NAT sees itself.
-    pub behind_nat: bool,
-    /// Seconds of the shortest and the longest lease by PCP.
-    pub lifetimes: (u32, u32),
+/// By which protocols a router opens ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocols {
+    /// UPnP Internet Gateway Device, versions 1 and 2.
+    Upnp,
+    /// NAT-PMP (RFC 6886) and PCP (RFC 6887).
+    Pcp,
 }
 
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            upnp: true,
-            natpmp: true,
-            ignores_pcp: false,
-            behind_nat: false,
-            lifetimes: (120, 86_400),
-        }
-    }
+/// A port that the router has opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortMapping {
+    /// IP protocol number: [`UDP`] or [`TCP`].
+    pub protocol: u8,
+    /// The port on the public address.
+    pub external: u16,
+    /// Where in the LAN it leads.
+    pub internal: SocketAddrV4,
 }
 
-/// A running miniupnpd on a site's router.
+/// The port that NAT-PMP and PCP are asked on, at the router's LAN address.
+pub const PCP_PORT: u16 = 5351;
+/// The port that UPnP devices are searched on, at 239.255.255.250.
+pub const SSDP_PORT: u16 = 1900;
+
+/// Where it writes its rules. The names of chains are told to it; it makes none itself.
+const TABLE: &str = "table inet miniupnpd
+delete table inet miniupnpd
+table inet miniupnpd {
+  chain forward { }
+  chain mappings { }
+  chain peers { }
+  chain inbound {
+    type nat hook prerouting priority dstnat
+    iifname \"wan\" jump mappings
+  }
+  chain outbound {
+    type nat hook postrouting priority srcnat - 1
+    oifname \"wan\" jump peers
+  }
+}\n";
+
+/// Running on a router between `lan` and `wan`. Its mappings end with it.
 #[derive(Debug)]
-pub struct Miniupnpd<'a> {
-    lab: &'a Lab,
-    site: &'a Site,
-    settings: Settings,
-    process: Option<Process>,
+pub(super) struct Miniupnpd {
+    _process: Process,
 }
 
-/// A port that the router forwards: protocol (`udp`, `tcp`), external port, LAN host, its port.
-pub type Forwarded = (String, u16, Ipv4Addr, u16);
-
-impl<'a> Miniupnpd<'a> {
-    /// Starts it. The site keeps its kind; changing that would take the mappings' chains away.
-    pub fn start(lab: &'a Lab, site: &'a Site, settings: Settings) -> Result<Self> {
-        let mut router = Self {
-            lab,
-            site,
-            settings,
-            process: None,
+impl Miniupnpd {
+    /// Starts it with no mappings, and waits until it can be asked.
+    pub(super) fn start(
+        router: &Namespace,
+        public: Ipv4Addr,
+        protocols: Protocols,
+        dir: &Path,
+    ) -> Result<Self> {
+        router.nft(TABLE)?;
+        let (upnp, pcp) = match protocols {
+            Protocols::Upnp => ("yes", "no"),
+            Protocols::Pcp => ("no", "yes"),
         };
-        router.boot()?;
-        Ok(router)
-    }
-
-    /// The router is switched off and on again: every mapping is lost.
-    pub fn restart(&mut self) -> Result<()> {
-        if let Some(mut process) = self.process.take() {
-            process.kill9()?;
-        }
-        self.boot()
-    }
-
-    /// What the router forwards now, as the kernel has it.
-    pub fn forwarded(&self) -> Result<Vec<Forwarded>> {
-        let mut nft = self.namespace().command("nft");
-        nft.args(["list", "chain", "inet", TABLE, "prerouting_miniupnpd"]);
-        let output = nft.output()?;
-        let text = String::from_utf8(output.stdout)?;
-        Ok(text.lines().filter_map(parse).collect())
-    }
-
-    fn namespace(&self) -> &Namespace {
-        self.site.router()
-    }
-
-    fn boot(&mut self) -> Result<()> {
-        let Settings {
-            upnp,
-            natpmp,
-            ignores_pcp,
-            behind_nat,
-            lifetimes: (shortest, longest),
-        } = self.settings;
-        let deaf = if ignores_pcp {
-            "chain deaf { type filter hook input priority -10; udp dport 5351 @th,64,8 2 drop; }"
-        } else {
-            ""
-        };
-        // Before the router's own translation, which would take everything.
-        self.namespace().nft(&format!(
-            "table inet {TABLE} {{}}\ndelete table inet {TABLE}\n\
-             table inet {TABLE} {{
-  chain miniupnpd {{}}
-  chain prerouting_miniupnpd {{}}
-  chain postrouting_miniupnpd {{}}
-  chain forward {{ type filter hook forward priority -5; jump miniupnpd; }}
-  chain prerouting {{ type nat hook prerouting priority -105; jump prerouting_miniupnpd; }}
-  chain postrouting {{ type nat hook postrouting priority 95; jump postrouting_miniupnpd; }}
-  {deaf}
-}}\n"
-        ))?;
-        let name = format!("miniupnpd-{:08x}", fastrand::u32(..));
-        let dir = self.lab.dir();
-        let config = dir.join(format!("{name}.conf"));
-        let yes = |on| if on { "yes" } else { "no" };
-        let external = if behind_nat {
-            String::new()
-        } else {
-            format!("ext_ip={}\n", self.site.public())
-        };
-        fs::write(
-            &config,
-            format!(
-                "ext_ifname=wan\n{external}listening_ip=lan\nenable_upnp={}\n\
-                 enable_natpmp={}\nsecure_mode=yes\nmin_lifetime={shortest}\n\
-                 max_lifetime={longest}\nipv6_disable=yes\n\
-                 upnp_table_name={TABLE}\nupnp_nat_table_name={TABLE}\n\
-                 minissdpdsocket={name}.sock\nuuid=00000000-0000-0000-0000-0000{:08x}\n\
-                 allow 1024-65535 192.168.1.0/24 1024-65535\ndeny 0-65535 0.0.0.0/0 0-65535\n",
-                yes(upnp),
-                yes(natpmp),
-                fastrand::u32(..),
-            ),
-        )?;
-        let mut command = self.namespace().command("/usr/sbin/miniupnpd");
+        // Every lifetime that is asked for is granted from 1 s on, so that a test can see the end
+        // of one. Ports below 1024 are nobody's to ask for, as on real routers.
+        let config = format!(
+            "ext_ifname=wan\next_ip={public}\nlistening_ip=lan\nport=0\nenable_upnp={upnp}\nenable_natpmp={pcp}\n\
+             secure_mode=yes\nmin_lifetime=1\nmax_lifetime=86400\n\
+             upnp_table_name=miniupnpd\nupnp_nat_table_name=miniupnpd\n\
+             upnp_forward_chain=forward\nupnp_nat_chain=mappings\n\
+             upnp_nat_postrouting_chain=peers\nuuid={:08x}-0000-4000-8000-{:012x}\n\
+             allow 1024-65535 192.168.0.0/16 1024-65535\ndeny 0-65535 0.0.0.0/0 0-65535\n",
+            fastrand::u32(..),
+            fastrand::u64(..1 << 48),
+        );
+        let name = format!("miniupnpd-{}", router.name());
+        let file = dir.join(format!("{name}.conf"));
+        fs::write(&file, config)?;
+        let mut command = router.command("/usr/sbin/miniupnpd");
+        command.arg("-f").arg(&file).arg("-P");
         command
-            .arg("-d")
-            .arg("-f")
-            .arg(&config)
-            .arg("-P")
-            .arg(dir.join(format!("{name}.pid")));
-        let process = self.lab.spawn(&name, command)?;
-        let awaited = if natpmp {
-            "Listening for NAT-PMP/PCP traffic"
-        } else {
-            "HTTP listening on port"
+            .arg(dir.join(format!("{name}.pid")))
+            .args(["-d", "-4"]);
+        let mut process = Process::spawn(&name, command, dir)?;
+        let port = match protocols {
+            Protocols::Upnp => SSDP_PORT,
+            Protocols::Pcp => PCP_PORT,
         };
-        process
-            .stderr_line(Duration::from_secs(10), |line| line.contains(awaited))
-            .context("is Debian's package miniupnpd-nftables installed?")?;
-        self.process = Some(process);
-        Ok(())
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !is_bound(router, port)? {
+            ensure!(
+                process.is_running()? && Instant::now() < deadline,
+                "miniupnpd did not start: {}",
+                process.stderr()
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(Self { _process: process })
     }
 }
 
-const TABLE: &str = "miniupnpd";
+/// Takes its table away, and with it every mapping.
+pub(super) fn forget(router: &Namespace) -> Result<()> {
+    router.nft("table inet miniupnpd\ndelete table inet miniupnpd\n")
+}
 
-/// `iif "wan" @nh,72,8 0x11 th dport 4000 dnat ip to 192.168.1.3:4000`
-fn parse(line: &str) -> Option<Forwarded> {
-    let words: Vec<&str> = line.split_whitespace().collect();
-    let after = |word: &str| words.iter().position(|w| *w == word).map(|at| at + 1);
-    let port = after("dport")?;
-    let target = words
-        .iter()
-        .skip(after("dnat")?)
-        .find(|word| word.contains(':'))?;
-    let (host, inner) = target.split_once(':')?;
-    // The protocol's number is matched as a byte of the IP header.
-    let protocol = match *words.get(after("@nh,72,8")?)? {
-        "0x11" => "udp",
-        "0x06" | "0x6" => "tcp",
+/// The open ports as the kernel has them; none where the daemon never ran.
+pub(super) fn mappings(router: &Namespace) -> Result<Vec<PortMapping>> {
+    let rules = run(router.command("nft").args(["-n", "list", "ruleset"]))?;
+    let rules = String::from_utf8(rules)?;
+    let rules = rules.lines().filter(|line| line.contains("dnat ip to"));
+    let rules = rules.filter(|line| line.contains("@nh,72,8"));
+    rules
+        .map(|line| parse(line).with_context(|| format!("can not be read: {line}")))
+        .collect()
+}
+
+/// Reads `iif "wan" @nh,72,8 0x11 th dport 7777 dnat ip to 192.168.1.11:7000`.
+fn parse(rule: &str) -> Option<PortMapping> {
+    let after = |key: &str| rule.split_once(key)?.1.split_whitespace().next();
+    let protocol = match after("@nh,72,8 ")? {
+        "0x11" => UDP,
+        "0x6" => TCP,
         _ => return None,
     };
-    Some((
-        protocol.into(),
-        words.get(port)?.parse().ok()?,
-        host.parse().ok()?,
-        inner.parse().ok()?,
-    ))
+    Some(PortMapping {
+        protocol,
+        external: after("dport ")?.parse().ok()?,
+        internal: after("dnat ip to ")?.parse().ok()?,
+    })
+}
+
+/// Whether a UDP socket is bound to that port.
+fn is_bound(namespace: &Namespace, port: u16) -> Result<bool> {
+    // `self` would be the first thread, which is in another namespace.
+    let table = namespace.enter(|| fs::read_to_string("/proc/thread-self/net/udp"))??;
+    let port = format!(":{port:04X}");
+    let locals = table
+        .lines()
+        .filter_map(|line| line.split_whitespace().nth(1));
+    Ok(locals.into_iter().any(|local| local.ends_with(&port)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn its_rules_are_read() {
+        let rule = "\t\tiif \"wan\" @nh,72,8 0x11 th dport 7777 dnat ip to 192.168.1.11:7000";
+        let expected = PortMapping {
+            protocol: UDP,
+            external: 7777,
+            internal: "192.168.1.11:7000".parse().unwrap(),
+        };
+        assert_eq!(parse(rule), Some(expected));
+        assert_eq!(parse(&rule.replace("0x11", "0x6")).unwrap().protocol, TCP);
+        assert_eq!(parse(&rule.replace("0x11", "0x84")), None);
+        assert_eq!(
+            parse("iif \"wan\" @nh,72,8 0x11 dnat ip to 192.168.1.11"),
+            None
+        );
+    }
 }

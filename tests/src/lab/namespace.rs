@@ -16,7 +16,7 @@ use nix::{
     unistd::Pid,
 };
 
-use super::{REGISTRY, REGISTRY_NAME, counter::Counter};
+use super::{REGISTRY, REGISTRY_NAME, REGISTRY6, counter::Counter};
 
 const PREFIX: &str = "rblab";
 
@@ -28,14 +28,16 @@ pub struct Namespace {
 
 impl Namespace {
     /// Makes `rblab-PID-NUMBER-ROLE` with loopback up, IPv6 off, no reverse-path filter, and a
-    /// hosts file that knows the registry.
+    /// hosts file that knows the registry by both families, as a name server would.
     pub(super) fn create(number: u32, role: &str) -> Result<Self> {
         let name = format!("{PREFIX}-{}-{number}-{role}", std::process::id());
         run(Command::new("ip").args(["netns", "add", &name]))?;
         let namespace = Self { name };
         let etc = etc(&namespace.name);
         fs::create_dir_all(&etc).with_context(|| format!("{}: can not create", etc.display()))?;
-        let hosts = format!("127.0.0.1 localhost\n{REGISTRY} {REGISTRY_NAME}\n");
+        let hosts = format!(
+            "127.0.0.1 localhost\n{REGISTRY} {REGISTRY_NAME}\n{REGISTRY6} {REGISTRY_NAME}\n"
+        );
         fs::write(etc.join("hosts"), hosts)?;
         // Other names fail at once instead of after a resolver's timeout.
         fs::write(
@@ -124,9 +126,24 @@ impl Namespace {
         Counter::parse(&run(&mut command)?)
     }
 
+    /// Whether this host's way into the internet is IPv6. (No host of the lab has two.)
+    pub fn has_ipv6(&self) -> Result<bool> {
+        let mut command = Command::new("ip");
+        command.args(["-n", &self.name, "-6", "route", "show", "default"]);
+        Ok(!run(&mut command)?.is_empty())
+    }
+
     /// Runs lines of `ip` commands here, all or up to the first that fails.
     pub(super) fn ip(&self, script: &str) -> Result<()> {
         ip(Some(&self.name), script)
+    }
+
+    /// Switches IPv6 on or off on an interface. Addresses are usable at once: nobody else can have
+    /// them, so nothing is asked (no duplicate address detection).
+    pub(super) fn set_ipv6(&self, interface: &str, on: bool) -> Result<()> {
+        let conf = format!("net/ipv6/conf/{interface}");
+        self.set_sysctl(&format!("{conf}/accept_dad"), "0")?;
+        self.set_sysctl(&format!("{conf}/disable_ipv6"), if on { "0" } else { "1" })
     }
 
     /// Loads an nftables script here, as one transaction.
@@ -184,11 +201,20 @@ pub(super) fn remove_stale() -> Result<()> {
 
 /// Runs lines of `ip` commands in the namespace of that name, or in the one this thread is in.
 pub(super) fn ip(name: Option<&str>, script: &str) -> Result<()> {
+    batch(name, &[], script)
+}
+
+/// Does so for commands that tell the families apart by nothing else, such as `rule`.
+pub(super) fn ip6(name: Option<&str>, script: &str) -> Result<()> {
+    batch(name, &["-6"], script)
+}
+
+fn batch(name: Option<&str>, options: &[&str], script: &str) -> Result<()> {
     let mut command = Command::new("ip");
     if let Some(name) = name {
         command.args(["-n", name]);
     }
-    feed(command.args(["-batch", "-"]), script)
+    feed(command.args(options).args(["-batch", "-"]), script)
 }
 
 /// Runs a command to its end and gives its output, or an error with what it said.

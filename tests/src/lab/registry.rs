@@ -1,16 +1,17 @@
 //! The registry in a lab: the worker on workerd, with TLS, and its API by curl.
 
-use std::{net::SocketAddr, path::Path};
+use std::{
+    net::{Ipv6Addr, SocketAddr},
+    path::Path,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use xtask::workerd::{Config, Keypair, Workerd};
 
-use super::{
-    Lab, REGISTRY, REGISTRY_NAME, certificate::Authority, coturn::Coturn, namespace::Namespace,
-};
+use super::{Lab, REGISTRY_NAME, certificate::Authority, coturn::Coturn, namespace::Namespace};
 
-/// The worker at `https://registry.test` (130.74.23.6:443) in the registry's namespace.
+/// The worker at `https://registry.test` (130.74.23.6:443 and [2001:db8:23::6]:443) in the registry's namespace.
 #[derive(Debug)]
 pub struct Registry {
     authority: Authority,
@@ -26,7 +27,8 @@ impl Registry {
         let authority = Authority::create(&dir)?;
         let owner_secret = format!("owner-{:016x}", fastrand::u64(..));
         let mut config = Config::registry(&dir, &owner_secret)?;
-        config.listen = SocketAddr::from((REGISTRY, 443));
+        // Both families, as the kernel hands IPv4 to an IPv6 listener too.
+        config.listen = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 443));
         config.prefix = lab
             .registry()
             .prefix()

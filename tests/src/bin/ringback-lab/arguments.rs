@@ -4,7 +4,7 @@ use std::{fs, io::Write as _, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result};
 use clap::Args;
-use ringback_tests::lab::impairment::Impairment;
+use ringback_tests::lab::impairment::{Impairment, Scope};
 use serde::Serialize;
 
 /// The network between the namespaces.
@@ -48,6 +48,7 @@ impl Network {
             reorder,
             duplicate,
             distance: Vec::new(),
+            scope: Scope::All,
             seed,
         }
     }
