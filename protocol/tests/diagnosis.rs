@@ -105,6 +105,7 @@ fn ports_follow_each_other_or_not() {
 }
 
 const HOME: Standing = Standing {
+    ipv4: true,
     udp: true,
     mapping: Mapping::EndpointIndependent,
     filtering: Filtering::AddressAndPortDependent,
@@ -112,10 +113,17 @@ const HOME: Standing = Standing {
     tcp_forwarded: false,
     tcp: Some(true),
     tcp_mapping: Mapping::EndpointIndependent,
-    ipv6: false,
+    ipv6_udp: false,
+    ipv6_tcp: false,
     double_nat: false,
     registry: true,
     relay_allowed: true,
+};
+
+const WITH_IPV6: Standing = Standing {
+    ipv6_udp: true,
+    ipv6_tcp: true,
+    ..HOME
 };
 
 #[test]
@@ -123,6 +131,7 @@ fn whom_a_host_reaches_follows_from_its_network() {
     use Way::{None, Relay, Tcp, Udp, UdpSearch as Search};
     let symmetric = Standing {
         mapping: Mapping::AddressAndPortDependent,
+        tcp_mapping: Mapping::EndpointDependent,
         ..HOME
     };
     let forwarded = Standing {
@@ -149,19 +158,15 @@ fn whom_a_host_reaches_follows_from_its_network() {
     };
     // Public, restricted, symmetric, UDP blocked, IPv6 only.
     for (name, standing, ways) in [
-        ("home", HOME, [Udp, Udp, Search, Relay, Relay]),
-        (
-            "home with IPv6",
-            Standing { ipv6: true, ..HOME },
-            [Udp, Udp, Search, Relay, Udp],
-        ),
+        ("home", HOME, [Udp, Udp, Search, Tcp, Relay]),
+        ("home with IPv6", WITH_IPV6, [Udp, Udp, Search, Tcp, Udp]),
         (
             "address-restricted",
             Standing {
                 filtering: Filtering::AddressDependent,
                 ..HOME
             },
-            [Udp, Udp, Udp, Relay, Relay],
+            [Udp, Udp, Udp, Tcp, Relay],
         ),
         (
             "full cone",
@@ -169,7 +174,7 @@ fn whom_a_host_reaches_follows_from_its_network() {
                 filtering: Filtering::EndpointIndependent,
                 ..HOME
             },
-            [Udp, Udp, Udp, Relay, Relay],
+            [Udp, Udp, Udp, Tcp, Relay],
         ),
         ("symmetric", symmetric, [Udp, Search, Relay, Relay, Relay]),
         ("forwarded", forwarded, [Udp, Udp, Udp, Tcp, Relay]),
@@ -180,9 +185,32 @@ fn whom_a_host_reaches_follows_from_its_network() {
                 filtering: Filtering::AddressAndPortDependent,
                 ..public
             },
-            [Udp, Udp, Search, Relay, Relay],
+            [Udp, Udp, Search, Tcp, Relay],
         ),
-        ("UDP blocked", blocked, [Tcp, Tcp, Relay, Relay, Relay]),
+        ("UDP blocked", blocked, [Tcp, Tcp, Relay, Tcp, Relay]),
+        (
+            "IPv6 alone",
+            Standing {
+                ipv4: false,
+                ..Standing {
+                    udp: false,
+                    ..WITH_IPV6
+                }
+            },
+            [Relay, Relay, Relay, Relay, Udp],
+        ),
+        (
+            "IPv6 alone, UDP blocked",
+            Standing {
+                ipv4: false,
+                ipv6_udp: false,
+                ..Standing {
+                    udp: false,
+                    ..WITH_IPV6
+                }
+            },
+            [Relay, Relay, Relay, Relay, Tcp],
+        ),
         (
             "UDP blocked, TCP by another port for each",
             Standing {
@@ -215,7 +243,7 @@ fn whom_a_host_reaches_follows_from_its_network() {
                 registry: false,
                 ..HOME
             },
-            [Udp, Udp, Search, None, None],
+            [Udp, Udp, Search, Tcp, None],
         ),
         (
             "nothing",
@@ -243,15 +271,12 @@ fn advice_is_what_helps() {
         advice.into_iter().map(|advice| advice.remedy).collect()
     };
     use Remedy::{
-        AllowInbound, AllowRelay, AllowUdp, AskProvider, EnableIpv6, ForwardPort, MapPort,
+        AllowInbound, AllowRelay, AllowUdp, AskProvider, EnableIpv4, EnableIpv6, ForwardPort,
+        MapPort,
     };
     for (name, standing, advice) in [
         ("home", HOME, &[MapPort, ForwardPort, EnableIpv6][..]),
-        (
-            "with IPv6",
-            Standing { ipv6: true, ..HOME },
-            &[MapPort, ForwardPort],
-        ),
+        ("with IPv6", WITH_IPV6, &[MapPort, ForwardPort]),
         (
             "forwarded",
             Standing {
@@ -273,8 +298,7 @@ fn advice_is_what_helps() {
             "public behind a firewall",
             Standing {
                 mapping: Mapping::None,
-                ipv6: true,
-                ..HOME
+                ..WITH_IPV6
             },
             &[AllowInbound],
         ),
@@ -287,6 +311,17 @@ fn advice_is_what_helps() {
                 ..HOME
             },
             &[AllowUdp, MapPort, ForwardPort, EnableIpv6, AllowRelay],
+        ),
+        (
+            "IPv6 alone",
+            Standing {
+                ipv4: false,
+                ..Standing {
+                    udp: false,
+                    ..WITH_IPV6
+                }
+            },
+            &[EnableIpv4],
         ),
         (
             "registry gone: that the relay is, too, is nothing to switch on",

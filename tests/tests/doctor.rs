@@ -158,7 +158,7 @@ fn nats_are_told_apart() -> Result<()> {
             "endpoint-independent",
             Some("scattered"),
             json!(false),
-            all("udp", "udp", "relay"),
+            all("udp", "udp", "tcp"),
         ),
         (
             Some(Kind::PortRestricted),
@@ -167,7 +167,7 @@ fn nats_are_told_apart() -> Result<()> {
             "address-and-port-dependent",
             Some("scattered"),
             json!(false),
-            all("udp", "udp-search", "relay"),
+            all("udp", "udp-search", "tcp"),
         ),
         (
             Some(Kind::AddressOnly),
@@ -176,7 +176,7 @@ fn nats_are_told_apart() -> Result<()> {
             "endpoint-independent",
             Some("preserved"),
             json!(false),
-            all("udp", "udp", "relay"),
+            all("udp", "udp", "tcp"),
         ),
         (
             None,
@@ -185,7 +185,7 @@ fn nats_are_told_apart() -> Result<()> {
             "address-and-port-dependent",
             Some("scattered"),
             json!(false),
-            all("udp-search", "relay", "relay"),
+            all("udp-search", "relay", "tcp"),
         ),
     ] {
         match kind {

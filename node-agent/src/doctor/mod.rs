@@ -107,6 +107,7 @@ impl Examination {
     pub(crate) async fn make(subject: Subject<'_>) -> Self {
         let network = Network::read();
         let hosts: Vec<IpAddr> = network.addresses.iter().map(|a| a.ip).collect();
+        let has_ipv4 = hosts.iter().any(IpAddr::is_ipv4);
         let health = registry(&subject).shared();
         let servers = async {
             let listed = match &subject.stun {
@@ -124,7 +125,10 @@ impl Examination {
             tokio::join!(
                 limited(NAT_LIMIT, nat_behaviour::udp(&hosts, &v4)),
                 limited(NAT_LIMIT, nat_behaviour::udp(&hosts, &v6)),
-                limited(NAT_LIMIT, nat_behaviour::tcp(&hosts, &v4)),
+                limited(
+                    NAT_LIMIT,
+                    nat_behaviour::tcp(&hosts, if has_ipv4 { &v4 } else { &v6 })
+                ),
             )
         };
         let beacons = async { beacons(&health.clone().await).await };
@@ -167,6 +171,7 @@ impl Examination {
             !self.is_double_nat() && mappings.and_then(port).is_some()
         };
         Standing {
+            ipv4: self.network.has_ipv4(),
             udp: !self.udp.seen.is_empty(),
             mapping: self.udp.mapping,
             filtering: self.udp.filtering,
@@ -174,7 +179,9 @@ impl Examination {
             tcp_forwarded: forwards(Mappings::tcp_address),
             tcp: self.tcp_works(),
             tcp_mapping: self.tcp.mapping,
-            ipv6: self.has_ipv6(),
+            ipv6_udp: !self.udp_ipv6.seen.is_empty()
+                || self.udp_ipv6.asked.is_empty() && self.tcp_ipv6 == Some(true),
+            ipv6_tcp: self.tcp_ipv6 == Some(true),
             double_nat: self.is_double_nat(),
             registry: self.registry.is_well(),
             relay_allowed: self.relay_allowed,
@@ -190,10 +197,6 @@ impl Examination {
         } else {
             None
         }
-    }
-
-    pub(crate) fn has_ipv6(&self) -> bool {
-        !self.udp_ipv6.seen.is_empty() || self.tcp_ipv6 == Some(true)
     }
 
     /// The router is itself behind a NAT: the provider's, or another of the house.
@@ -242,6 +245,10 @@ impl NetworkFound {
     /// This host is on no network.
     pub(crate) fn is_down(&self) -> bool {
         !self.addresses.iter().any(|address| address.up)
+    }
+
+    pub(crate) fn has_ipv4(&self) -> bool {
+        self.addresses.iter().any(|a| a.up && a.ip.is_ipv4())
     }
 
     /// Nothing leads further than the LAN.

@@ -210,7 +210,7 @@ async fn neighbours(prober: &Prober, nearest: &Answer) -> (Vec<(u16, u16)>, Opti
     (pairs, Some(there || here))
 }
 
-/// TCP over IPv4, from one port to several servers. At most about 3 s.
+/// TCP from one port to several servers of one address family. At most about 3 s.
 pub(crate) async fn tcp(hosts: &[IpAddr], servers: &[SocketAddr]) -> TcpBehaviour {
     let asked: Vec<SocketAddr> = servers.iter().copied().take(SERVERS).collect();
     let mut behaviour = TcpBehaviour {

@@ -10,6 +10,8 @@ use super::remedy::{Advice, Remedy, Side};
 /// What is known of a host's way to the Internet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Standing {
+    /// This host has an IPv4 address.
+    pub ipv4: bool,
     /// A STUN server answers by UDP over IPv4.
     pub udp: bool,
     pub mapping: Mapping,
@@ -21,8 +23,10 @@ pub struct Standing {
     /// TCP connections to ports other than the registry's; `None`: not known.
     pub tcp: Option<bool>,
     pub tcp_mapping: Mapping,
-    /// Something answers over IPv6.
-    pub ipv6: bool,
+    /// A STUN server answers by UDP over IPv6, or there is none to ask and TCP works.
+    pub ipv6_udp: bool,
+    /// TCP works over IPv6.
+    pub ipv6_tcp: bool,
     /// The router is itself behind a NAT.
     pub double_nat: bool,
     /// The registry, which has a relay, is reachable.
@@ -41,7 +45,7 @@ pub enum Peer {
     Restricted,
     /// A NAT with another public port for each destination: companies, mobile networks.
     Symmetric,
-    /// UDP is blocked.
+    /// UDP is blocked, TCP gets out through a NAT with one public port for all.
     UdpBlocked,
     /// IPv6 and no IPv4.
     Ipv6Only,
@@ -125,16 +129,27 @@ impl Standing {
             Way::None
         };
         if peer == Peer::Ipv6Only {
-            return if self.ipv6 { Way::Udp } else { worse };
+            return match (self.ipv6_udp, self.ipv6_tcp) {
+                (true, _) => Way::Udp,
+                (false, true) => Way::Tcp,
+                (false, false) => worse,
+            };
+        }
+        if !self.ipv4 {
+            return worse;
         }
         let tcp_out = self.tcp != Some(false);
+        // TCP meets TCP where one of the two takes connections, or where both routers give one
+        // public port for all: then both ends can open at the same time.
+        let told = matches!(
+            self.tcp_mapping,
+            Mapping::EndpointIndependent | Mapping::None
+        );
+        let opens = self.takes_tcp() || tcp_out && told;
         if !self.udp {
-            // TCP meets TCP where one of the two takes connections, or where both routers give
-            // one public port for all: then both ends can open at the same time.
-            let opens = self.takes_tcp() || self.tcp_mapping == Mapping::EndpointIndependent;
             return match peer {
                 Peer::Public if tcp_out => Way::Tcp,
-                Peer::Restricted if tcp_out && opens => Way::Tcp,
+                Peer::Restricted | Peer::UdpBlocked if opens => Way::Tcp,
                 _ if self.takes_tcp() => Way::Tcp,
                 _ => worse,
             };
@@ -148,7 +163,7 @@ impl Standing {
             // It writes from a port that nobody knows before, but from a host that was written to.
             Peer::Symmetric if self.filtering == Filtering::AddressDependent => Way::Udp,
             Peer::Symmetric => Way::UdpSearch,
-            Peer::UdpBlocked if self.takes_tcp() => Way::Tcp,
+            Peer::UdpBlocked if opens => Way::Tcp,
             Peer::UdpBlocked | Peer::Ipv6Only => worse,
         }
     }
@@ -157,7 +172,7 @@ impl Standing {
     fn advice(&self, peers: &[Prospect]) -> Vec<Advice> {
         let here = |remedy| Advice::new(Side::Here, remedy);
         let mut advice = Vec::new();
-        if !self.udp {
+        if self.ipv4 && !self.udp || !self.ipv4 && !self.ipv6_udp {
             advice.push(here(Remedy::AllowUdp));
         }
         let ideal = |prospect: &Prospect| match prospect.peer {
@@ -165,7 +180,10 @@ impl Standing {
             Peer::Ipv6Only => true,
             _ => prospect.way == Way::Udp,
         };
-        if !peers.iter().all(ideal) {
+        let has_ipv6 = self.ipv6_udp || self.ipv6_tcp;
+        if !self.ipv4 {
+            advice.extend(has_ipv6.then(|| here(Remedy::EnableIpv4)));
+        } else if !peers.iter().all(ideal) {
             if self.mapping == Mapping::None {
                 if self.filtering != Filtering::EndpointIndependent {
                     advice.push(here(Remedy::AllowInbound));
@@ -176,7 +194,7 @@ impl Standing {
                 advice.push(here(Remedy::MapPort));
                 advice.push(here(Remedy::ForwardPort));
             }
-            if !self.ipv6 {
+            if !has_ipv6 {
                 advice.push(here(Remedy::EnableIpv6));
             }
         }

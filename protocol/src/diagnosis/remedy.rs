@@ -23,6 +23,7 @@ pub enum Remedy {
     AllowUdp,
     AllowInbound,
     EnableIpv6,
+    EnableIpv4,
     AskProvider,
     CheckForward,
     JoinLan,
@@ -61,6 +62,10 @@ impl fmt::Display for Remedy {
                 "let UDP and TCP in to the agent's port at the firewall (fix it with --port)"
             },
             Self::EnableIpv6 => "switch on IPv6: hosts that both have it need no NAT between them",
+            Self::EnableIpv4 => {
+                "switch on IPv4, or NAT64 with its translator (CLAT): peers without IPv6 are \
+                 reached by the relay only"
+            }
             Self::AskProvider => {
                 "ask the provider for a public IPv4 address, or for IPv6: the router is behind \
                  another NAT, so its own port mappings lead nowhere"

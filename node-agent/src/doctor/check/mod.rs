@@ -173,6 +173,8 @@ pub(crate) fn sentence(found: &Examination, outlook: &Outlook) -> String {
     let at_once = [Peer::Public, Peer::Restricted, Peer::Symmetric];
     if at_once.iter().all(|peer| outlook.way_to(*peer) == Way::Udp) {
         format!("calls work, and directly ({nat})")
+    } else if !found.network.has_ipv4() && outlook.is_direct() {
+        "calls work, directly with peers that have IPv6, and else through the relay".into()
     } else if outlook.is_direct() && found.udp.seen.is_empty() && found.udp_ipv6.seen.is_empty() {
         "calls work without UDP: by TCP where the peer can be reached so, else relayed".into()
     } else if outlook.is_direct() && found.udp.seen.is_empty() {

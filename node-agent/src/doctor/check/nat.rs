@@ -45,6 +45,10 @@ pub(super) fn udp(found: &Examination) -> Check {
         return Check::new("udp", Level::Problem, "not tested: no STUN server is known")
             .advise("give --stun HOST:PORT, or list STUN servers at the registry");
     }
+    if !found.network.has_ipv4() && !found.network.is_cut_off() {
+        // What IPv6 does has its own line.
+        return Check::new("udp", Level::Note, "this host has no IPv4").advise(&Remedy::EnableIpv4);
+    }
     if found.network.is_cut_off() {
         return Check::new("udp", Level::Problem, "no way to the Internet");
     }
