@@ -57,7 +57,7 @@ use self::{
 };
 
 /// Debian packages that the lab runs.
-pub const PACKAGES: [&str; 7] = [
+pub const PACKAGES: [&str; 8] = [
     "iproute2",
     "nftables",
     "conntrack",
@@ -65,6 +65,7 @@ pub const PACKAGES: [&str; 7] = [
     "tcpdump",
     "openssh-server",
     "curl",
+    "miniupnpd-nftables",
 ];
 
 /// The registry's address; its certificate and every namespace's hosts file say [`REGISTRY_NAME`].
