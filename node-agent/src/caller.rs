@@ -10,7 +10,7 @@ use ringback_protocol::call::{Call, Outcome, Progress};
 use ringback_protocol::candidate::Candidate;
 use ringback_protocol::envelope::{DIRECT_ONLY, LIFETIME, Proof, Request};
 use ringback_protocol::frame::{Failed, Frame};
-use ringback_protocol::receipt::{Receipt, Step};
+use ringback_protocol::receipt::{Nat, Receipt, Step};
 use ringback_protocol::refusal::Refusal;
 use ringback_protocol::reply::Reply;
 use ringback_protocol::secret::{PASSWORD_ID, Psk};
@@ -18,15 +18,19 @@ use ringback_protocol::{Code, PeerId, SecretKey, UnixTime};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::delivery::Delivery;
 use crate::endpoint::{Addresses, Endpoint, Expecting};
 use crate::failure::{Exit, Failure};
 use crate::link::{Link, WeakLink};
+use crate::port_mapping::Forwarding;
 use crate::registry::{Connection, Frames, Registry};
 
 /// From the device's yes to the first authentic datagram.
 const PATH_TIMEOUT: Duration = Duration::from_secs(15);
 /// The registry's own limits are 5 s and 15 s; then it is the registry that is silent.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(25);
+/// For the router's answer about a port, where much depends on it. Elsewhere it is not waited for.
+const MAPPING_PATIENCE: Duration = Duration::from_millis(300);
 /// For the first ping of the path to come back, before the receipt is written.
 const RTT_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -43,6 +47,8 @@ pub(crate) struct Ring {
     pub(crate) direct_only: bool,
     /// Where the device was last time.
     pub(crate) hints: Vec<Candidate>,
+    /// The device may be looked for on the LAN.
+    pub(crate) lan: bool,
 }
 
 /// What proves the right to call.
@@ -60,6 +66,9 @@ pub(crate) struct Caller {
     pub(crate) key: SecretKey,
     pub(crate) endpoint: Endpoint,
     pub(crate) signalling: Signalling,
+    pub(crate) location: Location,
+    /// Ports of the router that lead here, unless that is switched off.
+    pub(crate) forwarding: Option<Forwarding>,
     /// Links of earlier calls that are still open.
     pub(crate) links: Arc<OpenLinks>,
 }
@@ -104,6 +113,15 @@ pub(crate) struct Placement {
     pub(crate) device: PeerId,
     pub(crate) envelope: Vec<u8>,
     pub(crate) frames: mpsc::Sender<Frame>,
+}
+
+/// How the caller learns its own addresses.
+#[derive(Debug, Clone)]
+pub(crate) enum Location {
+    /// By asking these STUN servers, once it is known which.
+    Stun(tokio::sync::watch::Receiver<Option<Vec<String>>>),
+    /// The agent keeps them.
+    Known,
 }
 
 /// A link that can be used, and the receipt that follows when the call is complete.
@@ -151,14 +169,26 @@ impl Caller {
             started: Instant::now(),
             steps: Vec::new(),
         };
-        let (line, addresses, psk) =
-            tokio::try_join!(self.signalling.open(), self.own_addresses(), derive(ring))?;
-        log.note("registry reached");
-        let mut line = line;
+        let mut delivery = self.deliver(ring);
+        let found_on_lan = delivery.found_on_lan();
+        let addresses = async {
+            tokio::select! {
+                biased;
+                addresses = self.location.find(&self.endpoint) => addresses,
+                // Who is on the LAN needs no public address, and STUN may not answer.
+                () = found_on_lan => Ok(self.endpoint.find_host_addresses().await),
+            }
+        };
+        let (by_lan, addresses, psk) = tokio::try_join!(delivery.ready(), addresses, derive(ring))?;
+        log.note(if by_lan {
+            "found on the LAN"
+        } else {
+            "registry reached"
+        });
         let mut clock_offset = 0;
         for attempt in 0..2 {
             match self
-                .attempt(ring, psk.as_ref(), &mut line, &addresses, clock_offset, log)
+                .attempt(ring, psk.as_ref(), delivery, &addresses, clock_offset, log)
                 .await?
             {
                 Attempt::Dialled(dialled) => return Ok(dialled),
@@ -171,7 +201,8 @@ impl Caller {
                         "the clocks of this host and of the device differ by {clock_offset} s"
                     );
                     log = so_far;
-                    line = self.signalling.open().await?;
+                    delivery = self.deliver(ring);
+                    delivery.ready().await?;
                 }
                 Attempt::Stale { .. } => break,
             }
@@ -182,19 +213,15 @@ impl Caller {
         ))
     }
 
-    /// The agent keeps them; a command has to ask.
-    async fn own_addresses(&self) -> Result<Addresses> {
-        Ok(match &self.signalling {
-            Signalling::Agent(_) => self.endpoint.addresses().borrow().clone(),
-            Signalling::Https(_) => self.endpoint.find_addresses().await,
-        })
+    fn deliver(&self, ring: &Ring) -> Delivery {
+        Delivery::start(self.signalling.clone(), ring.device, ring.lan)
     }
 
     async fn attempt(
         &self,
         ring: &Ring,
         psk: Option<&Psk>,
-        line: &mut Line,
+        mut delivery: Delivery,
         addresses: &Addresses,
         clock_offset: i128,
         mut log: Log,
@@ -205,7 +232,17 @@ impl Caller {
             issued_at,
             expires_at: issued_at + LIFETIME,
             service: ring.service.clone(),
-            candidates: addresses.candidates.clone(),
+            candidates: match &self.forwarding {
+                Some(forwarding) => {
+                    // Behind such a NAT it may be the only address that leads here.
+                    let patience = match addresses.nat {
+                        Nat::EndpointDependent => MAPPING_PATIENCE,
+                        _ => Duration::ZERO,
+                    };
+                    forwarding.add_to(&addresses.candidates, patience).await
+                }
+                None => addresses.candidates.clone(),
+            },
             remember: ring.remember,
             path: if ring.direct_only { DIRECT_ONLY } else { 0 },
             nat: addresses.nat,
@@ -222,15 +259,15 @@ impl Caller {
         let mut expecting =
             self.endpoint
                 .expect(ring.device, call.keys(), &ring.hints, ring.direct_only)?;
-        let mut answers = line.place(&ring.device, call.envelope().to_vec()).await?;
+        delivery.hand_over(call.envelope());
         log.note("request sent");
 
         let mut reply = None;
         let mut deadline = Instant::now() + ANSWER_TIMEOUT;
         loop {
             tokio::select! {
-                frame = answers.next(), if reply.is_none() => {
-                    let progress = frame?.and_then(|frame| call.handle_frame(frame));
+                frame = delivery.next(&call), if reply.is_none() => {
+                    let progress = call.handle_frame(frame?);
                     match progress {
                         None => {}
                         Some(Progress::Delivered) => log.note("delivered"),
@@ -255,7 +292,7 @@ impl Caller {
                     let link = Link::new(ring.device, connection, paths);
                     let (sender, completed) = oneshot::channel();
                     let caller_nat = addresses.nat;
-                    let rest = Rest { link: link.clone(), expecting, call, answers, reply, log, caller_nat };
+                    let rest = Rest { link: link.clone(), expecting, call, delivery, reply, log, caller_nat };
                     let (links, established_link) = (self.links.clone(), link.clone());
                     tokio::spawn(async move {
                         let completed = rest.complete(established).await;
@@ -287,7 +324,7 @@ struct Rest {
     link: Link,
     expecting: Expecting,
     call: Call,
-    answers: Answers,
+    delivery: Delivery,
     reply: Option<Reply>,
     log: Log,
     caller_nat: ringback_protocol::receipt::Nat,
@@ -307,9 +344,9 @@ impl Rest {
                     self.log.note("link established");
                     proven = true;
                 }
-                frame = self.answers.next(), if self.reply.is_none() => {
+                frame = self.delivery.next(&self.call), if self.reply.is_none() => {
                     // The registry died after the request was delivered: the link is what counts.
-                    let Ok(Some(frame)) = frame else { self.reply = Some(unanswered()); continue };
+                    let Ok(frame) = frame else { self.reply = Some(unanswered()); continue };
                     match self.call.handle_frame(frame) {
                         Some(Progress::Ended(Outcome::Accepted(reply))) => {
                             self.log.note("accepted");
@@ -363,19 +400,19 @@ fn unanswered() -> Reply {
 }
 
 /// An open way to the registry.
-enum Line {
+pub(crate) enum Line {
     Https(Box<Connection>),
     Agent(mpsc::Sender<Placement>),
 }
 
 /// The frames that answer a request.
-enum Answers {
+pub(crate) enum Answers {
     Https(Frames),
     Agent(mpsc::Receiver<Frame>),
 }
 
 impl Signalling {
-    async fn open(&self) -> Result<Line> {
+    pub(crate) async fn open(&self) -> Result<Line> {
         Ok(match self {
             Self::Https(registry) => Line::Https(Box::new(Connection::open(registry).await?)),
             Self::Agent(placements) => Line::Agent(placements.clone()),
@@ -384,7 +421,7 @@ impl Signalling {
 }
 
 impl Line {
-    async fn place(&mut self, device: &PeerId, envelope: Vec<u8>) -> Result<Answers> {
+    pub(crate) async fn place(&mut self, device: &PeerId, envelope: Vec<u8>) -> Result<Answers> {
         match self {
             Self::Https(connection) => match connection.request(device, envelope).await? {
                 Ok(frames) => Ok(Answers::Https(frames)),
@@ -415,18 +452,33 @@ impl Line {
 
 impl Answers {
     /// The next frame. The end before an outcome is an error: the registry has died.
-    async fn next(&mut self) -> Result<Option<Frame>> {
+    pub(crate) async fn next(&mut self) -> Result<Frame> {
         let frame = match self {
             Self::Https(frames) => frames.next().await?,
             Self::Agent(frames) => frames.recv().await,
         };
         match frame {
-            Some(frame) => Ok(Some(frame)),
+            Some(frame) => Ok(frame),
             None => bail!(Failure::new(
                 Exit::Registry,
                 "the registry broke off before the device had answered"
             )),
         }
+    }
+}
+
+impl Location {
+    async fn find(&self, endpoint: &Endpoint) -> Result<Addresses> {
+        Ok(match self {
+            Self::Stun(servers) => {
+                let servers = servers.clone().wait_for(Option::is_some).await?.clone();
+                endpoint
+                    .stun_servers()
+                    .send_replace(servers.unwrap_or_default());
+                endpoint.find_addresses().await
+            }
+            Self::Known => endpoint.addresses().borrow().clone(),
+        })
     }
 }
 

@@ -96,7 +96,7 @@ pub enum Command {
 }
 
 /// Where the registry is.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct RegistryArgs {
     /// The registry's address, as https://registry.example
     #[arg(
@@ -181,6 +181,9 @@ pub struct Target {
     /// Accept that the name now belongs to another key
     #[arg(long)]
     pub accept_new_key: bool,
+    /// Do not ask the router to forward a port for this call
+    #[arg(long)]
+    pub no_port_mapping: bool,
     /// Do not look for the device on the LAN
     #[arg(long)]
     pub no_lan: bool,

@@ -16,11 +16,11 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 
-use crate::caller::{Caller, Ring, Signalling};
+use crate::caller::{Caller, Location, Ring, Signalling};
 use crate::device::{Agent, LinkStatus, Presence};
 use crate::failure::Failure;
 use crate::forward::{self, CallRequest, Event};
-use crate::port_mapping::Mappings;
+use crate::port_mapping::{Forwarding, Mappings};
 use crate::profile::Profile;
 
 /// Bytes of the longest line.
@@ -132,6 +132,8 @@ async fn serve_call(
         key: agent.key.clone(),
         endpoint: agent.endpoint.clone(),
         signalling: Signalling::Agent(agent.placements.clone()),
+        location: Location::Known,
+        forwarding: agent.forwarding.get().cloned(),
         links: agent.calls.clone(),
     };
     let CallRequest { ring, listens } = call;
@@ -227,10 +229,7 @@ fn status(agent: &Agent) -> Status {
         udp_port: agent.endpoint.port(),
         public_address: addresses.public,
         nat: addresses.nat,
-        port_mapping: agent
-            .mappings
-            .get()
-            .map(|mappings| mappings.borrow().clone()),
+        port_mapping: agent.forwarding.get().map(Forwarding::now),
         services: agent
             .services()
             .into_iter()

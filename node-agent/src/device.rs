@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 use quinn::{RecvStream, SendStream};
 use ringback_protocol::admission::{Admission, Admitted};
 use ringback_protocol::envelope::DIRECT_ONLY;
-use ringback_protocol::frame::{Answer, Frame, Place, Refuse};
+use ringback_protocol::frame::{Answer, Answered, Frame, Place, Refuse, Refused};
 use ringback_protocol::receipt::PathInUse;
 use ringback_protocol::refusal::Refusal;
 use ringback_protocol::registration::{CloseReason, Output};
@@ -17,14 +17,14 @@ use ringback_protocol::reply::Reply;
 use ringback_protocol::stream::{Opening, StreamRefused};
 use ringback_protocol::{Code, PeerId, SecretKey};
 use serde::{Deserialize, Serialize};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::caller::{OpenLinks, Placement, unix_time};
 use crate::copy;
 use crate::endpoint::Endpoint;
 use crate::failure::{Exit, Failure};
 use crate::link::{self, Link, close};
-use crate::port_mapping::Mappings;
+use crate::port_mapping::Forwarding;
 use crate::profile::Profile;
 use crate::registry::{Registry, RegistrySocket, connect_socket};
 use crate::remembered::{Remembered, RememberedCallers};
@@ -55,7 +55,7 @@ pub(crate) struct Agent {
     pub(crate) calls: Arc<OpenLinks>,
     frames: mpsc::Sender<Frame>,
     /// Set once port mapping has been started.
-    pub(crate) mappings: OnceLock<watch::Receiver<Mappings>>,
+    pub(crate) forwarding: OnceLock<Forwarding>,
     pub(crate) placements: mpsc::Sender<Placement>,
 }
 
@@ -83,6 +83,13 @@ pub(crate) enum Presence {
         code: Code,
         detail: String,
     },
+}
+
+/// Where a request came from, and its answer goes to.
+enum AnswerTo {
+    /// The number of the registry's call.
+    Registry(u64),
+    Lan(oneshot::Sender<Frame>),
 }
 
 /// A link that a caller has to this device.
@@ -130,7 +137,7 @@ impl Agent {
             links: Mutex::default(),
             calls: Arc::default(),
             frames,
-            mappings: OnceLock::new(),
+            forwarding: OnceLock::new(),
             placements,
         };
         agent.reload()?;
@@ -197,16 +204,12 @@ impl Agent {
     }
 
     /// A request has come, and this is the decision on it: dials, or refuses.
-    async fn handle_request(self: Arc<Self>, call: u64, decision: Result<Admitted, Refusal>) {
+    async fn handle_request(self: Arc<Self>, to: AnswerTo, decision: Result<Admitted, Refusal>) {
         let admitted = match decision {
             Ok(admitted) => admitted,
             Err(refusal) => {
                 tracing::info!(code = %refusal.code, "refused a request");
-                self.send(Refuse {
-                    call,
-                    refusal: refusal.encode(),
-                })
-                .await;
+                self.answer(to, Err(refusal)).await;
                 return;
             }
         };
@@ -229,7 +232,7 @@ impl Agent {
             admitted.request.nat,
             admitted.request.path & DIRECT_ONLY != 0,
         );
-        let answer = self.send(Answer { call, reply });
+        let answer = self.answer(to, Ok(reply));
         let (dialled, ()) = tokio::join!(tokio::time::timeout(DIAL_TIMEOUT, dial), answer);
         match dialled {
             Ok(Ok((connection, paths))) => {
@@ -359,6 +362,37 @@ impl Agent {
             }
         }
         Ok(())
+    }
+
+    /// Takes a request that has come over the LAN; the answer is `Answered` or `Refused`.
+    pub(crate) fn take_request(self: &Arc<Self>, envelope: &[u8]) -> oneshot::Receiver<Frame> {
+        let (sender, answer) = oneshot::channel();
+        let decision = self.admit(envelope);
+        tokio::spawn(self.clone().handle_request(AnswerTo::Lan(sender), decision));
+        answer
+    }
+
+    /// Sends the sealed reply, or the refusal.
+    async fn answer(&self, to: AnswerTo, answer: Result<Vec<u8>, Refusal>) {
+        match (to, answer) {
+            (AnswerTo::Registry(call), Ok(reply)) => self.send(Answer { call, reply }).await,
+            (AnswerTo::Registry(call), Err(refusal)) => {
+                let refusal = refusal.encode();
+                self.send(Refuse { call, refusal }).await;
+            }
+            (AnswerTo::Lan(sender), answer) => {
+                let frame = match answer {
+                    Ok(reply) => Answered { call: 0, reply }.into(),
+                    Err(refusal) => Refused {
+                        call: 0,
+                        refusal: refusal.encode(),
+                    }
+                    .into(),
+                };
+                // The caller may have gone; the device dials all the same.
+                let _ = sender.send(frame);
+            }
+        }
     }
 
     async fn send(&self, frame: impl Into<Frame>) {
@@ -494,7 +528,11 @@ fn handle_output(
         Output::Deliver(deliver) => {
             // Decided in the order in which they came: of two that are the same, the first counts.
             let decision = agent.admit(&deliver.envelope);
-            tokio::spawn(agent.clone().handle_request(deliver.call, decision));
+            tokio::spawn(
+                agent
+                    .clone()
+                    .handle_request(AnswerTo::Registry(deliver.call), decision),
+            );
         }
         // For beacons; this is a device.
         Output::Beacon(_) => {}

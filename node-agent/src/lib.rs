@@ -12,6 +12,7 @@ mod config;
 mod contacts;
 mod control;
 mod copy;
+mod delivery;
 mod device;
 mod doctor;
 mod endpoint;

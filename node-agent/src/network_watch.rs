@@ -60,10 +60,7 @@ impl Network {
                     if_addrs::IfAddr::V4(address) => address.prefixlen,
                     if_addrs::IfAddr::V6(address) => address.prefixlen,
                 },
-                up: !matches!(
-                    interface.oper_status,
-                    if_addrs::IfOperStatus::Down | if_addrs::IfOperStatus::LowerLayerDown
-                ),
+                up: interface.is_oper_up(),
                 interface: interface.name,
             })
             .filter(|address| match address.ip {

@@ -79,6 +79,32 @@ impl Call {
         self.device
     }
 
+    /// Does this frame say what only the device can say to this request, or nothing that ends it? What
+    /// comes from the LAN is asked this first: anybody may answer there, and a lie must not end the
+    /// call.
+    pub fn is_authentic(&self, frame: &Frame) -> bool {
+        match frame {
+            Frame::Delivered(_) => true,
+            Frame::Answered(answered) => self
+                .keys
+                .reply
+                .open(&answered.reply, &self.request_id)
+                .is_ok(),
+            Frame::Refused(_) => self.refusal(frame).is_some(),
+            _ => false,
+        }
+    }
+
+    /// The device's refusal in this frame, if it is one and the device's.
+    pub fn refusal(&self, frame: &Frame) -> Option<Refusal> {
+        match frame {
+            Frame::Refused(refused) => {
+                Refusal::decode(&refused.refusal, &self.device, &self.envelope).ok()
+            }
+            _ => None,
+        }
+    }
+
     /// Takes the registry's next frame for this call; `None` for frames that say nothing new.
     pub fn handle_frame(&mut self, frame: Frame) -> Option<Progress> {
         if self.state == State::Ended {

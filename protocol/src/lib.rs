@@ -29,6 +29,7 @@ pub mod envelope;
 pub mod frame;
 pub mod id;
 pub mod label;
+pub mod lan;
 pub mod name;
 pub mod path;
 pub mod receipt;

@@ -108,6 +108,12 @@ impl<'a> Profile<'a> {
         serde_json::from_str(&said).with_context(|| format!("{arguments:?}: {said}"))
     }
 
+    /// Runs a command that has to succeed and tells nothing.
+    pub fn ask_nothing(&self, arguments: &[&str]) -> Result<()> {
+        agent::run(&mut self.command(arguments)?)?;
+        Ok(())
+    }
+
     /// `ringback status --json`.
     pub fn status(&self) -> Result<Value> {
         self.ask(&["status"])

@@ -9,14 +9,14 @@ use ringback_protocol::candidate::Candidate;
 use ringback_protocol::diagnosis::Diagnosis;
 use ringback_protocol::receipt::{PathKind, Receipt, Transport};
 use tokio::io::AsyncWriteExt as _;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::doctor;
 use super::page::Page;
 use super::target::{self, Resolved};
 use super::terminal::{self, say};
 use super::up;
-use crate::caller::{Caller, Ring, Signalling};
+use crate::caller::{Caller, Location, Ring, Signalling};
 use crate::cli::{Connect, Global, Pipe, Target};
 use crate::config::Config;
 use crate::contacts::Contacts;
@@ -26,11 +26,14 @@ use crate::failure::{Exit, Failure};
 use crate::forward::{self, CallRequest, Event, Listen};
 use crate::link::close;
 use crate::network_watch;
+use crate::port_mapping::{self, PortMapping};
 use crate::profile::Profile;
 use crate::registry::Registry;
 
 /// Between two looks at the own address while a call lasts.
 const ADDRESS_INTERVAL: Duration = Duration::from_secs(25);
+/// How long a call waits for the registry's list of STUN servers before it goes on beside that.
+const STUN_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Everything about a call but where its bytes go.
 pub(super) struct Prepared {
@@ -68,7 +71,7 @@ pub(super) async fn forward(global: &Global, profile: &Profile, connect: Connect
     let result = match agent {
         Some(agent) => forward_by_agent(agent, &resolved.ring, listen, &shown).await,
         None => {
-            let caller = own_caller(profile, &target, &registry, &config).await?;
+            let (caller, mapping) = own_caller(profile, &target, &registry, &config).await?;
             shown.endpoint = Some(caller.endpoint.clone());
             let (events, mut happened) = mpsc::channel(16);
             let show = async {
@@ -82,7 +85,7 @@ pub(super) async fn forward(global: &Global, profile: &Profile, connect: Connect
                 shown = show => shown,
                 () = up::stopped() => Ok(()),
             };
-            caller.endpoint.close(close::DONE, "done").await;
+            close_caller(&caller, mapping).await;
             result
         }
     };
@@ -124,7 +127,7 @@ pub(super) async fn pipe(global: &Global, profile: &Profile, pipe: Pipe) -> Resu
     let result = match agent {
         Some(agent) => pipe_by_agent(agent, &resolved.ring, &shown).await,
         None => {
-            let caller = own_caller(profile, &target, &registry, &config).await?;
+            let (caller, mapping) = own_caller(profile, &target, &registry, &config).await?;
             shown.endpoint = Some(caller.endpoint.clone());
             let (events, mut happened) = mpsc::channel(16);
             let piping = forward::pipe(
@@ -147,7 +150,7 @@ pub(super) async fn pipe(global: &Global, profile: &Profile, pipe: Pipe) -> Resu
             while let Ok(event) = happened.try_recv() {
                 shown.show(event)?;
             }
-            caller.endpoint.close(close::DONE, "done").await;
+            close_caller(&caller, mapping).await;
             result
         }
     };
@@ -169,7 +172,8 @@ pub(super) async fn prepare(
 ) -> Result<Prepared> {
     let config = Config::load(profile)?;
     let registry = target::registry(&target.registry, &config)?;
-    let resolved = target::resolve(profile, &registry, target, device, service).await?;
+    let mut resolved = target::resolve(profile, &registry, target, device, service).await?;
+    resolved.ring.lan &= config.lan.unwrap_or(true) && !registry.is_loopback();
     let mut public = None;
     let agent = match Control::connect(profile).await? {
         Some(control) => {
@@ -198,26 +202,81 @@ pub(super) async fn own_caller(
     target: &Target,
     registry: &Registry,
     config: &Config,
-) -> Result<Caller> {
-    let stun = target::stun(profile, &target.registry, config, registry).await?;
+) -> Result<(Caller, Option<PortMapping>)> {
+    let stun = stun_servers(profile, target, registry, config).await;
     let key = profile.key()?;
     let endpoint = Endpoint::bind(&key, 0, registry.is_loopback())
         .await
         .map_err(|error| Failure::new(Exit::Usage, format!("{error:#}")))?;
-    endpoint.stun_servers().send_replace(stun);
-    endpoint.set_relays(Relays {
-        own: Vec::new(),
-        registry: Some(registry.clone()),
-    });
-    tokio::spawn(up::follow_network(endpoint.clone(), network_watch::start()));
+    if !target.no_relay {
+        endpoint.set_relays(Relays {
+            own: Vec::new(),
+            registry: Some(registry.clone()),
+        });
+    }
+    let network = network_watch::start();
+    tokio::spawn(up::follow_network(endpoint.clone(), network.clone()));
     let kept = endpoint.clone();
     tokio::spawn(async move { kept.keep_addresses(ADDRESS_INTERVAL).await });
-    Ok(Caller {
+    let maps =
+        !target.no_port_mapping && config.port_mapping.unwrap_or(true) && !registry.is_loopback();
+    let mapping = maps.then(|| {
+        let settings = port_mapping::Settings {
+            udp: endpoint.port(),
+            tcp: Some(endpoint.tcp_port()),
+            state_dir: profile.state_dir().to_owned(),
+            lease_s: config.port_mapping_lease_s,
+        };
+        let mapping = PortMapping::start(settings, network);
+        tokio::spawn(up::follow_mappings(
+            endpoint.clone(),
+            mapping.forwarding().mappings(),
+        ));
+        mapping
+    });
+    let caller = Caller {
         key,
         endpoint,
         signalling: Signalling::Https(registry.clone()),
+        location: Location::Stun(stun),
+        forwarding: mapping.as_ref().map(PortMapping::forwarding),
         links: std::sync::Arc::default(),
-    })
+    };
+    Ok((caller, mapping))
+}
+
+/// Tells the peers and the router that it is over.
+pub(super) async fn close_caller(caller: &Caller, mapping: Option<PortMapping>) {
+    let release = async {
+        if let Some(mapping) = mapping {
+            mapping.release().await;
+        }
+    };
+    tokio::join!(caller.endpoint.close(close::DONE, "done"), release);
+}
+
+/// The STUN servers to ask. A registry that does not tell them at once is not waited for: the device
+/// may be on the LAN. Why it does not is told by the call itself.
+async fn stun_servers(
+    profile: &Profile,
+    target: &Target,
+    registry: &Registry,
+    config: &Config,
+) -> watch::Receiver<Option<Vec<String>>> {
+    let (sender, mut receiver) = watch::channel(None);
+    let (profile, args) = (profile.clone(), target.registry.clone());
+    let (registry, config) = (registry.clone(), config.clone());
+    tokio::spawn(async move {
+        let servers = target::stun(&profile, &args, &config, &registry).await;
+        let servers = servers
+            .inspect_err(|error| tracing::debug!("no STUN servers are known: {error:#}"))
+            .unwrap_or_default();
+        sender.send_replace(Some(servers));
+        // The value outlives its sender.
+    });
+    // The call's own request goes by the same connection then.
+    let _ = tokio::time::timeout(STUN_PATIENCE, receiver.wait_for(Option::is_some)).await;
+    receiver
 }
 
 async fn forward_by_agent(

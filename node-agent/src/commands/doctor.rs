@@ -24,7 +24,6 @@ use crate::doctor::check::{self, Check, Level};
 use crate::doctor::{self, Examination, Subject};
 use crate::endpoint::Endpoint;
 use crate::failure::{Exit, Failure};
-use crate::link::close;
 use crate::profile::Profile;
 
 /// A direct path has this long to take over from the relay.
@@ -69,7 +68,7 @@ async fn look(global: &Global, profile: &Profile, target: &Target) -> Result<Exa
         id,
         stun: target.registry.stun.clone().or_else(|| config.stun.clone()),
         stun_known: target::known_stun(profile),
-        maps_ports: config.port_mapping.unwrap_or(true),
+        maps_ports: !target.no_port_mapping && config.port_mapping.unwrap_or(true),
         fixed_port: config.port.filter(|port| *port != 0),
         relays: !target.no_relay && config.relay.unwrap_or(true),
     };
@@ -183,12 +182,12 @@ async fn call(global: &Global, profile: &Profile, target: &Target, device: &str)
     } = prepared;
     // A path of its own, even if the agent has a link to the device: what is asked for is how a
     // path comes about.
-    let caller = connect::own_caller(profile, target, &registry, &config).await?;
+    let (caller, mapping) = connect::own_caller(profile, target, &registry, &config).await?;
     let waiting = Waiting::show(global, "calling, and waiting for the best path");
     let result = best(&caller, &resolved.ring).await;
     drop(waiting);
     let public = public(&caller.endpoint);
-    caller.endpoint.close(close::DONE, "done").await;
+    connect::close_caller(&caller, mapping).await;
     let Completed {
         receipt,
         candidates,

@@ -124,6 +124,7 @@ pub(super) async fn resolve(
         remember: target.remember,
         direct_only: target.no_relay,
         hints: contact.map(|contact| contact.hints).unwrap_or_default(),
+        lan: !target.no_lan,
     };
     Ok(Resolved { ring, name })
 }

@@ -21,9 +21,10 @@ use crate::control;
 use crate::device::{self, Agent, Presence};
 use crate::endpoint::{Endpoint, Relays};
 use crate::failure::{Exit, Failure};
+use crate::lan;
 use crate::link::{close, printable};
 use crate::network_watch;
-use crate::port_mapping::{self, PortMapping};
+use crate::port_mapping::{self, Forwarding, PortMapping};
 use crate::profile::Profile;
 use crate::registry::{Connection, Registry};
 
@@ -75,7 +76,10 @@ pub(super) async fn run(global: &Global, profile: Profile, up: Up) -> Result<()>
     }
     let (agent, inbound) = Agent::new(key, profile.clone(), registry, endpoint, stun)?;
     let network = network_watch::start();
-    let mapping = (!up.no_port_mapping && config.port_mapping.unwrap_or(true)).then(|| {
+    // Nobody beyond this host is called through a registry on loopback.
+    let alone = agent.registry.is_loopback();
+    let maps = !up.no_port_mapping && config.port_mapping.unwrap_or(true) && !alone;
+    let mapping = maps.then(|| {
         let settings = port_mapping::Settings {
             udp: agent.endpoint.port(),
             tcp: Some(agent.endpoint.tcp_port()),
@@ -84,11 +88,18 @@ pub(super) async fn run(global: &Global, profile: Profile, up: Up) -> Result<()>
         };
         let mapping = PortMapping::start(settings, network.clone());
         // This is the only place that sets it.
-        let _ = agent.mappings.set(mapping.mappings());
-        tokio::spawn(follow_mappings(agent.endpoint.clone(), mapping.mappings()));
+        let forwarding = mapping.forwarding();
+        let _ = agent.forwarding.set(forwarding.clone());
+        tokio::spawn(follow_mappings(
+            agent.endpoint.clone(),
+            mapping.forwarding().mappings(),
+        ));
+        tokio::spawn(check_mappings(agent.endpoint.clone(), forwarding));
         mapping
     });
-    tokio::spawn(follow_network(agent.endpoint.clone(), network));
+    tokio::spawn(follow_network(agent.endpoint.clone(), network.clone()));
+    let has_lan = !up.no_lan && config.lan.unwrap_or(true) && !alone;
+    let advertisement = has_lan.then(|| open_to_lan(&agent, network)).flatten();
     let (listener, _socket) = control::bind(&profile.control_socket())?;
     let interval = Duration::from_secs(
         up.keepalive_s
@@ -105,6 +116,8 @@ pub(super) async fn run(global: &Global, profile: Profile, up: Up) -> Result<()>
     tokio::spawn(device::stay_registered(agent.clone(), inbound));
 
     let served = stay(global, &profile, &agent, stop).await;
+    // Says goodbye while the rest ends.
+    drop(advertisement);
     let close = agent.endpoint.close(close::SHUTTING_DOWN, "shutting down");
     let release = async {
         if let Some(mapping) = mapping {
@@ -141,6 +154,41 @@ pub(super) async fn follow_network(
     while network.changed().await.is_ok() {
         endpoint.network_changed();
     }
+}
+
+/// A new public address suggests that the router has started anew, and lost its mappings.
+async fn check_mappings(endpoint: Endpoint, forwarding: Forwarding) {
+    let mut addresses = endpoint.addresses();
+    let mut last = addresses.borrow_and_update().public;
+    while addresses.changed().await.is_ok() {
+        let public = addresses.borrow_and_update().public;
+        if public != last && last.is_some() {
+            forwarding.check();
+        }
+        last = public;
+    }
+}
+
+/// Takes requests from the LAN and tells it so. Without that the device is called as always.
+fn open_to_lan(
+    agent: &std::sync::Arc<Agent>,
+    network: tokio::sync::watch::Receiver<network_watch::Network>,
+) -> Option<lan::Advertisement> {
+    let device = agent.key.id();
+    let asked = agent.clone();
+    let ask: lan::Ask = std::sync::Arc::new(move |envelope| asked.take_request(&envelope));
+    let open = || -> Result<lan::Advertisement> {
+        let door = lan::Door::new(device, network, ask);
+        let port = lan::listen(door, agent.endpoint.port())?;
+        lan::Advertisement::start(&device, port)
+    };
+    open()
+        .inspect_err(|error| {
+            tracing::warn!(
+                "this device can not be called on the LAN without the registry: {error:#}"
+            );
+        })
+        .ok()
 }
 
 /// Announces the device and stays until it is stopped, or rejected at the start.

@@ -305,7 +305,7 @@ async fn port_mapping() -> Mappings {
         lease_s: Some(LEASE_S),
     };
     let mapping = PortMapping::start(settings, network_watch::start());
-    let mappings = mapping.first(MAPPING_LIMIT).await;
+    let mappings = mapping.forwarding().first(MAPPING_LIMIT).await;
     mapping.release().await;
     mappings
 }

@@ -355,11 +355,6 @@ impl Paths {
         self.with(|paths, now| paths.set_nats(own, peer, now));
     }
 
-    /// This end's network has changed: every way is tried anew.
-    pub(crate) fn network_changed(&self) {
-        self.with(PathSet::network_changed);
-    }
-
     /// Tells the peer where this end may be reached now.
     pub(crate) fn offer(&self, candidates: &[Candidate], nat: Nat) {
         self.with(|paths, now| paths.offer(candidates, nat, now));

@@ -162,6 +162,12 @@ impl Endpoint {
         self.learn(found)
     }
 
+    /// What can be known without asking anybody.
+    pub(crate) async fn find_host_addresses(&self) -> Addresses {
+        let found = addresses::find(&self.socket, self.ports, &[], self.loopback).await;
+        self.learn(found)
+    }
+
     fn learn(&self, mut found: Addresses) -> Addresses {
         let mut news = false;
         self.addresses.send_if_modified(|known| {

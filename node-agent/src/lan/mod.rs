@@ -1,1 +1,28 @@
-//! placeholder
+//! Calls on the LAN without the registry (PROTOCOL §17): the device advertises itself by mDNS and
+//! takes requests on a TCP port; the caller looks for it and hands over the sealed envelope.
+
+mod advertisement;
+mod door;
+mod search;
+mod way;
+
+use std::net::IpAddr;
+
+use ringback_protocol::candidate::canonical;
+
+pub(crate) use advertisement::Advertisement;
+pub(crate) use door::{Ask, Door, listen};
+pub(crate) use way::Way;
+
+use crate::network_watch::Network;
+
+/// May `ip` be an end of a request on the LAN? Private and link-local addresses, and those of the
+/// subnets that this host is in.
+pub(crate) fn is_local(ip: IpAddr, network: &Network) -> bool {
+    let ip = canonical((ip, 0).into()).ip();
+    let private = match ip {
+        IpAddr::V4(ip) => ip.is_private() || ip.is_link_local() || ip.is_loopback(),
+        IpAddr::V6(ip) => ip.is_unique_local() || ip.is_unicast_link_local() || ip.is_loopback(),
+    };
+    private || network.is_neighbour(ip)
+}

@@ -15,6 +15,7 @@ use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use ringback_protocol::candidate::{self, Candidate, Kind};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -155,13 +156,19 @@ pub(crate) struct Settings {
     pub(crate) lease_s: Option<u32>,
 }
 
-/// Ports mapped on the router, for as long as this exists.
+/// Ports mapped on the router, until they are released.
 #[derive(Debug)]
 pub(crate) struct PortMapping {
-    mappings: watch::Receiver<Mappings>,
-    checks: mpsc::Sender<()>,
+    forwarding: Forwarding,
     release: oneshot::Sender<()>,
     task: JoinHandle<()>,
+}
+
+/// A view of the mappings, for everybody who needs to know them.
+#[derive(Debug, Clone)]
+pub(crate) struct Forwarding {
+    mappings: watch::Receiver<Mappings>,
+    checks: mpsc::Sender<()>,
 }
 
 impl PortMapping {
@@ -188,33 +195,14 @@ impl PortMapping {
             task.release().await;
         });
         Self {
-            mappings,
-            checks,
+            forwarding: Forwarding { mappings, checks },
             release,
             task,
         }
     }
 
-    /// The mappings, as they come and go.
-    pub(crate) fn mappings(&self) -> watch::Receiver<Mappings> {
-        self.mappings.clone()
-    }
-
-    /// The mappings as soon as the first try is over, or what is known after `limit`.
-    pub(crate) async fn first(&self, limit: Duration) -> Mappings {
-        let mut mappings = self.mappings.clone();
-        let tried = mappings.wait_for(|mappings| mappings.tried);
-        if let Ok(Ok(mappings)) = tokio::time::timeout(limit, tried).await {
-            return mappings.clone();
-        }
-        self.mappings.borrow().clone()
-    }
-
-    /// Something suggests that the router has changed or lost the mapping (as a new public address):
-    /// asks for it anew at once.
-    pub(crate) fn check(&self) {
-        // Full: a check is coming anyway.
-        let _ = self.checks.try_send(());
+    pub(crate) fn forwarding(&self) -> Forwarding {
+        self.forwarding.clone()
     }
 
     /// Takes the mappings off the router again, within 1 s. What can not be deleted by then is left
@@ -223,6 +211,46 @@ impl PortMapping {
         let _ = self.release.send(());
         // An error is a panic, which has been reported.
         let _ = self.task.await;
+    }
+}
+
+impl Forwarding {
+    /// What is mapped, and every change of it.
+    pub(crate) fn mappings(&self) -> watch::Receiver<Mappings> {
+        self.mappings.clone()
+    }
+
+    /// What is mapped now.
+    pub(crate) fn now(&self) -> Mappings {
+        self.mappings.borrow().clone()
+    }
+
+    /// The mappings as soon as the first try is over, or what is known after `limit`.
+    pub(crate) async fn first(&self, limit: Duration) -> Mappings {
+        let mut mappings = self.mappings.clone();
+        let tried = mappings.wait_for(|mappings| mappings.tried);
+        // Without an answer in time, what is known is nothing.
+        let _ = tokio::time::timeout(limit, tried).await;
+        self.now()
+    }
+
+    /// `found` and what is mapped after at most `patience`, ranked and capped as the protocol wants it.
+    pub(crate) async fn add_to(&self, found: &[Candidate], patience: Duration) -> Vec<Candidate> {
+        let mappings = self.first(patience).await;
+        let Some(address) = mappings.udp_address() else {
+            return found.to_vec();
+        };
+        let mapped = Candidate::udp(Kind::Mapped, address);
+        let all: Vec<Candidate> = [mapped].into_iter().chain(found.iter().cloned()).collect();
+        // There is no router on the way where loopback addresses are used.
+        candidate::rank(&all, false)
+    }
+
+    /// Something suggests that the router has changed or lost the mapping (as a new public address):
+    /// asks for it anew at once.
+    pub(crate) fn check(&self) {
+        // Full: a check is coming anyway.
+        let _ = self.checks.try_send(());
     }
 }
 

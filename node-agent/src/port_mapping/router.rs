@@ -99,23 +99,19 @@ pub(super) async fn map(
     };
     let search = tokio::spawn(upnp::search(place, limit));
     let search = AbortOnDrop(search);
-    let mut reason = None;
-
     let (by_pcp, external) = tokio::join!(
         map_each(Method::Pcp, place, settings, journal, None),
         natpmp::external_address(place.router.into(), Some(TIMING))
     );
-    match by_pcp {
+    let mut reason = match by_pcp {
         Ok(held) => {
             asked.found.push(Method::Pcp);
             return Ok(held);
         }
-        Err(failure) => {
-            reason = failure.into_refusal_by(Method::Pcp);
-            if reason.is_some() {
-                asked.found.push(Method::Pcp);
-            }
-        }
+        Err(failure) => failure.into_refusal_by(Method::Pcp),
+    };
+    if reason.is_some() {
+        asked.found.push(Method::Pcp);
     }
     match external {
         Ok(external) => {

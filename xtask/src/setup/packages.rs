@@ -48,7 +48,7 @@ impl Packages {
                 "a C compiler for the TLS library, a linker, and gzip to weigh the worker"
             }
             Self::Lab => {
-                "namespaces and NAT, a STUN server, a UPnP router, captures, sshd and curl for the NAT lab, wrong clocks"
+                "namespaces and NAT, a STUN server, a router's port mapping, captures, sshd and curl for the NAT lab, wrong clocks"
             }
         }
     }

@@ -34,6 +34,9 @@ pub(super) fn udp(found: &Examination) -> Check {
         .detail(wrong)
         .advise("take the STUN server off the list that is wrong");
     }
+    if found.network.is_cut_off() {
+        return Check::new("udp", Level::Problem, "no way to the Internet");
+    }
     if behaviour.asked.is_empty() {
         if !found.udp_ipv6.seen.is_empty() {
             return Check::new(
@@ -48,9 +51,6 @@ pub(super) fn udp(found: &Examination) -> Check {
     if !found.network.has_ipv4() && !found.network.is_cut_off() {
         // What IPv6 does has its own line.
         return Check::new("udp", Level::Note, "this host has no IPv4").advise(&Remedy::EnableIpv4);
-    }
-    if found.network.is_cut_off() {
-        return Check::new("udp", Level::Problem, "no way to the Internet");
     }
     let asked: Vec<String> = behaviour.asked.iter().map(ToString::to_string).collect();
     let check = |level| {
