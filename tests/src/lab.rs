@@ -75,7 +75,6 @@ pub const PACKAGES: [&str; 8] = [
     "tcpdump",
     "openssh-server",
     "curl",
-    "miniupnpd-nftables",
 ];
 
 /// The registry's address; its certificate and every namespace's hosts file say [`REGISTRY_NAME`].
