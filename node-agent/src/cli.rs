@@ -81,6 +81,8 @@ pub enum Command {
     Pipe(Pipe),
     /// What the agent of this host is doing
     Status,
+    /// Find out what stands between this host and its peers, and what to switch on
+    Doctor(Doctor),
     /// The devices that this user knows by name
     Contacts {
         #[command(subcommand)]
@@ -295,6 +297,18 @@ pub struct Pipe {
     /// The device (a contact, a name at the registry, or an ID) and its service, as nas:ssh
     #[arg(value_name = "DEVICE:SERVICE")]
     pub device: String,
+    #[command(flatten)]
+    pub target: Target,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Ends with 0 if peers can be reached directly, 7 if only through the relay or not at all, \
+3 if the registry is not reachable."
+)]
+pub struct Doctor {
+    /// Call this device, and explain the path that the call takes [default: look at this host]
+    pub device: Option<String>,
     #[command(flatten)]
     pub target: Target,
 }

@@ -75,6 +75,8 @@ pub(crate) enum Presence {
     Connecting,
     Registered {
         name: String,
+        /// Unix seconds.
+        since: u64,
     },
     Offline {
         reason: String,
@@ -265,12 +267,8 @@ impl Agent {
             .lock()
             .expect("not poisoned")
             .admit(envelope, now)?;
-        if self
-            .services
-            .read()
-            .expect("not poisoned")
-            .contains_key(&admitted.request.service)
-        {
+        let service = &admitted.request.service;
+        if service == ringback_protocol::name::NO_SERVICE || self.services().contains_key(service) {
             Ok(admitted)
         } else {
             Err(Refusal::sign(
@@ -536,6 +534,7 @@ fn handle_output(
             });
             agent.presence.send_replace(Presence::Registered {
                 name: registered.name,
+                since: unix_time(0),
             });
         }
         Output::Deliver(deliver) => agent.deliver(&deliver),

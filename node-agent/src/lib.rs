@@ -15,6 +15,7 @@ mod control;
 mod copy;
 mod delivery;
 mod device;
+mod doctor;
 mod endpoint;
 mod failure;
 mod forward;

@@ -161,7 +161,7 @@ fn is_udp(transport: &u8) -> bool {
     *transport == UDP
 }
 
-fn is_global(ip: IpAddr) -> bool {
+pub(crate) fn is_global(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => !(ip.is_private() || ip.is_loopback() || is_shared(ip)),
         IpAddr::V6(ip) => !(ip.is_loopback() || is_unique_local(ip)),
@@ -169,7 +169,7 @@ fn is_global(ip: IpAddr) -> bool {
 }
 
 /// RFC 6598, carrier NAT.
-fn is_shared(ip: Ipv4Addr) -> bool {
+pub(crate) fn is_shared(ip: Ipv4Addr) -> bool {
     ip.octets()[0] == 100 && (64..128).contains(&ip.octets()[1])
 }
 
@@ -178,7 +178,7 @@ fn is_unique_local(ip: Ipv6Addr) -> bool {
 }
 
 /// The ranges in which container engines make their bridges: 172.17–172.31 and 10.88 (podman).
-fn is_bridge(ip: IpAddr) -> bool {
+pub(crate) fn is_bridge(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => {
             let [a, b, ..] = ip.octets();

@@ -24,6 +24,7 @@ pub mod call;
 pub mod candidate;
 mod cbor;
 pub mod code;
+pub mod diagnosis;
 pub mod envelope;
 pub mod frame;
 pub mod id;

@@ -3,6 +3,10 @@
 /// A device or service name is 1 to this many characters.
 pub const MAX_LEN: usize = 63;
 
+/// The service of a request that wants the link alone, to see how it comes about (§7). No device can
+/// expose it.
+pub const NO_SERVICE: &str = "*";
+
 /// Why a text is not a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(

@@ -380,7 +380,10 @@ impl Session {
 
     fn presence(&self, standing: Standing) -> Presence {
         match standing {
-            Standing::Good => Presence::Registered { name: self.name() },
+            Standing::Good => Presence::Registered {
+                name: self.name(),
+                since: unix_time(0),
+            },
             Standing::NotEnrolled | Standing::Revoked => Presence::Rejected {
                 code: if standing == Standing::Revoked {
                     Code::Revoked

@@ -184,7 +184,10 @@ impl BeaconServer {
                 tracing::info!(name, udp = beacon.udp, relay = beacon.relay, "registered");
                 self.told = Some(beacon);
                 self.front.set_registry(true);
-                self.presence.send_replace(Presence::Registered { name });
+                self.presence.send_replace(Presence::Registered {
+                    name,
+                    since: crate::caller::unix_time(0),
+                });
             }
             registry::Event::Lost { reason } => {
                 self.front.set_registry(false);

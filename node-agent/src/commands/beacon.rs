@@ -103,7 +103,7 @@ pub(super) async fn run(global: &Global, profile: &Profile, beacon: Beacon) -> R
     let announcing = async {
         if let Some(status) = handle.status().await {
             let name = match registered {
-                Presence::Registered { name } => Some(name),
+                Presence::Registered { name, .. } => Some(name),
                 _ => None,
             };
             announce(
@@ -158,7 +158,7 @@ async fn watch(mut presence: tokio::sync::watch::Receiver<Presence>) -> Result<(
         let is_registered = matches!(now, Presence::Registered { .. });
         if is_registered != was_registered {
             match now {
-                Presence::Registered { name } => say!("registered as {name}"),
+                Presence::Registered { name, .. } => say!("registered as {name}"),
                 Presence::Offline { reason } => {
                     say!("the registry is away, trying again: {reason}");
                 }

@@ -1,13 +1,18 @@
 //! `connect` and `pipe`: a call through the agent of this host where one runs, since that has the
 //! registry's line open and knows its address; from this process otherwise.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use ringback_protocol::receipt::{PathKind, Transport};
+use ringback_protocol::candidate::Candidate;
+use ringback_protocol::diagnosis::Diagnosis;
+use ringback_protocol::receipt::{PathKind, Receipt, Transport};
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::{mpsc, watch};
 
+use super::doctor;
+use super::page::Page;
 use super::target::{self, Resolved};
 use super::terminal::{self, say};
 use super::up;
@@ -31,11 +36,13 @@ const ADDRESS_INTERVAL: Duration = Duration::from_secs(25);
 const STUN_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Everything about a call but where its bytes go.
-struct Prepared {
-    resolved: Resolved,
-    registry: Registry,
-    config: Config,
+pub(super) struct Prepared {
+    pub(super) resolved: Resolved,
+    pub(super) registry: Registry,
+    pub(super) config: Config,
     agent: Option<Control>,
+    /// As the agent knows it.
+    public: Option<IpAddr>,
 }
 
 pub(super) async fn forward(global: &Global, profile: &Profile, connect: Connect) -> Result<()> {
@@ -46,21 +53,26 @@ pub(super) async fn forward(global: &Global, profile: &Profile, connect: Connect
     } = connect;
     let service = listen[0].service.clone();
     let prepared = prepare(profile, &target, &device, &service).await?;
-    let shown = Shown {
+    let mut shown = Shown {
         global,
         profile,
         name: prepared.resolved.name.clone(),
+        direct_only: prepared.resolved.ring.direct_only,
+        public: prepared.public,
+        endpoint: None,
     };
     let Prepared {
         resolved,
         registry,
         config,
         agent,
+        ..
     } = prepared;
     let result = match agent {
         Some(agent) => forward_by_agent(agent, &resolved.ring, listen, &shown).await,
         None => {
             let (caller, mapping) = own_caller(profile, &target, &registry, &config).await?;
+            shown.endpoint = Some(caller.endpoint.clone());
             let (events, mut happened) = mpsc::channel(16);
             let show = async {
                 while let Some(event) = happened.recv().await {
@@ -97,21 +109,26 @@ pub(super) async fn pipe(global: &Global, profile: &Profile, pipe: Pipe) -> Resu
         dir: global.dir.clone(),
         verbose: global.verbose,
     };
-    let shown = Shown {
+    let mut shown = Shown {
         global: &global,
         profile,
         name: prepared.resolved.name.clone(),
+        direct_only: prepared.resolved.ring.direct_only,
+        public: prepared.public,
+        endpoint: None,
     };
     let Prepared {
         resolved,
         registry,
         config,
         agent,
+        ..
     } = prepared;
     let result = match agent {
         Some(agent) => pipe_by_agent(agent, &resolved.ring, &shown).await,
         None => {
             let (caller, mapping) = own_caller(profile, &target, &registry, &config).await?;
+            shown.endpoint = Some(caller.endpoint.clone());
             let (events, mut happened) = mpsc::channel(16);
             let piping = forward::pipe(
                 &caller,
@@ -147,7 +164,7 @@ async fn explained(result: Result<()>, registry: &Registry, resolved: &Resolved)
     }
 }
 
-async fn prepare(
+pub(super) async fn prepare(
     profile: &Profile,
     target: &Target,
     device: &str,
@@ -157,10 +174,12 @@ async fn prepare(
     let registry = target::registry(&target.registry, &config)?;
     let mut resolved = target::resolve(profile, &registry, target, device, service).await?;
     resolved.ring.lan &= config.lan.unwrap_or(true) && !registry.is_loopback();
+    let mut public = None;
     let agent = match Control::connect(profile).await? {
         Some(control) => {
-            let same = control.ask(&Ask::Status).await?.registry == registry.origin();
-            if same {
+            let status = control.ask(&Ask::Status).await?;
+            if status.registry == registry.origin() {
+                public = status.public_address.map(|address| address.ip());
                 Control::connect(profile).await?
             } else {
                 None
@@ -173,11 +192,12 @@ async fn prepare(
         registry,
         config,
         agent,
+        public,
     })
 }
 
 /// A caller in this very process, with a socket of its own.
-async fn own_caller(
+pub(super) async fn own_caller(
     profile: &Profile,
     target: &Target,
     registry: &Registry,
@@ -226,7 +246,7 @@ async fn own_caller(
 }
 
 /// Tells the peers and the router that it is over.
-async fn close_caller(caller: &Caller, mapping: Option<PortMapping>) {
+pub(super) async fn close_caller(caller: &Caller, mapping: Option<PortMapping>) {
     let release = async {
         if let Some(mapping) = mapping {
             mapping.release().await;
@@ -330,9 +350,26 @@ struct Shown<'a> {
     global: &'a Global,
     profile: &'a Profile,
     name: Option<String>,
+    direct_only: bool,
+    /// What the agent knows, or else the endpoint of this process.
+    public: Option<IpAddr>,
+    endpoint: Option<Endpoint>,
 }
 
 impl Shown<'_> {
+    fn why_relayed(&self, receipt: &Receipt, candidates: &[Candidate]) -> String {
+        let public = match &self.endpoint {
+            Some(endpoint) => doctor::public(endpoint),
+            None => self.public.into_iter().collect(),
+        };
+        let here = crate::doctor::here(public, self.direct_only);
+        let mut page = Page::on_stderr();
+        let diagnosis = Diagnosis::of(receipt, &here, candidates);
+        page.heading(&format!("Relayed: {}", diagnosis.text));
+        doctor::explain_tried(&mut page, &diagnosis);
+        page.finish()
+    }
+
     fn show(&self, event: Event) -> Result<()> {
         match &event {
             Event::Failed { exit, message } => bail!(Failure::from_code(*exit, message.clone())),
@@ -348,6 +385,9 @@ impl Shown<'_> {
                 contacts.store(self.profile)?;
                 if self.global.verbose > 0 {
                     say!("{}", terminal::receipt(receipt).trim_end());
+                    if receipt.path == PathKind::Relay {
+                        say!("{}", self.why_relayed(receipt, candidates).trim_end());
+                    }
                 }
             }
             _ => {}

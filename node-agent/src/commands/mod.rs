@@ -5,6 +5,8 @@ mod beacon;
 mod callers;
 mod connect;
 mod contacts;
+mod doctor;
+mod page;
 mod services;
 mod status;
 mod target;
@@ -43,6 +45,7 @@ async fn dispatch(cli: Cli, profile: Profile) -> Result<()> {
         Command::Services => services::list(&global, &profile),
         Command::Connect(connect) => connect::forward(&global, &profile, connect).await,
         Command::Pipe(pipe) => connect::pipe(&global, &profile, pipe).await,
+        Command::Doctor(doctor) => doctor::run(&global, &profile, doctor).await,
         Command::Status => status::run(&global, &profile).await,
         Command::Contacts { action } => contacts::run(&global, &profile, action),
         Command::Callers { action } => callers::run(&global, &profile, action).await,

@@ -33,7 +33,7 @@ fn text(status: &AnyStatus) -> String {
 fn presence(presence: &Presence) -> String {
     match presence {
         Presence::Connecting => "connecting".to_owned(),
-        Presence::Registered { name } => format!("registered as {name}"),
+        Presence::Registered { name, .. } => format!("registered as {name}"),
         Presence::Offline { reason } => format!("not connected: {reason}"),
         Presence::Rejected { detail, .. } => format!("refused: {detail}"),
     }

@@ -68,6 +68,12 @@ pub(super) async fn stun(
     Ok(servers)
 }
 
+/// The STUN servers that were last heard of, whenever that was.
+pub(super) fn known_stun(profile: &Profile) -> Vec<String> {
+    let known = profile.load::<KnownStun>(KNOWN_STUN);
+    known.map(|known| known.servers).unwrap_or_default()
+}
+
 /// The registry's STUN servers, so that not every call has to ask for them.
 #[derive(Default, Serialize, Deserialize)]
 struct KnownStun {

@@ -112,7 +112,7 @@ pub(super) fn path(path: &PathInUse) -> String {
     }
 }
 
-fn transport(transport: Transport) -> &'static str {
+pub(super) fn transport(transport: Transport) -> &'static str {
     match transport {
         Transport::Udp => "UDP",
         Transport::Tcp => "TCP",
@@ -129,7 +129,7 @@ pub(super) fn nat(nat: Nat) -> &'static str {
     }
 }
 
-fn kind(kind: Kind) -> String {
+pub(super) fn kind(kind: Kind) -> String {
     match kind {
         Kind::Host => "its own address".into(),
         Kind::ServerReflexive => "seen by STUN".into(),

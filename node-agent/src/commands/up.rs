@@ -265,7 +265,7 @@ async fn watch(agent: std::sync::Arc<Agent>, mut last: Presence) -> Result<()> {
         let now = presence.borrow_and_update().clone();
         if std::mem::discriminant(&now) != std::mem::discriminant(&last) {
             match &now {
-                Presence::Registered { name } => say!("registered as {name}"),
+                Presence::Registered { name, .. } => say!("registered as {name}"),
                 Presence::Offline { reason } => {
                     say!("the registry is away, trying again: {reason}");
                 }
@@ -433,7 +433,7 @@ fn announce(
     password: Option<&str>,
 ) -> Result<()> {
     let (name, trouble) = match presence {
-        Presence::Registered { name } => (Some(name.as_str()), None),
+        Presence::Registered { name, .. } => (Some(name.as_str()), None),
         Presence::Offline { reason } => (None, Some(reason.clone())),
         _ => (None, Some("no answer yet".to_owned())),
     };

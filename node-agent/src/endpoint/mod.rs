@@ -3,6 +3,8 @@
 
 mod addresses;
 mod link_path;
+pub(crate) mod nat_behaviour;
+mod prober;
 mod reach;
 mod relayed;
 mod search_socket;

@@ -226,7 +226,7 @@ impl Forwarding {
     }
 
     /// The mappings as soon as the first try is over, or what is known after `limit`.
-    async fn first(&self, limit: Duration) -> Mappings {
+    pub(crate) async fn first(&self, limit: Duration) -> Mappings {
         let mut mappings = self.mappings.clone();
         let tried = mappings.wait_for(|mappings| mappings.tried);
         // Without an answer in time, what is known is nothing.

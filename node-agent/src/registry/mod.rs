@@ -1,6 +1,7 @@
 //! The registry from an agent's side: its address, HTTPS calls, and the device's socket.
 
 mod fast_open;
+mod health;
 mod http;
 mod socket;
 mod tls;
@@ -15,6 +16,7 @@ use anyhow::{Context as _, Result, bail};
 use tokio_rustls::TlsConnector;
 use url::{Host, Url};
 
+pub(crate) use health::Health;
 pub(crate) use http::{Connection, Frames, Problem};
 pub(crate) use socket::{RegistrySocket, WebSocket, connect as connect_socket, open_websocket};
 
