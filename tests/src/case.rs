@@ -199,6 +199,14 @@ impl Stage {
         &self.lab
     }
 
+    /// The next call comes from a caller with a new key.
+    pub fn forget_caller(&self) -> Result<()> {
+        match std::fs::remove_dir_all(self.lab.dir().join("caller")) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
     /// The registry.
     pub fn registry(&self) -> &Registry {
         &self.registry

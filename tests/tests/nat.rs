@@ -25,10 +25,21 @@ const PAIRS: &[(Kind, Kind)] = &[
     (Kind::Open, Kind::Symmetric),
     (Kind::Symmetric, Kind::FullCone),
     (Kind::PortRestrictedPcp, Kind::PortRestricted),
+    (Kind::Symmetric, Kind::PortRestricted),
+    (Kind::PortRestricted, Kind::Symmetric),
+    (Kind::SymmetricUpnp, Kind::Symmetric),
+    (Kind::UdpBlocked, Kind::Open),
+    (Kind::PortRestricted, Kind::UdpBlocked),
+    (Kind::Symmetric, Kind::Symmetric),
+    (Kind::Only443, Kind::PortRestricted),
+    (Kind::Ipv6Only, Kind::Open),
 ];
 
 /// Where both are behind one router of that kind.
-const SHARED: &[(Topology, Kind)] = &[(Topology::SameRouter, Kind::PortRestricted)];
+const SHARED: &[(Topology, Kind)] = &[
+    (Topology::SameRouter, Kind::PortRestricted),
+    (Topology::Hairpin, Kind::PortRestricted),
+];
 
 #[test]
 fn more_pairs_are_connected_the_best_way() -> Result<()> {

@@ -12,6 +12,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use hyper_util::client::legacy::connect::HttpConnector;
 use anyhow::{Context as _, Result, bail};
 use tokio_rustls::TlsConnector;
 use url::{Host, Url};
@@ -22,6 +23,9 @@ pub(crate) use socket::{RegistrySocket, WebSocket, connect as connect_socket, op
 
 /// For TCP, and again for TLS, to be set up.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The other address family is tried too when one has not answered for this long.
+const OTHER_FAMILY: Duration = Duration::from_millis(250);
 
 /// Where the registry is and how to trust it.
 #[derive(Clone)]
@@ -117,11 +121,7 @@ impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send> Stream for 
 impl Registry {
     /// A TCP connection, with TLS where the address says so.
     async fn connect(&self) -> Result<Box<dyn Stream>> {
-        let host = self.host();
-        // URL hosts write IPv6 addresses in brackets.
-        let name = host.trim_start_matches('[').trim_end_matches(']');
-        let dial = tokio::net::TcpStream::connect((name, self.port()));
-        let tcp = tokio::time::timeout(CONNECT_TIMEOUT, dial)
+        let tcp = tokio::time::timeout(CONNECT_TIMEOUT, self.dial())
             .await
             .unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
             .with_context(|| {
@@ -131,6 +131,18 @@ impl Registry {
                 )
             })?;
         self.secure(tcp, self.tls.as_ref()).await
+    }
+
+    /// To whichever of the registry's addresses answers first, IPv4 and IPv6 one shortly after the
+    /// other (RFC 8305): a host whose IPv6 leads nowhere is not rare.
+    async fn dial(&self) -> std::io::Result<tokio::net::TcpStream> {
+        use tower_service::Service as _;
+        let mut connector = HttpConnector::new();
+        connector.enforce_http(false);
+        connector.set_happy_eyeballs_timeout(Some(OTHER_FAMILY));
+        let uri = self.url.as_str().parse().map_err(std::io::Error::other)?;
+        let connected = connector.call(uri).await;
+        Ok(connected.map_err(std::io::Error::other)?.into_inner())
     }
 
     /// The same in as few round trips as there can be: the address is remembered, TLS is resumed,
