@@ -108,6 +108,11 @@ impl Download {
         longest
     }
 
+    /// Has nothing come for so long now?
+    pub fn is_pausing(&self, time: Duration) -> bool {
+        self.pauses.lock().expect("no panic").last.elapsed() > time
+    }
+
     /// Waits until so many bytes have arrived.
     pub fn await_bytes(&self, bytes: u64) -> Result<()> {
         until(Duration::from_secs(30), "bytes of a download", || {

@@ -98,6 +98,45 @@ fn await_path(connect: &Connect, path: &str, transport: &str) -> Result<Duration
     Ok(took)
 }
 
+/// Longest pauses that the issue allows: where another path was known before, and where not. The
+/// machine may be busy with other tests.
+const KNOWN: Duration = Duration::from_millis(1000);
+const UNKNOWN: Duration = Duration::from_millis(3000);
+const BUSY: Duration = Duration::from_millis(1000);
+
+/// Waits for the next bytes, and says how long none came.
+fn pause(download: &Download, what: &str, limit: Duration) -> Result<()> {
+    download.await_bytes(download.arrived() + 2_000_000)?;
+    let pause = download.longest_pause();
+    println!("{what}: longest pause {} ms", pause.as_millis());
+    ensure!(
+        pause < limit + BUSY,
+        "{what}: a pause of {pause:?}, {limit:?} is the aim"
+    );
+    Ok(())
+}
+
+/// Waits until what was on its way has arrived and nothing follows, or the download goes on as if
+/// nothing had happened.
+fn await_change(download: &Download) -> Result<()> {
+    let before = download.arrived();
+    until(Duration::from_secs(20), "a pause, or bytes", || {
+        let goes_on = download.arrived() > before + 100_000_000;
+        Ok((goes_on || download.is_pausing(Duration::from_millis(100))).then_some(()))
+    })?;
+    Ok(())
+}
+
+fn finish(download: Download) -> Result<()> {
+    let done = download.finish()?;
+    println!(
+        "{} bytes, whole, {:.0} MB/s",
+        done.bytes,
+        done.megabytes_per_second()
+    );
+    Ok(())
+}
+
 #[test]
 fn udp_blocked_between_the_sites_gives_way_to_tcp_and_back() -> Result<()> {
     let lab = Lab::builder().device(Kind::AddressOnly).build()?;
@@ -109,22 +148,124 @@ fn udp_blocked_between_the_sites_gives_way_to_tcp_and_back() -> Result<()> {
     download.await_bytes(20_000_000)?;
     download.longest_pause();
     cut(&lab, Cut::Udp)?;
-    let took = await_path(&connect, "direct", "tcp")?;
-    println!(
-        "UDP blocked: TCP after {took:?}, pause {:?}",
-        download.longest_pause()
-    );
+    await_path(&connect, "direct", "tcp")?;
+    pause(&download, "UDP blocked, TCP not known before", UNKNOWN)?;
     cut(&lab, Cut::Nothing)?;
-    let took = await_path(&connect, "direct", "udp")?;
-    println!(
-        "UDP again after {took:?}, pause {:?}",
-        download.longest_pause()
-    );
-    let done = download.finish()?;
-    println!(
-        "{} bytes, {:.0} MB/s",
-        done.bytes,
-        done.megabytes_per_second()
-    );
-    Ok(())
+    await_path(&connect, "direct", "udp")?;
+    pause(&download, "TCP → UDP", KNOWN)?;
+    finish(download)
+}
+
+#[test]
+fn relay_to_direct_to_relay_to_direct() -> Result<()> {
+    let lab = Lab::builder().build()?;
+    let mut scene = Scene::set(&lab)?;
+    let up = scene.device.up(&scene.registry, &[])?;
+    cut(&lab, Cut::All)?;
+    let connect = scene.caller.connect(&up.id, &[(LOCAL, "web")])?;
+    await_path(&connect, "relay", "websocket")?;
+    let download = scene.download()?;
+    download.await_bytes(2_000_000)?;
+    download.longest_pause();
+    cut(&lab, Cut::Nothing)?;
+    await_path(&connect, "direct", "udp")?;
+    pause(&download, "relay → direct", KNOWN)?;
+    for round in 1..=2 {
+        cut(&lab, Cut::All)?;
+        await_path(&connect, "relay", "websocket")?;
+        pause(&download, &format!("direct → relay, {round}"), KNOWN)?;
+        cut(&lab, Cut::Nothing)?;
+        await_path(&connect, "direct", "udp")?;
+        pause(&download, &format!("relay → direct, {round}"), KNOWN)?;
+    }
+    // The registry is not needed for what is direct.
+    scene.registry.workerd().kill9();
+    scene.registry.workerd().restart()?;
+    pause(&download, "restart of the registry", KNOWN)?;
+    finish(download)
+}
+
+#[test]
+fn a_link_on_the_relay_survives_a_restart_of_the_registry() -> Result<()> {
+    let lab = Lab::builder().build()?;
+    let mut scene = Scene::set(&lab)?;
+    let up = scene.device.up(&scene.registry, &[])?;
+    cut(&lab, Cut::All)?;
+    let connect = scene.caller.connect(&up.id, &[(LOCAL, "web")])?;
+    await_path(&connect, "relay", "websocket")?;
+    let download = Download::start(
+        scene.caller.namespace(),
+        Profile::local(LOCAL),
+        8,
+        30_000_000,
+        None,
+    )?;
+    download.await_bytes(2_000_000)?;
+    download.longest_pause();
+    scene.registry.workerd().kill9();
+    scene.registry.workerd().restart()?;
+    pause(
+        &download,
+        "restart of the registry that relays",
+        UNKNOWN * 2,
+    )?;
+    finish(download)
+}
+
+#[test]
+fn the_device_gets_another_address_and_other_ports() -> Result<()> {
+    let lab = Lab::builder().build()?;
+    let scene = Scene::set(&lab)?;
+    let up = scene.device.up(&scene.registry, &[])?;
+    let connect = scene.caller.connect(&up.id, &[(LOCAL, "web")])?;
+    await_path(&connect, "direct", "udp")?;
+    let download = scene.download()?;
+    download.await_bytes(20_000_000)?;
+    // The standby is there once the link is a second and a half old.
+    download.await_bytes(400_000_000)?;
+    download.longest_pause();
+    lab.change_public_address(lab.device(), Ipv4Addr::new(202, 204, 16, 99))?;
+    pause(&download, "another public address of the device", UNKNOWN)?;
+    await_path(&connect, "direct", "udp")?;
+    pause(&download, "direct again", KNOWN)?;
+    lab.device().forget_mappings()?;
+    pause(&download, "other ports on the device's router", UNKNOWN)?;
+    await_path(&connect, "direct", "udp")?;
+    lab.device().reboot_router(Duration::from_millis(500))?;
+    pause(&download, "restart of the device's router, 0.5 s", UNKNOWN)?;
+    await_path(&connect, "direct", "udp")?;
+    finish(download)
+}
+
+#[test]
+fn the_caller_moves_to_another_network() -> Result<()> {
+    let lab = Lab::builder()
+        .visitor(
+            "cafe",
+            Ipv4Addr::new(81, 2, 69, 142),
+            Ipv4Addr::new(192, 168, 1, 77),
+            Kind::PortRestricted,
+        )
+        .build()?;
+    let scene = Scene::set(&lab)?;
+    let up = scene.device.up(&scene.registry, &[])?;
+    let connect = scene.caller.connect(&up.id, &[(LOCAL, "web")])?;
+    await_path(&connect, "direct", "udp")?;
+    let download = scene.download()?;
+    download.await_bytes(400_000_000)?;
+    download.longest_pause();
+    lab.caller()
+        .change_host_address(Ipv4Addr::new(192, 168, 1, 40))?;
+    await_change(&download)?;
+    pause(&download, "another address on the caller's LAN", UNKNOWN)?;
+    await_path(&connect, "direct", "udp")?;
+    lab.move_host(
+        lab.caller(),
+        &lab.visitors()[0],
+        Ipv4Addr::new(192, 168, 1, 78),
+    )?;
+    await_change(&download)?;
+    pause(&download, "the caller in another network", UNKNOWN)?;
+    await_path(&connect, "direct", "udp")?;
+    finish(download)
 }

@@ -117,7 +117,7 @@ async fn ask_all(socket: &Arc<PathSocket>, servers: &[String]) -> Vec<SocketAddr
 /// The address by which a server sees the socket, for each family that both have.
 pub(super) async fn ask_by_name(socket: &Arc<PathSocket>, server: &str) -> Vec<SocketAddr> {
     let mut questions = JoinSet::new();
-    for server in one_of_each(resolve(server).await) {
+    for server in one_of_each(&resolve(server).await) {
         let socket = socket.clone();
         questions.spawn(async move { stun::ask(&socket, server).await });
     }
@@ -146,7 +146,7 @@ pub(super) async fn ask_by_tcp(
     for server in servers {
         let server = server.clone();
         questions.spawn(async move {
-            for server in one_of_each(resolve(&server).await) {
+            for server in one_of_each(&resolve(&server).await) {
                 if let Ok(answer) = stun::ask_by_tcp(ports.tcp, server).await {
                     return Some(answer);
                 }
@@ -172,7 +172,7 @@ async fn resolve(server: &str) -> Vec<SocketAddr> {
     }
 }
 
-fn one_of_each(addresses: Vec<SocketAddr>) -> impl Iterator<Item = SocketAddr> {
+fn one_of_each(addresses: &[SocketAddr]) -> impl Iterator<Item = SocketAddr> + use<> {
     let v4 = addresses.iter().copied().find(SocketAddr::is_ipv4);
     let v6 = addresses.iter().copied().find(SocketAddr::is_ipv6);
     v4.into_iter().chain(v6)

@@ -54,6 +54,8 @@ pub(crate) struct Endpoint {
     addresses: Arc<watch::Sender<Addresses>>,
     stun: Arc<watch::Sender<Vec<String>>>,
     relays: Arc<Mutex<Relays>>,
+    /// Counts the changes of the host's network.
+    network: Arc<watch::Sender<u64>>,
     /// Somebody has reason to believe that the addresses have changed.
     doubted: Arc<Notify>,
 }
@@ -112,6 +114,7 @@ impl Endpoint {
             addresses: Arc::default(),
             stun: Arc::default(),
             relays: Arc::default(),
+            network: Arc::default(),
             doubted: Arc::default(),
         })
     }
@@ -150,7 +153,12 @@ impl Endpoint {
             key: self.key.clone(),
             device,
         };
-        let task = tokio::spawn(relayed::run(paths.downgrade(), relays, seat));
+        let task = tokio::spawn(relayed::run(
+            paths.downgrade(),
+            relays,
+            seat,
+            self.network.subscribe(),
+        ));
         paths.own(task.abort_handle());
     }
 
@@ -209,6 +217,7 @@ impl Endpoint {
 
     /// The host's network has changed: all links look for their way anew.
     pub(crate) fn network_changed(&self) {
+        self.network.send_modify(|changes| *changes += 1);
         self.socket.each_link(PathSet::network_changed);
         self.doubt_addresses();
     }

@@ -8,9 +8,10 @@ use std::time::Duration;
 use ringback_protocol::candidate::Kind;
 use ringback_protocol::path::Class;
 use ringback_protocol::receipt::Transport;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-use super::link_path::{Attached, DatagramSink, Paths, WeakPaths};
+use super::link_path::{Attached, DatagramSink, WeakPaths};
 use crate::registry::Registry;
 use crate::relay::{self, OwnRelay, Relay, RelayEvent, RelaySender, RelayState, Seat};
 
@@ -21,6 +22,8 @@ const DIRECT_FIRST: Duration = Duration::from_millis(300);
 const STANDBY_AFTER: Duration = Duration::from_millis(1500);
 /// An owner's relay has this long to bring both ends together before the registry's is used.
 const OWN_FIRST: Duration = Duration::from_millis(1000);
+/// When nothing answers any more, the connection to the relay is made anew, at most this often.
+const ANEW: Duration = Duration::from_secs(2);
 /// Datagrams handed on at once.
 const BATCH: usize = 64;
 
@@ -34,7 +37,13 @@ pub(crate) struct Relays {
 }
 
 /// Takes the link's place at the relays, and keeps it until the task is aborted.
-pub(super) async fn run(weak: WeakPaths, relays: Relays, seat: Seat) {
+/// `network` tells when the host's network changes: what was connected before is gone then.
+pub(super) async fn run(
+    weak: WeakPaths,
+    relays: Relays,
+    seat: Seat,
+    network: watch::Receiver<u64>,
+) {
     let Some(registry) = relays.registry else {
         return;
     };
@@ -54,32 +63,41 @@ pub(super) async fn run(weak: WeakPaths, relays: Relays, seat: Seat) {
     let mut meetings = Vec::new();
     for beacon in relays.own {
         let address = look_up(beacon.udp.as_deref().or(beacon.tcp.as_deref())).await;
-        let relay = relay::through_beacon(beacon, seat.clone());
-        meetings.push(relay.state.clone());
-        own.spawn(carry(
-            weak.clone(),
-            relay,
-            Class::OwnRelay,
-            Transport::Udp,
+        let (meets, meeting) = watch::channel(false);
+        meetings.push(meeting);
+        let seat = seat.clone();
+        let line = Line {
+            weak: weak.clone(),
+            connect: move || relay::through_beacon(beacon.clone(), seat.clone()),
+            class: Class::OwnRelay,
+            transport: Transport::Udp,
             address,
-        ));
+            meets,
+        };
+        own.spawn(line.carry(network.clone()));
     }
     if !meetings.is_empty() {
         sleep_until(Instant::now() + OWN_FIRST).await;
-        let meets = |state: &RelayState| matches!(state, RelayState::Joined { present: true });
-        while meetings.iter().any(|state| meets(&state.borrow())) {
+        while meetings.iter().any(|meets| *meets.borrow()) {
             // The registry's relay is for when the owner's is gone.
-            let gone = meetings.iter_mut().map(|state| {
+            let gone = meetings.iter_mut().map(|meets| {
                 Box::pin(async move {
-                    let _ = state.wait_for(|state| !meets(state)).await;
+                    let _ = meets.wait_for(|meets| !meets).await;
                 })
             });
             futures_util::future::select_all(gone).await;
         }
     }
     let address = look_up(Some(&registry.authority())).await;
-    let relay = relay::through_registry(&registry, seat);
-    carry(weak, relay, Class::Relay, Transport::WebSocket, address).await;
+    let line = Line {
+        weak,
+        connect: move || relay::through_registry(&registry, seat.clone()),
+        class: Class::Relay,
+        transport: Transport::WebSocket,
+        address,
+        meets: watch::Sender::new(false),
+    };
+    line.carry(network).await;
 }
 
 /// For people; the relay's client looks it up for itself.
@@ -92,48 +110,81 @@ async fn look_up(address: Option<&str>) -> SocketAddr {
     found.ok().and_then(|mut all| all.next()).unwrap_or(nowhere)
 }
 
-/// Makes the relay a path of the link whenever the other end is there.
-async fn carry(
+/// One relay of a link.
+struct Line<F> {
     weak: WeakPaths,
-    mut relay: Relay,
+    connect: F,
     class: Class,
     transport: Transport,
     address: SocketAddr,
-) {
-    let sink = Arc::new(RelaySink(relay.sender.clone()));
-    let attach =
-        |paths: Paths| paths.attach(class, transport, Kind::Relayed, address, sink.clone());
-    let mut attached: Option<Attached> = None;
-    loop {
-        tokio::select! {
-            changed = relay.state.changed() => {
-                if changed.is_err() {
-                    return;
-                }
-                let present = matches!(
-                    *relay.state.borrow_and_update(),
-                    RelayState::Joined { present: true }
-                );
-                match (present, &attached) {
-                    (true, None) => {
-                        let Some(paths) = weak.upgrade() else { return };
-                        attached = attach(paths);
+    /// Both ends are there.
+    meets: watch::Sender<bool>,
+}
+
+impl<F: Fn() -> Relay> Line<F> {
+    /// Makes the relay a path of the link whenever the other end is there.
+    async fn carry(self, mut network: watch::Receiver<u64>) {
+        let Some(mut in_use) = self.weak.upgrade().map(|paths| paths.in_use()) else {
+            return;
+        };
+        let mut relay = (self.connect)();
+        let mut connected_at = Instant::now();
+        let mut attached: Option<Attached> = None;
+        loop {
+            tokio::select! {
+                changed = relay.state.changed() => {
+                    if changed.is_err() {
+                        return;
                     }
-                    (false, Some(_)) => attached = None,
-                    _ => {}
+                    let present = matches!(
+                        *relay.state.borrow_and_update(),
+                        RelayState::Joined { present: true }
+                    );
+                    match (present, &attached) {
+                        (true, None) => attached = self.attach(&relay),
+                        (false, Some(_)) => attached = None,
+                        _ => {}
+                    }
+                    self.meets.send_replace(present);
+                    continue;
+                }
+                event = relay.events.recv() => {
+                    let Some(RelayEvent::Datagram(first)) = event else { return };
+                    if attached.is_none() {
+                        // It is faster than the word that its sender is there.
+                        attached = self.attach(&relay);
+                    }
+                    if let Some(attached) = &attached {
+                        receive(attached, &first, &mut relay);
+                    }
+                    continue;
+                }
+                // Connections of the old network are dead, and do not know it.
+                Ok(()) = network.changed() => {}
+                Ok(()) = in_use.changed() => {
+                    let nothing_answers = in_use.borrow_and_update().verified.is_none();
+                    if !nothing_answers || connected_at.elapsed() < ANEW {
+                        continue;
+                    }
                 }
             }
-            event = relay.events.recv() => {
-                let Some(RelayEvent::Datagram(first)) = event else { return };
-                if attached.is_none() {
-                    // It is faster than the word that its sender is there.
-                    let Some(paths) = weak.upgrade() else { return };
-                    attached = attach(paths);
-                }
-                let Some(attached) = &attached else { continue };
-                receive(attached, &first, &mut relay);
-            }
+            attached = None;
+            relay = (self.connect)();
+            connected_at = Instant::now();
+            self.meets.send_replace(false);
         }
+    }
+
+    fn attach(&self, relay: &Relay) -> Option<Attached> {
+        let sink = Arc::new(RelaySink(relay.sender.clone()));
+        let paths = self.weak.upgrade()?;
+        paths.attach(
+            self.class,
+            self.transport,
+            Kind::Relayed,
+            self.address,
+            sink,
+        )
     }
 }
 

@@ -12,8 +12,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use hyper_util::client::legacy::connect::HttpConnector;
 use anyhow::{Context as _, Result, bail};
+use hyper_util::client::legacy::connect::HttpConnector;
 use tokio_rustls::TlsConnector;
 use url::{Host, Url};
 
