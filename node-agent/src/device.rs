@@ -28,6 +28,7 @@ use crate::link::{self, Link, close};
 use crate::port_mapping::Forwarding;
 use crate::profile::Profile;
 use crate::registry::{Registry, RegistrySocket, connect_socket};
+use crate::relay::OwnRelay;
 use crate::remembered::{Remembered, RememberedCallers};
 use crate::service::Service;
 
@@ -524,6 +525,13 @@ fn handle_output(
         Output::Time(time_ms) => warn_of_clock(time_ms),
         Output::Registered(registered) => {
             tracing::info!(name = registered.name, "registered");
+            let relays = registered.beacons.iter().filter(|beacon| beacon.relay);
+            let relays = relays.map(|beacon| OwnRelay {
+                id: beacon.id,
+                udp: Some(beacon.udp.clone()),
+                tcp: beacon.tcp.clone(),
+            });
+            agent.endpoint.set_own_relays(relays.collect());
             let stun = agent.endpoint.stun_servers();
             stun.send_if_modified(|known| {
                 let news = known.is_empty() && !registered.stun.is_empty();

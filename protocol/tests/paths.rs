@@ -33,13 +33,16 @@ struct World {
     now: Duration,
     ends: [End; 2],
     ways: Vec<Way>,
-    flying: BTreeMap<(Duration, u64), (usize, Via, Option<Vec<u8>>)>,
+    flying: BTreeMap<(Duration, u64), Flying>,
     sequence: u64,
     sending: [bool; 2],
     next_traffic: Duration,
     /// Sent on ways that do not exist.
     strays: u32,
 }
+
+/// To whom, by which of its ways, and a path datagram or else data.
+type Flying = (usize, Via, Option<Vec<u8>>);
 
 fn address(text: &str) -> SocketAddr {
     text.parse().expect("an address")

@@ -213,6 +213,14 @@ pub(super) async fn own_caller(
             own: Vec::new(),
             registry: Some(registry.clone()),
         });
+        // Beside the call: a relay is asked for only when no direct path forms.
+        let (profile, registry) = (profile.clone(), registry.clone());
+        let endpoint = endpoint.clone();
+        tokio::spawn(async move {
+            if let Ok(own) = target::own_relays(&profile, &registry).await {
+                endpoint.set_own_relays(own);
+            }
+        });
     }
     let network = network_watch::start();
     tokio::spawn(up::follow_network(endpoint.clone(), network.clone()));

@@ -13,6 +13,7 @@ use crate::contacts::{Contact, Contacts};
 use crate::failure::{Exit, Failure};
 use crate::profile::Profile;
 use crate::registry::{Connection, Problem, Registry};
+use crate::relay::OwnRelay;
 
 /// A target that can be called.
 pub(super) struct Resolved {
@@ -38,52 +39,84 @@ pub(super) async fn stun(
     config: &Config,
     registry: &Registry,
 ) -> Result<Vec<String>> {
-    #[derive(Deserialize)]
-    struct Info {
-        stun_servers: Vec<String>,
-    }
     if let Some(stun) = args.stun.clone().or_else(|| config.stun.clone()) {
         return Ok(stun);
     }
-    let known: KnownStun = profile.load(KNOWN_STUN)?;
+    Ok(info(profile, registry).await?.servers)
+}
+
+/// The relays of the registry's owner.
+pub(super) async fn own_relays(profile: &Profile, registry: &Registry) -> Result<Vec<OwnRelay>> {
+    Ok(info(profile, registry).await?.relays.unwrap_or_default())
+}
+
+/// What the registry tells everybody, at most a day old.
+async fn info(profile: &Profile, registry: &Registry) -> Result<KnownServers> {
+    #[derive(Deserialize)]
+    struct Info {
+        stun_servers: Vec<String>,
+        #[serde(default)]
+        beacons: Vec<Listed>,
+    }
+    #[derive(Deserialize)]
+    struct Listed {
+        id: PeerId,
+        udp: String,
+        tcp: Option<String>,
+        relay: bool,
+    }
+    let known: KnownServers = profile.load(KNOWN_SERVERS)?;
     let now = unix_time(0);
-    if known.registry == registry.origin() && now.abs_diff(known.asked_at) < STUN_LIFETIME_S {
-        return Ok(known.servers);
+    let is_fresh = now.abs_diff(known.asked_at) < SERVERS_LIFETIME_S;
+    if known.registry == registry.origin() && is_fresh && known.relays.is_some() {
+        return Ok(known);
     }
     let mut connection = Connection::open(registry).await?;
-    let servers = match connection
+    let info = match connection
         .json::<Info>(Method::GET, "/v1/registry", None)
         .await?
     {
-        Ok(info) => info.stun_servers,
+        Ok(info) => info,
         Err(problem) => bail!(refusal(&problem)),
     };
     connection.keep(registry);
-    let known = KnownStun {
+    let relays = info.beacons.into_iter().filter(|beacon| beacon.relay);
+    let known = KnownServers {
         registry: registry.origin(),
         asked_at: now,
-        servers: servers.clone(),
+        servers: info.stun_servers,
+        relays: Some(
+            relays
+                .map(|beacon| OwnRelay {
+                    id: beacon.id,
+                    udp: Some(beacon.udp),
+                    tcp: beacon.tcp,
+                })
+                .collect(),
+        ),
     };
-    profile.store(KNOWN_STUN, &known)?;
-    Ok(servers)
+    profile.store(KNOWN_SERVERS, &known)?;
+    Ok(known)
 }
 
 /// The STUN servers that were last heard of, whenever that was.
 pub(super) fn known_stun(profile: &Profile) -> Vec<String> {
-    let known = profile.load::<KnownStun>(KNOWN_STUN);
+    let known = profile.load::<KnownServers>(KNOWN_SERVERS);
     known.map(|known| known.servers).unwrap_or_default()
 }
 
-/// The registry's STUN servers, so that not every call has to ask for them.
+/// The registry's servers, so that not every call has to ask for them.
 #[derive(Default, Serialize, Deserialize)]
-struct KnownStun {
+struct KnownServers {
     registry: String,
     asked_at: UnixTime,
     servers: Vec<String>,
+    /// `None`: written by a version that did not ask.
+    relays: Option<Vec<OwnRelay>>,
 }
 
-const KNOWN_STUN: &str = "stun.json";
-const STUN_LIFETIME_S: u64 = 24 * 3600;
+const KNOWN_SERVERS: &str = "stun.json";
+const SERVERS_LIFETIME_S: u64 = 24 * 3600;
 
 /// Finds the device that `target` means and the right to call it.
 pub(super) async fn resolve(

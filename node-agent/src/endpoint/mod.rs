@@ -18,7 +18,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::relay::Seat;
+use crate::relay::{OwnRelay, Seat};
 use anyhow::{Context as _, Result, bail};
 use quinn::{Connecting, Runtime as _, TokioRuntime};
 use ringback_protocol::candidate::{self, Candidate, Kind};
@@ -144,9 +144,14 @@ impl Endpoint {
         *self.relays.lock().expect("not poisoned") = relays;
     }
 
+    /// Machines of the registry's owner that relay, as the registry lists them now.
+    pub(crate) fn set_own_relays(&self, own: Vec<OwnRelay>) {
+        self.relays.lock().expect("not poisoned").own = own;
+    }
+
     /// Has the link take its place at the relays.
     fn use_relays(&self, paths: &Paths, keys: &CallKeys, role: Role, device: PeerId) {
-        let relays = self.relays.lock().expect("not poisoned").clone();
+        let relays = self.relays.clone();
         let seat = Seat {
             room: keys.relay,
             role,

@@ -2,7 +2,7 @@
 //! forms at once, and kept as a standby that costs nothing while it is not used.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ringback_protocol::candidate::Kind;
@@ -40,13 +40,10 @@ pub(crate) struct Relays {
 /// `network` tells when the host's network changes: what was connected before is gone then.
 pub(super) async fn run(
     weak: WeakPaths,
-    relays: Relays,
+    relays: Arc<Mutex<Relays>>,
     seat: Seat,
     network: watch::Receiver<u64>,
 ) {
-    let Some(registry) = relays.registry else {
-        return;
-    };
     let Some(mut in_use) = weak.upgrade().map(|paths| paths.in_use()) else {
         return;
     };
@@ -59,6 +56,11 @@ pub(super) async fn run(
         let lost = in_use.wait_for(|in_use| !is_direct(in_use));
         let _ = tokio::time::timeout_at(begin + STANDBY_AFTER, lost).await;
     }
+    // Only now: what the registry lists may have come meanwhile.
+    let relays = relays.lock().expect("not poisoned").clone();
+    let Some(registry) = relays.registry else {
+        return;
+    };
     let mut own = tokio::task::JoinSet::new();
     let mut meetings = Vec::new();
     for beacon in relays.own {

@@ -27,7 +27,7 @@ const WRITE: usize = 64 * 1024;
 const IDLE: Duration = Duration::from_secs(3600);
 
 /// A beacon that relays, as the registry tells of it. One of the addresses must be there.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct OwnRelay {
     pub(crate) id: PeerId,
     /// `host:port`
