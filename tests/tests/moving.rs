@@ -6,7 +6,7 @@ use std::{net::Ipv4Addr, time::Duration};
 use anyhow::{Context as _, Result, ensure};
 use ringback_tests::{
     download::Download,
-    lab::{Lab, coturn::Coturn, file_server::FileServer, kind::Kind, registry::Registry},
+    lab::{Lab, beacon::Beacon, coturn::Coturn, file_server::FileServer, kind::Kind, registry::Registry},
     profile::{Connect, Profile, until},
 };
 
@@ -267,5 +267,34 @@ fn the_caller_moves_to_another_network() -> Result<()> {
     await_change(&download)?;
     pause(&download, "the caller in another network", UNKNOWN)?;
     await_path(&connect, "direct", "udp")?;
+    finish(download)
+}
+
+/// Beacon and STUN server are one here: the owner's machine is all that the two ends have beside the
+/// registry.
+#[test]
+fn an_owners_relay_is_preferred_to_the_registrys() -> Result<()> {
+    let lab = Lab::builder().build()?;
+    let registry = Registry::start(&lab)?;
+    let mut beacon = Beacon::start(&lab, &registry, &["--relay"])?;
+    let _files = FileServer::start(lab.device().host(), (Ipv4Addr::LOCALHOST, 80))?;
+    let device = Profile::new(&lab, &registry, lab.device().host(), "nas");
+    device.expose(&[("web", "http://127.0.0.1")])?;
+    let caller = Profile::new(&lab, &registry, lab.caller().host(), "laptop");
+    let up = device.up(&registry, &[])?;
+    cut(&lab, Cut::All)?;
+    let connect = caller.connect(&up.id, &[(LOCAL, "web")])?;
+    await_path(&connect, "relay", "udp")?;
+    let before = lab.registry_traffic()?;
+    let local = Profile::local(LOCAL);
+    let download = Download::start(caller.namespace(), local, 9, 12_000_000, None)?;
+    download.await_bytes(6_000_000)?;
+    let crossed = (lab.registry_traffic()? - before).bytes();
+    ensure!(crossed < 1_000_000, "the registry carried {crossed} bytes");
+    // Without it the registry's own is what is left.
+    download.longest_pause();
+    beacon.process.kill9();
+    await_path(&connect, "relay", "websocket")?;
+    pause(&download, "the owner's relay is gone", UNKNOWN * 3)?;
     finish(download)
 }
