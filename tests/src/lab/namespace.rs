@@ -15,6 +15,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use socket2::{Domain, Socket, Type};
 
 use super::{REGISTRY, REGISTRY_NAME, REGISTRY6, counter::Counter};
 
@@ -108,9 +109,20 @@ impl Namespace {
     }
 
     /// A TCP connection from here, given up after 10 s.
+    ///
+    /// It blocks in one call, as one that is polled for reports a reset that came after the
+    /// connection was made as a failure to make it.
     pub fn connect(&self, remote: impl Into<SocketAddr>) -> Result<TcpStream> {
         let remote = remote.into();
-        self.enter(|| TcpStream::connect_timeout(&remote, Duration::from_secs(10)))?
+        let connect = || -> std::io::Result<TcpStream> {
+            let socket = Socket::new(Domain::for_address(remote), Type::STREAM, None)?;
+            // On Linux it is the limit for connecting too.
+            socket.set_write_timeout(Some(Duration::from_secs(10)))?;
+            socket.connect(&remote.into())?;
+            socket.set_write_timeout(None)?;
+            Ok(socket.into())
+        };
+        self.enter(connect)?
             .with_context(|| format!("{}: can not connect to {remote}", self.name))
     }
 
