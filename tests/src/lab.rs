@@ -235,7 +235,14 @@ impl Lab {
     pub fn set_link(&self, leg: &str, up: bool) -> Result<()> {
         if up {
             self.inet.ip(&format!("link set {leg} up\n"))?;
-            self.route_leg(leg)
+            self.route_leg(leg)?;
+            let site = self.sites().find(|site| site.leg() == leg);
+            match (leg, site) {
+                ("registry", _) => self.registry.await_link("wan")?,
+                ("stun", _) => self.stun.await_link("wan")?,
+                (_, site) => site.map_or(Ok(()), Site::await_uplink)?,
+            }
+            self.inet.await_link(leg)
         } else {
             self.inet.ip(&format!("link set {leg} down\n"))
         }
@@ -515,5 +522,7 @@ fn link(inet: &Namespace, far: &Namespace, leg: &str) -> Result<()> {
          link set {leg} up\n",
         far.name()
     ))?;
-    far.ip("link set wan up\n")
+    far.ip("link set wan up\n")?;
+    inet.await_link(leg)?;
+    far.await_link("wan")
 }

@@ -161,7 +161,7 @@ fn another_public_address_and_old_connections_fall_silent() -> Result<()> {
 /// Two port-restricted routers let nothing through to a mapping that is new, so the link is lost;
 /// the caller finds the device again by itself, without its command being started anew.
 #[test]
-fn a_call_is_made_again_when_its_mapping_is_gone() -> Result<()> {
+fn a_link_goes_on_when_its_mapping_is_gone() -> Result<()> {
     let lab = Lab::builder().build()?;
     let _coturn = Coturn::start(&lab)?;
     let registry = Registry::start(&lab)?;
@@ -175,14 +175,14 @@ fn a_call_is_made_again_when_its_mapping_is_gone() -> Result<()> {
     fetch(lab.caller().host(), Profile::local(8080), 1, 1_000_000)?;
     lab.device().forget_mappings()?;
     let gone = Instant::now();
-    // QUIC's idle timeout is 30 s, and the first keep-alive without an answer, after 10 s, restarts it.
-    call.event_within(Duration::from_secs(44), "lost", 1)?;
-    let lost = gone.elapsed();
-    call.event_within(Duration::from_secs(15), "connected", 2)?;
+    fetch(lab.caller().host(), Profile::local(8080), 2, 10_000_000)?;
     println!(
-        "a call whose mapping is gone: lost after {lost:.1?}, made again after {:.1?}",
+        "a download after all mappings are gone: {:.1?}",
         gone.elapsed()
     );
-    fetch(lab.caller().host(), Profile::local(8080), 2, 10_000_000)?;
+    assert!(
+        !call.process.stdout().contains("\"lost\""),
+        "the link is the same"
+    );
     Ok(())
 }

@@ -6,7 +6,10 @@ use std::{net::Ipv4Addr, time::Duration};
 use anyhow::{Context as _, Result, ensure};
 use ringback_tests::{
     download::Download,
-    lab::{Lab, beacon::Beacon, coturn::Coturn, file_server::FileServer, kind::Kind, registry::Registry},
+    lab::{
+        Lab, beacon::Beacon, coturn::Coturn, file_server::FileServer, kind::Kind,
+        registry::Registry,
+    },
     profile::{Connect, Profile, until},
 };
 
@@ -293,7 +296,7 @@ fn an_owners_relay_is_preferred_to_the_registrys() -> Result<()> {
     ensure!(crossed < 1_000_000, "the registry carried {crossed} bytes");
     // Without it the registry's own is what is left.
     download.longest_pause();
-    beacon.process.kill9();
+    beacon.process.kill9()?;
     await_path(&connect, "relay", "websocket")?;
     pause(&download, "the owner's relay is gone", UNKNOWN * 3)?;
     finish(download)

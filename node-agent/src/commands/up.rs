@@ -208,8 +208,8 @@ fn open_to_lan(
     let ask: lan::Ask = std::sync::Arc::new(move |envelope| asked.take_request(&envelope));
     let open = || -> Result<lan::Advertisement> {
         let door = lan::Door::new(device, network, ask);
-        let port = lan::listen(door, agent.endpoint.port())?;
-        lan::Advertisement::start(&device, port)
+        agent.endpoint.open_to_lan(door);
+        lan::Advertisement::start(&device, agent.endpoint.tcp_port())
     };
     open()
         .inspect_err(|error| {

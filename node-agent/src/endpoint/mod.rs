@@ -15,9 +15,10 @@ mod tls;
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
+use crate::lan::Door;
 use crate::relay::{OwnRelay, Seat};
 use anyhow::{Context as _, Result, bail};
 use quinn::{Connecting, Runtime as _, TokioRuntime};
@@ -54,6 +55,7 @@ pub(crate) struct Endpoint {
     addresses: Arc<watch::Sender<Addresses>>,
     stun: Arc<watch::Sender<Vec<String>>>,
     relays: Arc<Mutex<Relays>>,
+    door: Arc<OnceLock<Door>>,
     /// Counts the changes of the host's network.
     network: Arc<watch::Sender<u64>>,
     /// Somebody has reason to believe that the addresses have changed.
@@ -89,7 +91,8 @@ impl Endpoint {
             tcp: listener.local_addr()?.port(),
             fixed: port != 0,
         };
-        tokio::spawn(tcp::accept(listener, socket.clone()));
+        let door = Arc::default();
+        tokio::spawn(tcp::accept(listener, socket.clone(), Arc::clone(&door)));
         let credentials = Credentials::new(key)?;
         let mut config = quinn::EndpointConfig::default();
         config.grease_quic_bit(false);
@@ -114,6 +117,7 @@ impl Endpoint {
             addresses: Arc::default(),
             stun: Arc::default(),
             relays: Arc::default(),
+            door,
             network: Arc::default(),
             doubted: Arc::default(),
         })
@@ -122,6 +126,12 @@ impl Endpoint {
     /// The UDP port in use.
     pub(crate) fn port(&self) -> u16 {
         self.ports.udp
+    }
+
+    /// Takes requests from the LAN by the TCP port, from now on.
+    pub(crate) fn open_to_lan(&self, door: Door) {
+        // Opened once, when the agent starts.
+        let _ = self.door.set(door);
     }
 
     /// The TCP port that takes paths.

@@ -4,14 +4,15 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use bytes::{Buf as _, BytesMut};
 use ringback_protocol::candidate::{Kind, canonical};
-use ringback_protocol::path::Class;
+use ringback_protocol::lan;
+use ringback_protocol::path::{Class, FIRST_BYTE};
 use ringback_protocol::receipt::Transport;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -20,6 +21,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::link_path::{Attached, DatagramSink, Paths, attach};
 use super::socket::PathSocket;
+use crate::lan::Door;
 
 /// Bytes of the largest datagram in a frame.
 pub(crate) const MAX_DATAGRAM: usize = 2048;
@@ -81,7 +83,12 @@ pub(super) async fn connect(
 
 /// Takes connections until the endpoint ends. Those that do not show within [`PROOF`] that they are
 /// a link's are closed without a word.
-pub(super) async fn accept(listener: TcpListener, socket: Arc<PathSocket>) {
+/// Requests from the LAN come in by the same `door`.
+pub(super) async fn accept(
+    listener: TcpListener,
+    socket: Arc<PathSocket>,
+    door: Arc<OnceLock<Door>>,
+) {
     let unproven = Arc::new(Semaphore::new(UNPROVEN));
     loop {
         let accepted = listener.accept().await;
@@ -93,29 +100,62 @@ pub(super) async fn accept(listener: TcpListener, socket: Arc<PathSocket>) {
         let Ok(place) = unproven.clone().try_acquire_owned() else {
             continue;
         };
-        let socket = socket.clone();
+        let (socket, door) = (socket.clone(), door.clone());
         tokio::spawn(async move {
-            let proven = tokio::time::timeout(PROOF, prove(&socket, stream, canonical(from))).await;
-            drop(place);
-            if let Ok(Ok(carrier)) = proven {
-                carrier.run().await;
+            let from = canonical(from);
+            let proving = prove(&socket, door.get(), stream, from);
+            let proven = tokio::time::timeout(PROOF, proving).await;
+            match proven {
+                Ok(Ok(Proven::Path(carrier))) => {
+                    drop(place);
+                    carrier.run().await;
+                }
+                Ok(Ok(Proven::Request(stream, frame))) => {
+                    let Some(door) = door.get() else { return };
+                    if let Err(error) = door.serve_request(stream, from.ip(), &frame).await {
+                        tracing::debug!("nothing for a request from the LAN: {error:#}");
+                    }
+                }
+                _ => {}
             }
         });
     }
 }
 
-/// The first frame of an incoming connection must be a path datagram of a link.
+/// What the first frame of a connection shows it to be.
+enum Proven {
+    Path(Carrier),
+    /// PROTOCOL §17; the frame without its length.
+    Request(TcpStream, Vec<u8>),
+}
+
+/// The first frame of an incoming connection must be a path datagram of a link, or a request.
 async fn prove(
     socket: &Arc<PathSocket>,
+    door: Option<&Door>,
     mut stream: TcpStream,
     from: SocketAddr,
-) -> Result<Carrier> {
+) -> Result<Proven> {
     let length = usize::from(stream.read_u16().await?);
-    if length == 0 || length > MAX_DATAGRAM {
-        bail!("not a frame");
+    if length == 0 {
+        bail!("an empty frame");
     }
-    let mut first = vec![0; length];
-    stream.read_exact(&mut first).await?;
+    let kind = stream.read_u8().await?;
+    let is_request = kind == lan::REQUEST && door.is_some_and(|door| door.is_open_to(from.ip()));
+    let most = if is_request {
+        lan::MAX_REQUEST
+    } else {
+        MAX_DATAGRAM
+    };
+    let is_path = kind == FIRST_BYTE;
+    if !(is_request || is_path) || length > most {
+        bail!("not a frame that begins anything");
+    }
+    let mut first = vec![kind; length];
+    stream.read_exact(&mut first[1..]).await?;
+    if is_request {
+        return Ok(Proven::Request(stream, first));
+    }
     let link = socket.link(&first).context("no such link")?;
     let (sink, halves) = split(stream)?;
     let way = (Class::Tcp, Transport::Tcp, Kind::PeerReflexive, from);
@@ -123,7 +163,7 @@ async fn prove(
     if !attached.receive(&first, length) {
         bail!("not authentic");
     }
-    Ok(Carrier { attached, halves })
+    Ok(Proven::Path(Carrier { attached, halves }))
 }
 
 /// Makes `stream` a path of the link; what comes back carries its datagrams until it ends.

@@ -2,7 +2,7 @@
 //! that the registry relays; what is none gets no answer.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -10,9 +10,7 @@ use anyhow::{Result, bail, ensure};
 use ringback_protocol::envelope::Envelope;
 use ringback_protocol::frame::{Delivered, Frame, length_prefixed};
 use ringback_protocol::{PeerId, lan};
-use socket2::{Domain, Protocol, Socket, Type};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::is_local;
@@ -38,6 +36,12 @@ pub(crate) struct Door {
     places: Arc<Semaphore>,
     requests: Arc<Mutex<Requests>>,
     ask: Ask,
+}
+
+impl std::fmt::Debug for Door {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Door({:?})", self.device)
+    }
 }
 
 impl Door {
@@ -96,83 +100,6 @@ impl Door {
         stream.write_all(&length_prefixed(&answer.encode())).await?;
         Ok(stream.shutdown().await?)
     }
-
-    /// A whole connection, from its first byte.
-    async fn serve(&self, mut stream: TcpStream, peer: IpAddr) -> Result<()> {
-        ensure!(self.is_open_to(peer), "it does not come from the LAN");
-        let reading = tokio::time::timeout(LIMIT, read_frame(&mut stream));
-        let frame = reading.await??;
-        self.serve_request(stream, peer, &frame).await
-    }
-}
-
-/// The first frame of a connection, without its length.
-async fn read_frame(stream: &mut (impl AsyncRead + Unpin)) -> Result<Vec<u8>> {
-    let length = usize::from(stream.read_u16().await?);
-    ensure!((1..=lan::MAX_REQUEST).contains(&length), "it is too large");
-    let mut frame = vec![0; length];
-    // Whoever says something else than a request is not listened to any longer.
-    stream.read_exact(&mut frame[..1]).await?;
-    ensure!(frame[0] == lan::REQUEST, "it is no request");
-    stream.read_exact(&mut frame[1..]).await?;
-    Ok(frame)
-}
-
-/// Takes requests on a TCP port of its own, this one if it is free, until the process ends. Gives the
-/// port.
-pub(crate) fn listen(door: Door, port: u16) -> Result<u16> {
-    let listener = bind(port).or_else(|_| bind(0))?;
-    let port = listener.local_addr()?.port();
-    // Those whose first frame is still being read.
-    let reading = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    tokio::spawn(async move {
-        loop {
-            let (stream, peer) = match listener.accept().await {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    tracing::debug!(%error, "can not accept requests from the LAN");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
-            };
-            let Ok(place) = reading.clone().try_acquire_owned() else {
-                continue;
-            };
-            let door = door.clone();
-            tokio::spawn(async move {
-                let _place = place;
-                if let Err(error) = door.serve(stream, peer.ip()).await {
-                    tracing::debug!("a connection from the LAN got no answer: {error:#}");
-                }
-            });
-        }
-    });
-    Ok(port)
-}
-
-fn bind(port: u16) -> std::io::Result<TcpListener> {
-    let bind_to = |address: SocketAddr| -> std::io::Result<TcpListener> {
-        let socket = Socket::new(
-            Domain::for_address(address),
-            Type::STREAM,
-            Some(Protocol::TCP),
-        )?;
-        if address.is_ipv6() {
-            socket.set_only_v6(false)?;
-        }
-        // Connections of an earlier run do not hold the port.
-        socket.set_reuse_address(true)?;
-        socket.set_nonblocking(true)?;
-        socket.bind(&address.into())?;
-        socket.listen(64)?;
-        TcpListener::from_std(socket.into())
-    };
-    match bind_to((Ipv6Addr::UNSPECIFIED, port).into()) {
-        Err(error) if error.kind() != std::io::ErrorKind::AddrInUse => {
-            bind_to((Ipv4Addr::UNSPECIFIED, port).into())
-        }
-        result => result,
-    }
 }
 
 /// How many requests came in this window.
@@ -223,21 +150,5 @@ mod tests {
         }
         assert!(!requests.take(caller(7), now), "120 in all");
         assert!(requests.take(caller(7), now + WINDOW));
-    }
-
-    #[tokio::test]
-    async fn what_is_no_request_is_not_read_to_its_end() {
-        for (sent, enough) in [
-            (&b"\x00\x03\x0a\x01\x02"[..], true),
-            // The rest never comes, and is not waited for.
-            (b"\x20\x00\x08", false),
-            (b"\xff\xff\x0a", false),
-            (b"\x00\x00", false),
-        ] {
-            let (mut ours, mut theirs) = tokio::io::duplex(64);
-            ours.write_all(sent).await.unwrap();
-            let read = read_frame(&mut theirs).await;
-            assert_eq!(read.is_ok(), enough, "{sent:?}");
-        }
     }
 }

@@ -6,7 +6,7 @@ use std::{
     net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -15,6 +15,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use socket2::{Domain, Socket, Type};
 
 use super::{REGISTRY, REGISTRY_NAME, REGISTRY6, counter::Counter};
 
@@ -108,9 +109,20 @@ impl Namespace {
     }
 
     /// A TCP connection from here, given up after 10 s.
+    ///
+    /// It blocks in one call, as one that is polled for reports a reset that came after the
+    /// connection was made as a failure to make it.
     pub fn connect(&self, remote: impl Into<SocketAddr>) -> Result<TcpStream> {
         let remote = remote.into();
-        self.enter(|| TcpStream::connect_timeout(&remote, Duration::from_secs(10)))?
+        let connect = || -> std::io::Result<TcpStream> {
+            let socket = Socket::new(Domain::for_address(remote), Type::STREAM, None)?;
+            // On Linux it is the limit for connecting too.
+            socket.set_write_timeout(Some(Duration::from_secs(10)))?;
+            socket.connect(&remote.into())?;
+            socket.set_write_timeout(None)?;
+            Ok(socket.into())
+        };
+        self.enter(connect)?
             .with_context(|| format!("{}: can not connect to {remote}", self.name))
     }
 
@@ -143,6 +155,27 @@ impl Namespace {
     /// Runs lines of `ip` commands here, all or up to the first that fails.
     pub(super) fn ip(&self, script: &str) -> Result<()> {
         ip(Some(&self.name), script)
+    }
+
+    /// Waits until the kernel has noticed that an interface's link is up; it drops what is sent
+    /// before, and takes up to a second for it where links have come and gone.
+    pub(super) fn await_link(&self, interface: &str) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let mut command = Command::new("ip");
+            command.args(["-n", &self.name, "-br", "link", "show", "dev", interface]);
+            let shown = run(&mut command)?;
+            let shown = String::from_utf8_lossy(&shown);
+            if shown.split_whitespace().nth(1) == Some("UP") {
+                return Ok(());
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "{}: {interface} does not come up",
+                self.name
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Switches IPv6 on or off on an interface. Addresses are usable at once: nobody else can have

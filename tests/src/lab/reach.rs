@@ -66,7 +66,8 @@ impl Kind {
         let pair = (self, device);
         let has_ipv4 = |kind: Self| kind != Self::Ipv6Only;
         let share_ipv4 = has_ipv4(self) && has_ipv4(device);
-        if !(share_ipv4 || self.is_ipv6() && device.is_ipv6()) {
+        let share_ipv6 = self.is_ipv6() && device.is_ipv6();
+        if !(share_ipv4 || share_ipv6) {
             return Expected::Relay(FAMILIES);
         }
         match (self.udp(), device.udp()) {

@@ -82,9 +82,10 @@ impl Site {
         }
         link(inet, &router, plan.name)?;
         router.ip(&format!(
-            "{}link add name lan type bridge mcast_snooping 0\naddr add {LAN_ROUTER}/24 dev lan\n\
+            "{}link add name lan address {} type bridge mcast_snooping 0\naddr add {LAN_ROUTER}/24 dev lan\n\
              link set lan up\n",
-            uplink_script()
+            uplink_script(),
+            hardware_address(),
         ))?;
         let host = Namespace::create(lab, plan.name)?;
         let site = Self {
@@ -330,8 +331,9 @@ impl Site {
         );
         self.router.ip(&if wanted {
             format!(
-                "link add name lan2 type bridge\naddr add {SEGMENT_ROUTER}/24 dev lan2\n\
-                 link set lan2 up\n"
+                "link add name lan2 address {} type bridge\n\
+                 addr add {SEGMENT_ROUTER}/24 dev lan2\nlink set lan2 up\n",
+                hardware_address()
             )
         } else {
             "link del lan2\n".to_owned()
@@ -509,7 +511,10 @@ impl Site {
         self.router.ip(&format!(
             "addr add {HOME_SIDE}/10 dev wan\nlink set wan up\n\
              route add default via {CARRIER_SIDE} dev wan\n"
-        ))
+        ))?;
+        carrier.await_link("wan")?;
+        carrier.await_link("home")?;
+        self.router.await_link("wan")
     }
 
     fn remove_carrier(&self) -> Result<()> {
@@ -517,7 +522,16 @@ impl Site {
         let home = self.router.name();
         carrier.ip(&format!("link del home\nlink set wan netns {home}\n"))?;
         let script = format!("link set wan up\n{}", uplink_script());
-        self.router.ip(&script)
+        self.router.ip(&script)?;
+        self.router.await_link("wan")
+    }
+
+    /// Waits until all links between the LAN and the core are up.
+    pub(super) fn await_uplink(&self) -> Result<()> {
+        if self.kind() == Kind::CarrierNat {
+            self.carrier_namespace()?.await_link("wan")?;
+        }
+        self.router.await_link("wan")
     }
 
     /// Puts a table that stands for a condition of the router in place, or takes it away.
@@ -546,8 +560,17 @@ impl Site {
              link set {port} master {bridge} up\n",
             host.name()
         ))?;
-        host.ip("link set eth0 up\n")
+        host.ip("link set eth0 up\n")?;
+        host.await_link("eth0")?;
+        self.router.await_link(&port)
     }
+}
+
+/// A locally administered one. A bridge that is given none takes that of a port, and another when
+/// ports come and go, which no router does to its LAN.
+fn hardware_address() -> String {
+    let [a, b, c, d] = fastrand::u32(..).to_be_bytes();
+    format!("02:00:{a:02x}:{b:02x}:{c:02x}:{d:02x}")
 }
 
 /// The router's own address on the leg, and its way out.
