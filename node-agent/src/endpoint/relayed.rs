@@ -132,6 +132,8 @@ impl<F: Fn() -> Relay> Line<F> {
         let mut relay = (self.connect)();
         let mut connected_at = Instant::now();
         let mut attached: Option<Attached> = None;
+        // Not even the relay: its connection is made anew once, and then it tries by itself.
+        let mut nothing_answers = false;
         loop {
             tokio::select! {
                 changed = relay.state.changed() => {
@@ -164,12 +166,12 @@ impl<F: Fn() -> Relay> Line<F> {
                 // Connections of the old network are dead, and do not know it.
                 Ok(()) = network.changed() => {}
                 Ok(()) = in_use.changed() => {
-                    let nothing_answers = in_use.borrow_and_update().verified.is_none();
-                    if !nothing_answers || connected_at.elapsed() < ANEW {
-                        continue;
-                    }
+                    nothing_answers = in_use.borrow_and_update().verified.is_none();
+                    continue;
                 }
+                () = sleep_until(connected_at + ANEW), if nothing_answers => {}
             }
+            nothing_answers = false;
             attached = None;
             relay = (self.connect)();
             connected_at = Instant::now();
