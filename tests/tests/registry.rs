@@ -16,7 +16,7 @@ async fn the_registry_tells_what_it_is() {
     assert_eq!(reply.body["protocol_versions"], json!([1]));
     assert_eq!(
         reply.body["stun_servers"],
-        json!(["stun.cloudflare.com:3478"])
+        json!(["stun.cloudflare.com:3478", "stun.l.google.com:19302"])
     );
     assert_eq!(reply.body["registration"], "closed");
     assert!(reply.body["time"].as_u64().unwrap() > 1_700_000_000);
