@@ -11,7 +11,7 @@ use xtask::workerd::{Config, Keypair, Workerd};
 
 use super::{Lab, REGISTRY_NAME, certificate::Authority, coturn::Coturn, namespace::Namespace};
 
-/// The worker at `https://registry.test` (130.74.23.6:443 and [2001:db8:23::6]:443) in the registry's namespace.
+/// The worker at `https://registry.test` (`130.74.23.6:443` and `[2001:db8:23::6]:443`) in the registry's namespace.
 #[derive(Debug)]
 pub struct Registry {
     authority: Authority,
