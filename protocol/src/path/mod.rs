@@ -164,7 +164,7 @@ impl PathSet {
     }
 
     /// What the two NATs do to ports. If one gives every destination another port and the other
-    /// does not, and no UDP path is found soon, a [search](self::search) begins.
+    /// does not, and no UDP path is found soon, a search (§10.2) begins.
     pub fn set_nats(&mut self, own: Nat, peer: Nat, now: Duration) {
         self.nats = (own, peer);
         self.plan_search(now);

@@ -10,7 +10,7 @@ use crate::Redacted;
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Via {
     /// From a UDP socket to an address. Socket 0 is the agent's own, higher numbers are opened for
-    /// a [search](super::search).
+    /// a search (§10.2).
     Udp { socket: u16, to: SocketAddr },
     /// A connection that carries datagrams both ways: TCP to the peer, or a relay.
     Connection(u32),
