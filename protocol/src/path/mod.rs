@@ -46,7 +46,9 @@ const MAX_CONNECTIONS: usize = 12;
 /// Whereabouts are repeated until they are noted, at most so often; and so many are taken of a peer.
 const OFFER_REPEAT: Duration = Duration::from_millis(500);
 const OFFER_REPEATS: u32 = 12;
-const MAX_OFFERS: u32 = 1_000;
+const MAX_OFFERS: u32 = 200;
+/// Searches of one link, whatever addresses the peer names: each sends to hosts of its choice.
+const MAX_SEARCHES: u32 = 8;
 
 /// What a path datagram brought.
 #[derive(Debug, PartialEq, Eq)]
@@ -108,6 +110,7 @@ pub struct PathSet {
     traffic: Traffic,
     nats: (Nat, Nat),
     search: Option<Search>,
+    searches: u32,
     offer: Option<Offer>,
     offers_made: u32,
     offers_taken: (u32, u32),
@@ -140,6 +143,7 @@ impl PathSet {
             traffic: Traffic::default(),
             nats: (Nat::Unknown, Nat::Unknown),
             search: None,
+            searches: 0,
             offer: None,
             offers_made: 0,
             offers_taken: (0, 0),
@@ -651,7 +655,8 @@ impl PathSet {
             _ => false,
         };
         if !keeps {
-            self.search = plan;
+            self.search = plan.filter(|_| self.searches < MAX_SEARCHES);
+            self.searches += u32::from(self.search.is_some());
         }
     }
 
