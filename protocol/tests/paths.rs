@@ -494,3 +494,46 @@ impl Rng {
         z ^ (z >> 31)
     }
 }
+
+/// A peer that claims a symmetric NAT and names other hosts again and again turns this end into no
+/// source of noise for them.
+#[test]
+fn searches_of_one_link_are_bounded_whatever_the_peer_names() {
+    let (_, keys) = vector::seal();
+    let [device_at, caller_at] = [address("202.204.16.13:1"), address("4.17.168.2:1")];
+    let set = |role, peer| {
+        let named = [Candidate::udp(Kind::ServerReflexive, peer)];
+        PathSet::new(role, &keys.path, [role as u8; 32], &named, Duration::ZERO)
+    };
+    let mut device = set(Role::Device, caller_at);
+    let mut caller = set(Role::Caller, device_at);
+    let (own, peer) = (Nat::EndpointIndependent, Nat::EndpointDependent);
+    device.set_nats(own, peer, Duration::ZERO);
+    // The caller hears the device, and answers nothing.
+    let ping = device.poll_transmit().expect("a ping").datagram;
+    caller.handle_datagram(Via::udp(device_at), &ping, Duration::ZERO);
+    let mut probes: HashMap<SocketAddr, u32> = HashMap::new();
+    let mut now = Duration::ZERO;
+    for host in 1..=30 {
+        let victim = address(&format!("203.0.113.{host}:9"));
+        while caller.poll_transmit().is_some() {}
+        caller.offer(&[Candidate::udp(Kind::ServerReflexive, victim)], peer, now);
+        while let Some(transmit) = caller.poll_transmit() {
+            device.handle_datagram(Via::udp(caller_at), &transmit.datagram, now);
+        }
+        let end = now + ms(7000);
+        while now < end {
+            now += ms(20);
+            device.handle_timeout(now);
+            while let Some(transmit) = device.poll_transmit() {
+                let to = transmit.via.address().expect("UDP");
+                *probes.entry((to.ip(), 0).into()).or_default() += 1;
+            }
+        }
+    }
+    let searched = probes
+        .iter()
+        .filter(|(to, sent)| to.ip() != caller_at.ip() && **sent > 100);
+    let searched = searched.count();
+    assert!((3..=8).contains(&searched), "{searched} hosts: {probes:?}");
+}
