@@ -234,6 +234,7 @@ impl Agent {
             request_id: admitted.request.id,
             candidates: addresses.candidates,
             remembered,
+            webrtc: None,
             nat: addresses.nat,
         };
         let reply = admitted.keys.reply.clone().seal(&reply);
