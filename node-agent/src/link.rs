@@ -113,10 +113,7 @@ impl Link {
             .await
             .context("the link is gone")?;
         send.write_all(
-            &Open {
-                service: service.to_owned(),
-            }
-            .encode(),
+            &Open::new(service).encode(),
         )
         .await?;
         Ok(Opened {

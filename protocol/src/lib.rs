@@ -12,7 +12,7 @@
 //! 4. It answers with its own [`candidate`]s in a sealed [`reply`] (§8) and dials: [`path`] finds
 //!    the way that datagrams take (§10).
 //!    Where no direct one is found, or until it is, they go through a [`relay`] (§15).
-//! 5. Streams on the link open with a [`stream`] header (§12).
+//! 5. Streams on the link open with a [`stream`] header (§12); behind it a [`service`] speaks (§20).
 //! 6. What happened is told in a [`receipt`].
 //!
 //! State machines have two verbs: `handle_…(input, now)` and `poll_…()`. Drain `poll_…` before the
@@ -39,6 +39,7 @@ pub mod registration;
 pub mod relay;
 pub mod reply;
 pub mod secret;
+pub mod service;
 pub mod stream;
 
 pub use code::Code;
