@@ -112,10 +112,7 @@ impl Link {
             .open_bi()
             .await
             .context("the link is gone")?;
-        send.write_all(
-            &Open::new(service).encode(),
-        )
-        .await?;
+        send.write_all(&Open::new(service).encode()).await?;
         Ok(Opened {
             send,
             answer: Answer {

@@ -47,7 +47,7 @@ pub struct ServiceInfo {
 pub enum Kind {
     Tcp,
     Udp,
-    /// TCP that speaks HTTP, and exchanges by mode 1. Of an `https:` target mode 1 only.
+    /// TCP that speaks HTTP (of an `https:` target behind TLS), and exchanges by mode 1.
     Http,
     Shell,
     Files,

@@ -5,8 +5,8 @@
 //! caller                                   device
 //!   Start ──────────────────────────────────►
 //!   ◄────────────────────────────── Started, or Failed and the end
-//!   Input, Resize … ─────────────────────────►
-//!   ◄────────────────────────────── Output …
+//!   Input, Resize, Received … ───────────────►
+//!   ◄────────────────────────────── Output, Taken …
 //!   ◄────────────────────────────── Exited, and the end
 //! ```
 
@@ -19,10 +19,14 @@ use crate::cbor::{self, Malformed, bounded_str};
 
 /// How long a shell without a stream is kept.
 pub const KEPT_FOR: Duration = Duration::from_secs(60);
-/// Bytes of output that a device keeps for a caller that attaches again.
+/// Bytes of output that a device keeps for a caller that attaches again; and that it sends at most
+/// before the caller says [`ToDevice::Received`].
 pub const KEPT_OUTPUT: usize = 256 * 1024;
-/// Bytes of input that a caller should keep until it knows that they have arrived.
+/// Bytes of input that a caller keeps for the same reason, and sends at most before the device says
+/// [`ToCaller::Taken`].
 pub const KEPT_INPUT: usize = 64 * 1024;
+/// Bytes after which either end confirms at the latest.
+pub const CONFIRM_EACH: usize = 16 * 1024;
 /// Shells of one device at a time.
 pub const MAX_SHELLS: usize = 16;
 /// Bytes of one Input or Output frame.
@@ -31,10 +35,12 @@ pub const MAX_CHUNK: usize = MAX_FRAME - 1;
 const START: u8 = 0x71;
 const INPUT: u8 = 0x72;
 const RESIZE: u8 = 0x73;
+const RECEIVED: u8 = 0x74;
 const STARTED: u8 = 0x79;
 const OUTPUT: u8 = 0x7a;
 const EXITED: u8 = 0x7b;
 const FAILED: u8 = 0x7c;
+const TAKEN: u8 = 0x7d;
 
 /// The terminal in characters; 0 counts as unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
@@ -83,6 +89,14 @@ pub struct Started {
     pub input: u64,
 }
 
+/// How many bytes of a direction have been dealt with since the start of the session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+struct Count {
+    #[n(0)]
+    bytes: u64,
+}
+
 /// How the shell ended.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
@@ -122,6 +136,9 @@ pub enum ToDevice {
     /// At most [`MAX_CHUNK`] bytes.
     Input(Vec<u8>),
     Resize(Size),
+    /// Bytes of output that the caller has shown, counted from the start of the session. Without it
+    /// the device stops after [`KEPT_OUTPUT`].
+    Received(u64),
     /// Of a later version: to be ignored.
     Unknown(u8),
 }
@@ -134,6 +151,8 @@ pub enum ToCaller {
     Output(Vec<u8>),
     Exited(Exited),
     Failed(Failed),
+    /// Bytes of input that the shell has got, counted from the start of the session.
+    Taken(u64),
     /// Of a later version: to be ignored.
     Unknown(u8),
 }
@@ -145,6 +164,7 @@ impl ToDevice {
             Self::Start(start) => frame(START, start),
             Self::Input(bytes) => raw_frame(INPUT, bytes),
             Self::Resize(size) => frame(RESIZE, size),
+            Self::Received(bytes) => frame(RECEIVED, &Count { bytes: *bytes }),
             Self::Unknown(tag) => raw_frame(*tag, &[]),
         }
     }
@@ -165,6 +185,7 @@ impl ToDevice {
             }
             (INPUT, body) => Self::Input(body.to_vec()),
             (RESIZE, body) => Self::Resize(cbor::decode(body)?),
+            (RECEIVED, body) => Self::Received(cbor::decode::<Count>(body)?.bytes),
             (tag, _) => Self::Unknown(tag),
         })
     }
@@ -178,6 +199,7 @@ impl ToCaller {
             Self::Output(bytes) => raw_frame(OUTPUT, bytes),
             Self::Exited(exited) => frame(EXITED, exited),
             Self::Failed(failed) => frame(FAILED, failed),
+            Self::Taken(bytes) => frame(TAKEN, &Count { bytes: *bytes }),
             Self::Unknown(tag) => raw_frame(*tag, &[]),
         }
     }
@@ -189,6 +211,7 @@ impl ToCaller {
             (OUTPUT, body) => Self::Output(body.to_vec()),
             (EXITED, body) => Self::Exited(cbor::decode(body)?),
             (FAILED, body) => Self::Failed(cbor::decode(body)?),
+            (TAKEN, body) => Self::Taken(cbor::decode::<Count>(body)?.bytes),
             (tag, _) => Self::Unknown(tag),
         })
     }
@@ -216,6 +239,7 @@ mod tests {
             }),
             ToDevice::Input(vec![3; MAX_CHUNK]),
             ToDevice::Resize(Size { cols: 1, rows: 2 }),
+            ToDevice::Received(1 << 40),
             ToDevice::Unknown(0x7f),
         ] {
             assert_eq!(ToDevice::decode(&said.encode()[2..]), Ok(said));
@@ -228,6 +252,7 @@ mod tests {
                 input: 6,
             }),
             ToCaller::Output(b"\x1b[2J".to_vec()),
+            ToCaller::Taken(3),
             ToCaller::Exited(Exited {
                 code: Some(3),
                 signal: None,
