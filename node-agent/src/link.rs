@@ -106,10 +106,10 @@ impl Link {
     pub(crate) async fn open(&self, service: &str) -> Result<Opened> {
         let stream = self.connection.open_bi().await;
         let mut stream = Stream::quic(stream.context("the link is gone")?);
-        let open = Open {
-            service: service.to_owned(),
-        };
-        stream.writer.write_header(&open.encode()).await?;
+        stream
+            .writer
+            .write_header(&Open::new(service).encode())
+            .await?;
         Ok(Opened {
             send: stream.writer,
             answer: Answer {
