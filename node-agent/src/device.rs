@@ -230,22 +230,30 @@ impl Agent {
         let remembered =
             admitted.by_key || (admitted.request.remember && self.remember(admitted.caller));
         let addresses = self.endpoint.addresses().borrow().clone();
+        // The first datagrams leave before the answer does.
+        let dialling = match self.endpoint.dial(
+            admitted.caller,
+            &admitted.keys,
+            &admitted.request.candidates,
+            admitted.request.nat,
+            admitted.request.path & DIRECT_ONLY != 0,
+        ) {
+            Ok(dialling) => dialling,
+            Err(error) => {
+                tracing::warn!("can not dial: {error:#}");
+                return;
+            }
+        };
         let reply = Reply {
             request_id: admitted.request.id,
             candidates: addresses.candidates,
             remembered,
             webrtc: None,
             nat: addresses.nat,
+            flight: dialling.flight().await,
         };
         let reply = admitted.keys.reply.clone().seal(&reply);
-        // The first datagrams leave while the answer is on its way.
-        let dial = self.endpoint.dial(
-            admitted.caller,
-            &admitted.keys,
-            &admitted.request.candidates,
-            admitted.request.nat,
-            admitted.request.path & DIRECT_ONLY != 0,
-        );
+        let dial = dialling.established();
         let answer = self.answer(to, Ok(reply));
         let (dialled, ()) = tokio::join!(tokio::time::timeout(DIAL_TIMEOUT, dial), answer);
         match dialled {
