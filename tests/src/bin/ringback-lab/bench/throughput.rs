@@ -104,7 +104,8 @@ impl Figures {
     }
 }
 
-fn fetch(mut command: Command, bytes: u64) -> Result<f64> {
+/// Runs one of the lab's fetchers; megabits per second.
+pub(super) fn fetch(mut command: Command, bytes: u64) -> Result<f64> {
     let output = command.args(["--bytes", &bytes.to_string()]).output()?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(
