@@ -57,9 +57,9 @@ pub(super) fn measure(scene: &Scene, path: PathKind, runs: u32) -> Result<Vec<Ca
         failures: Vec::new(),
     });
     for run in 1..=runs {
-        for at in 0..DELAYS.len() {
+        for (at, delay) in DELAYS.into_iter().enumerate() {
             for case in &mut cases {
-                case.add(at, call(scene, &device, case.by, DELAYS[at]));
+                case.add(at, call(scene, &device, case.by, delay));
             }
         }
         eprintln!("first byte by {path}, run {run} of {runs}");
