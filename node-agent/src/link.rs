@@ -105,11 +105,12 @@ impl Link {
     /// that data can follow in the same flight.
     pub(crate) async fn open(&self, service: &str) -> Result<Opened> {
         let stream = self.connection.open_bi().await;
-        let mut stream = Stream::quic(stream.context("the link is gone")?);
+        let (mut send, recv) = stream.context("the link is gone")?;
         let open = Open {
             service: service.to_owned(),
         };
-        stream.writer.write_header(&open.encode()).await?;
+        send.write_all(&open.encode()).await?;
+        let stream = Stream::quic((send, recv));
         Ok(Opened {
             send: stream.writer,
             answer: Answer {
