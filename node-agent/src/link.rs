@@ -106,10 +106,7 @@ impl Link {
     pub(crate) async fn open(&self, service: &str) -> Result<Opened> {
         let stream = self.connection.open_bi().await;
         let (mut send, recv) = stream.context("the link is gone")?;
-        let open = Open {
-            service: service.to_owned(),
-        };
-        send.write_all(&open.encode()).await?;
+        send.write_all(&Open::new(service).encode()).await?;
         let stream = Stream::quic((send, recv));
         Ok(Opened {
             send: stream.writer,

@@ -120,9 +120,7 @@ fn browser_descriptions() {
 /// §19.2
 #[test]
 fn channel_messages() {
-    let open = Open {
-        service: "ssh".into(),
-    };
+    let open = Open::new("ssh");
     let mut channel = Channel::caller(&open);
     let mut poll = || channel.poll_message().map(hex::encode);
     assert_eq!(poll().as_deref(), Some(vector::CHANNEL_HEADER));
@@ -511,9 +509,7 @@ fn frames_of_the_registry_to_a_caller() {
 
 #[test]
 fn stream_headers() {
-    let open = Open {
-        service: "ssh".into(),
-    };
+    let open = Open::new("ssh");
     assert_eq!(hex::encode(open.encode()), vector::OPEN);
     assert_eq!(Open::decode(&bytes(vector::OPEN)[2..]), Ok(open));
     let refused = Opening::Refused(StreamRefused {
