@@ -4,6 +4,7 @@ mod caller;
 mod figure;
 mod first_byte;
 mod idle;
+mod loss;
 mod new_stream;
 mod paths;
 mod peer;
@@ -74,6 +75,7 @@ enum Part {
     Registry,
     Worker,
     Paths,
+    Loss,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -90,6 +92,7 @@ struct Figures {
     registry: Option<registry::Figures>,
     worker: Option<worker::Figures>,
     paths: Option<paths::Figures>,
+    loss: Vec<loss::Case>,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -138,6 +141,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             Part::FirstByte => figures.first_byte = Some(first_byte::measure(&bench, runs)?),
             Part::Registry => figures.registry = Some(registry::measure(runs)?),
             Part::Worker => figures.worker = Some(worker::measure()?),
+            Part::Loss => figures.loss = loss::measure(&bench, runs)?,
             Part::Paths => figures.paths = Some(paths::measure(runs, arguments.bytes)?),
         }
         keep(&figures)?;
@@ -180,6 +184,9 @@ impl Figures {
         }
         if let Some(figures) = &self.paths {
             figures.report(report);
+        }
+        for case in &self.loss {
+            case.report(report);
         }
     }
 }
