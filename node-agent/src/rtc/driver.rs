@@ -160,7 +160,9 @@ impl Driver {
             self.take(&batch).await?;
         }
         if self.timeout <= now {
-            self.rtc.handle_input(Input::Timeout(now)).map_err(broken)?;
+            self.rtc
+                .handle_input(Input::Timeout(now))
+                .map_err(|error| broken(&error))?;
         }
         self.drain().await?;
         self.note_work();
@@ -209,7 +211,7 @@ impl Driver {
     async fn drain(&mut self) -> Result<(), End> {
         self.undrained = 0;
         loop {
-            match self.rtc.poll_output().map_err(broken)? {
+            match self.rtc.poll_output().map_err(|error| broken(&error))? {
                 Output::Timeout(at) => {
                     self.timeout = at;
                     return Ok(());
@@ -334,7 +336,9 @@ impl Driver {
                 continue;
             };
             // Cannot be over str0m's own limit, which is far from this one.
-            data_channel.write(true, &message).map_err(broken)?;
+            data_channel
+                .write(true, &message)
+                .map_err(|error| broken(&error))?;
             any = true;
             under_way += message.len();
             self.written += message.len() as u64;
@@ -403,7 +407,7 @@ impl Drop for Driver {
     }
 }
 
-fn broken(error: RtcError) -> End {
+fn broken(error: &RtcError) -> End {
     End::Gone(format!("the browser's connection broke: {error}"))
 }
 
