@@ -17,10 +17,11 @@ use ringback_protocol::reply::Reply;
 use ringback_protocol::stream::{Opening, StreamRefused};
 use ringback_protocol::{Code, PeerId, SecretKey};
 use serde::{Deserialize, Serialize};
+use tokio::io::AsyncWriteExt as _;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::beacon::OnBeacon;
-use crate::caller::{OpenLinks, Placement, unix_time};
+use crate::caller::{Caller, Location, OpenLinks, Placement, Signalling, unix_time};
 use crate::copy;
 use crate::endpoint::Endpoint;
 use crate::failure::{Exit, Failure};
@@ -30,7 +31,7 @@ use crate::profile::Profile;
 use crate::registry::{Registry, RegistrySocket, connect_socket};
 use crate::relay::OwnRelay;
 use crate::remembered::{Remembered, RememberedCallers};
-use crate::service::Service;
+use crate::service::{self, Dials, Ready, Sending, Service, Shells, Uploads};
 
 /// From the device's yes to the established link.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(15);
@@ -57,6 +58,9 @@ pub(crate) struct Agent {
     links: Mutex<Vec<Serving>>,
     /// Links that this host has to other devices.
     pub(crate) calls: Arc<OpenLinks>,
+    pub(crate) shells: Shells,
+    pub(crate) uploads: Arc<Uploads>,
+    pub(crate) dials: Dials,
     frames: mpsc::Sender<Frame>,
     /// Set once port mapping has been started.
     pub(crate) forwarding: OnceLock<Forwarding>,
@@ -141,6 +145,9 @@ impl Agent {
             beacon: watch::Sender::default(),
             links: Mutex::default(),
             calls: Arc::default(),
+            shells: Shells::default(),
+            uploads: Arc::default(),
+            dials: Dials::default(),
             frames,
             forwarding: OnceLock::new(),
             placements,
@@ -174,6 +181,26 @@ impl Agent {
         self.services.read().expect("not poisoned").clone()
     }
 
+    pub(crate) fn service(&self, name: &str) -> Option<Service> {
+        self.services
+            .read()
+            .expect("not poisoned")
+            .get(name)
+            .cloned()
+    }
+
+    /// What calls of this agent's own are made with.
+    pub(crate) fn caller(&self) -> Caller {
+        Caller {
+            key: self.key.clone(),
+            endpoint: self.endpoint.clone(),
+            signalling: Signalling::Agent(self.placements.clone()),
+            location: Location::Known,
+            forwarding: self.forwarding.get().cloned(),
+            links: self.calls.clone(),
+        }
+    }
+
     pub(crate) fn links(&self) -> Vec<LinkStatus> {
         let links = self.links.lock().expect("not poisoned");
         links
@@ -194,6 +221,7 @@ impl Agent {
 
     /// Ends the links of a caller whose right to call was taken away.
     pub(crate) fn disconnect(&self, caller: &PeerId) {
+        self.shells.end(caller);
         for serving in self
             .links
             .lock()
@@ -318,9 +346,9 @@ impl Agent {
             since: unix_time(0),
         });
         while let Some((send, recv)) = link.accept().await {
-            let agent = self.clone();
+            let (agent, caller) = (self.clone(), link.peer);
             tokio::spawn(async move {
-                if let Err(error) = agent.serve_stream(send, recv).await {
+                if let Err(error) = agent.serve_stream(caller, send, recv).await {
                     tracing::debug!("a stream ended: {error:#}");
                 }
             });
@@ -342,37 +370,37 @@ impl Agent {
         tracing::info!(caller = ?link.peer, "link ended");
     }
 
-    async fn serve_stream(&self, mut send: SendStream, mut recv: RecvStream) -> Result<()> {
+    async fn serve_stream(
+        self: &Arc<Self>,
+        caller: PeerId,
+        mut send: SendStream,
+        mut recv: RecvStream,
+    ) -> Result<()> {
         let open = link::read_open(&mut send, &mut recv).await?;
-        let service = self
-            .services
-            .read()
-            .expect("not poisoned")
-            .get(&open.service)
-            .cloned();
-        let connected = match service {
-            Some(service) => service
-                .connect()
-                .await
-                .map_err(|error| (Code::ServiceUnreachable, error.to_string())),
-            None => Err((Code::UnknownService, String::new())),
-        };
-        match connected {
-            Ok(mut stream) => {
-                let copied = async {
-                    send.write_all(&Opening::Opened.encode()).await?;
-                    copy::both_ways(stream.split(), (send, recv)).await
-                };
-                if let Err(error) = copied.await {
-                    copy::reset(&stream);
-                    return Err(error.into());
-                }
-            }
+        let ready = match service::prepare(self, &open).await {
+            Ok(ready) => ready,
             Err((code, detail)) => {
                 send.write_all(&Opening::Refused(StreamRefused { code, detail }).encode())
                     .await?;
                 send.finish()?;
+                return Ok(());
             }
+        };
+        let mut stream = match ready {
+            Ready::Tcp(stream) => stream,
+            framed => {
+                let mut send = Sending::new(send);
+                send.write_all(&Opening::Opened.encode()).await?;
+                return framed.run(self, caller, recv, send).await;
+            }
+        };
+        let copied = async {
+            send.write_all(&Opening::Opened.encode()).await?;
+            copy::both_ways(stream.split(), (send, recv)).await
+        };
+        if let Err(error) = copied.await {
+            copy::reset(&stream);
+            return Err(error.into());
         }
         Ok(())
     }
