@@ -81,7 +81,8 @@ impl OpenLinks {
     fn find(&self, device: &PeerId) -> Option<Dialled> {
         let links = self.0.lock().expect("not poisoned");
         let (link, completed) = links.get(device)?;
-        let link = link.upgrade()?;
+        // One without any path that answers is as good as lost.
+        let link = link.upgrade().filter(|link| link.paths.is_verified())?;
         let (sender, receiver) = oneshot::channel();
         // The receiver is right here.
         let _ = sender.send(Ok(completed.clone()));
@@ -244,6 +245,7 @@ impl Caller {
                 None => addresses.candidates.clone(),
             },
             remember: ring.remember,
+            webrtc: None,
             path: if ring.direct_only { DIRECT_ONLY } else { 0 },
             nat: addresses.nat,
         };
@@ -273,7 +275,7 @@ impl Caller {
                         Some(Progress::Delivered) => log.note("delivered"),
                         Some(Progress::Ended(Outcome::Accepted(accepted))) => {
                             log.note("accepted");
-                            expecting.answered(&accepted.candidates, accepted.nat);
+                            expecting.answered(&accepted);
                             deadline = Instant::now() + PATH_TIMEOUT;
                             reply = Some(accepted);
                         }
@@ -350,7 +352,7 @@ impl Rest {
                     match self.call.handle_frame(frame) {
                         Some(Progress::Ended(Outcome::Accepted(reply))) => {
                             self.log.note("accepted");
-                            self.expecting.answered(&reply.candidates, reply.nat);
+                            self.expecting.answered(&reply);
                             self.reply = Some(reply);
                         }
                         // The link is to the right key all the same; but with a registry that is
@@ -395,7 +397,9 @@ fn unanswered() -> Reply {
         request_id: [0; 16],
         candidates: Vec::new(),
         remembered: false,
+        webrtc: None,
         nat: Default::default(),
+        flight: Vec::new(),
     }
 }
 

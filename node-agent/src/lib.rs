@@ -28,7 +28,10 @@ mod profile;
 mod registry;
 mod relay;
 mod remembered;
+mod rtc;
 mod service;
+mod serving;
+mod stream;
 
 pub use commands::run;
 pub use failure::Failure;

@@ -9,9 +9,10 @@
 //!
 //! [`registry`] is the worker alone, on the loopback, with clients that speak its protocol frame by
 //! frame, and [`room`] its relay; [`liar`] stands in front of it and lies; [`loopback`] has real
-//! agents there.
+//! agents there. [`browser`] is a browser's side of a call, where no browser is needed.
 
 pub mod agent;
+pub mod browser;
 pub mod case;
 pub mod download;
 pub mod lab;

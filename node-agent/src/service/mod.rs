@@ -144,20 +144,7 @@ impl Ready {
         W: AsyncWrite + Unpin + Send + 'static,
     {
         match self {
-            Self::Tcp(tcp) => {
-                let (mut recv, (mut from, mut to)) = (recv, tcp.into_split());
-                tokio::try_join!(
-                    async {
-                        tokio::io::copy(&mut recv, &mut to).await?;
-                        to.shutdown().await
-                    },
-                    async {
-                        tokio::io::copy(&mut from, &mut send).await?;
-                        send.shutdown().await
-                    }
-                )?;
-                Ok(())
-            }
+            Self::Tcp(_) => unreachable!("copied by the agent itself, without frames"),
             Self::Listing(json) => {
                 send.write_all(&json).await?;
                 Ok(send.shutdown().await?)

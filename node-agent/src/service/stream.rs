@@ -1,13 +1,12 @@
-//! Frames on a service's stream, and a QUIC stream that breaks off when it is dropped.
+//! Frames on a service's stream, and a stream that breaks off when it is dropped.
 
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use quinn::SendStream;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 
-use crate::copy::RESET;
+use crate::stream::{RESET, StreamWriter};
 
 /// Reads frames (2-byte length, tag, body) from a stream, and what is behind them.
 pub(crate) struct Frames<R> {
@@ -47,17 +46,17 @@ impl<R: AsyncRead + Unpin> Frames<R> {
     }
 }
 
-/// The sending half of a QUIC stream. What is dropped before it was shut down is reset: quinn
-/// itself would end it as if all had been said.
+/// The sending half of a stream. What is dropped before it was shut down is reset: quinn itself
+/// would end it as if all had been said.
 pub(crate) struct Sending {
-    stream: SendStream,
+    writer: StreamWriter,
     finished: bool,
 }
 
 impl Sending {
-    pub(crate) fn new(stream: SendStream) -> Self {
+    pub(crate) fn new(writer: StreamWriter) -> Self {
         Self {
-            stream,
+            writer,
             finished: false,
         }
     }
@@ -66,8 +65,7 @@ impl Sending {
 impl Drop for Sending {
     fn drop(&mut self) {
         if !self.finished {
-            // Gone already is as good.
-            let _ = self.stream.reset(RESET);
+            self.writer.reset(RESET);
         }
     }
 }
@@ -78,15 +76,15 @@ impl AsyncWrite for Sending {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        AsyncWrite::poll_write(Pin::new(&mut self.stream), cx, bytes)
+        Pin::new(&mut self.writer).poll_write(cx, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        AsyncWrite::poll_flush(Pin::new(&mut self.stream), cx)
+        Pin::new(&mut self.writer).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.finished = true;
-        AsyncWrite::poll_shutdown(Pin::new(&mut self.stream), cx)
+        Pin::new(&mut self.writer).poll_shutdown(cx)
     }
 }
