@@ -74,6 +74,12 @@ pub enum Command {
     Connect(Connect),
     /// Call a device and connect its service to standard input and output
     Pipe(Pipe),
+    /// Open a terminal on a device
+    Shell(Shell),
+    /// Fetch a file from a device
+    Get(Get),
+    /// Send a file to a device
+    Send(Send),
     /// What the agent of this host is doing
     Status,
     /// Find out what stands between this host and its peers, and what to switch on
@@ -310,6 +316,55 @@ pub struct Pipe {
     /// The device (a contact, a name at the registry, or an ID) and its service, as nas:ssh
     #[arg(value_name = "DEVICE:SERVICE")]
     pub device: String,
+    #[command(flatten)]
+    pub target: Target,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Ends with the exit code of the shell. If the link breaks, the device is called again, and the
+shell goes on where it was. ~. at the start of a line leaves it."
+)]
+pub struct Shell {
+    /// The device (a contact, a name at the registry, or an ID), and the service's name if it is
+    /// not shell
+    #[arg(value_name = "DEVICE[:SERVICE]")]
+    pub device: String,
+    #[command(flatten)]
+    pub target: Target,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "The first part of PATH is the service's name: nas:docs/letters/may.pdf is letters/may.pdf in docs.
+A transfer that was interrupted goes on where it was when the same command is given again."
+)]
+pub struct Get {
+    /// The device, one of its files services, and a file there
+    #[arg(value_name = "DEVICE:PATH")]
+    pub from: String,
+    /// Where to put it [default: the same name, here]
+    #[arg(value_name = "FILE")]
+    pub to: Option<PathBuf>,
+    #[command(flatten)]
+    pub target: Target,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "The first part of PATH is the service's name: nas:docs/letters/ puts the file into letters in docs.
+A transfer that was interrupted goes on where it was when the same command is given again."
+)]
+pub struct Send {
+    /// The file to send
+    #[arg(value_name = "FILE")]
+    pub from: PathBuf,
+    /// The device, one of its files services, and a file or folder there
+    #[arg(value_name = "DEVICE:PATH")]
+    pub to: String,
+    /// Fail rather than replace a file
+    #[arg(long)]
+    pub keep: bool,
     #[command(flatten)]
     pub target: Target,
 }

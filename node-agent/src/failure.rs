@@ -35,6 +35,11 @@ pub struct Failure {
     code: Option<Code>,
 }
 
+/// The command has ended with the exit code of what it ran, which has said all there is to say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("ended with exit code {0}")]
+pub struct Ended(pub u8);
+
 impl Failure {
     pub fn new(exit: Exit, message: impl Into<String>) -> Self {
         Self {
@@ -56,6 +61,9 @@ impl Failure {
     }
 
     pub fn exit_code(error: &anyhow::Error) -> u8 {
+        if let Some(Ended(code)) = error.downcast_ref() {
+            return *code;
+        }
         error
             .chain()
             .find_map(|cause| cause.downcast_ref::<Self>())
