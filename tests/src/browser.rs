@@ -111,9 +111,11 @@ impl Browser {
 
     /// Opens an empty tab.
     pub fn page(&self) -> Result<Page> {
-        let made = self
-            .tools
-            .call(None, "Target.createTarget", json!({ "url": "about:blank" }))?;
+        let made = self.tools.call(
+            None,
+            "Target.createTarget",
+            &json!({ "url": "about:blank" }),
+        )?;
         let target = made["targetId"].as_str().context("no target ID")?;
         Page::of(&self.tools, target)
     }
@@ -145,7 +147,7 @@ impl Browser {
             "permission": { "name": name }, "setting": setting, "origin": origin,
         });
         self.tools
-            .call(None, "Browser.setPermission", parameters)
+            .call(None, "Browser.setPermission", &parameters)
             .map(drop)
     }
 

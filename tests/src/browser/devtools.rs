@@ -94,16 +94,16 @@ impl DevTools {
     /// Lets the browser tell of every target, and save what pages offer.
     pub(super) fn prepare(&self, downloads: &Path) -> Result<()> {
         let attach = json!({ "autoAttach": true, "waitForDebuggerOnStart": true, "flatten": true });
-        self.call(None, "Target.setAutoAttach", attach)?;
+        self.call(None, "Target.setAutoAttach", &attach)?;
         self.call(
             None,
             "Target.setDiscoverTargets",
-            json!({ "discover": true }),
+            &json!({ "discover": true }),
         )?;
         let save = json!({
             "behavior": "allowAndName", "downloadPath": downloads, "eventsEnabled": true,
         });
-        self.call(None, "Browser.setDownloadBehavior", save)?;
+        self.call(None, "Browser.setDownloadBehavior", &save)?;
         Ok(())
     }
 
@@ -112,7 +112,7 @@ impl DevTools {
         &self,
         session: Option<&str>,
         method: &str,
-        parameters: Value,
+        parameters: &Value,
     ) -> Result<Value> {
         self.call_within(PATIENCE, session, method, parameters)
     }
@@ -123,7 +123,7 @@ impl DevTools {
         timeout: Duration,
         session: Option<&str>,
         method: &str,
-        parameters: Value,
+        parameters: &Value,
     ) -> Result<Value> {
         let id = self.send(session, method, parameters, true)?;
         let answer = self.await_state(timeout, |state| {
@@ -256,7 +256,7 @@ impl DevTools {
         &self,
         session: Option<&str>,
         method: &str,
-        parameters: Value,
+        parameters: &Value,
         awaited: bool,
     ) -> Result<u64> {
         let id = {
@@ -371,9 +371,9 @@ impl DevTools {
             &BEGINNING[BEGINNING.len() - 1..]
         };
         for (method, parameters) in commands {
-            let parameters = serde_json::from_str(parameters).expect("JSON");
+            let parameters = serde_json::from_str::<Value>(parameters).expect("JSON");
             // What a kind of target does not know it refuses, which is fine.
-            let _ = self.send(Some(&session), method, parameters, false);
+            let _ = self.send(Some(&session), method, &parameters, false);
         }
         if is_ours {
             self.lock().targets.push(target);

@@ -69,7 +69,7 @@ impl Page {
              && ![...e.children].some(c => c.innerText?.trim() === {text}))[0]"
         );
         self.until(&format!("{found} !== undefined"))?;
-        let object = self.call("Runtime.evaluate", json!({ "expression": found }))?;
+        let object = self.call("Runtime.evaluate", &json!({ "expression": found }))?;
         self.click_object(&object["result"]["objectId"])
             .with_context(|| format!("clicking the text {text}"))
     }
@@ -83,7 +83,7 @@ impl Page {
 
     /// Types into what has the focus, as by paste or an input method.
     pub fn type_text(&self, text: &str) -> Result<()> {
-        self.call("Input.insertText", json!({ "text": text }))
+        self.call("Input.insertText", &json!({ "text": text }))
             .map(drop)
     }
 
@@ -120,15 +120,15 @@ impl Page {
         if let Some(text) = text {
             event["text"] = text.into();
         }
-        self.call("Input.dispatchKeyEvent", event.clone())?;
+        self.call("Input.dispatchKeyEvent", &event)?;
         event["type"] = "keyUp".into();
         event.as_object_mut().expect("made above").remove("text");
-        self.call("Input.dispatchKeyEvent", event).map(drop)
+        self.call("Input.dispatchKeyEvent", &event).map(drop)
     }
 
     /// Everything that has a role and a name, one a line: what a screen reader would tell.
     pub fn describe(&self) -> Result<String> {
-        let tree = self.call("Accessibility.getFullAXTree", json!({}))?;
+        let tree = self.call("Accessibility.getFullAXTree", &json!({}))?;
         let mut lines = Vec::new();
         for node in tree["nodes"].as_array().into_iter().flatten() {
             let role = node["role"]["value"].as_str().unwrap_or_default();
@@ -143,16 +143,16 @@ impl Page {
 
     fn try_click(&self, role: &str, name: &str) -> Result<()> {
         let node = self.find(role, name)?;
-        let object = self.call("DOM.resolveNode", json!({ "backendNodeId": node }))?;
+        let object = self.call("DOM.resolveNode", &json!({ "backendNodeId": node }))?;
         self.click_object(&object["object"]["objectId"])
             .with_context(|| format!("clicking the {role} {name:?}"))
     }
 
     /// The DOM node of the element of that role and name.
     fn find(&self, role: &str, name: &str) -> Result<i64> {
-        let document = self.call("Runtime.evaluate", json!({ "expression": "document" }))?;
+        let document = self.call("Runtime.evaluate", &json!({ "expression": "document" }))?;
         let query = json!({ "objectId": document["result"]["objectId"], "role": role });
-        let found = self.call("Accessibility.queryAXTree", query)?;
+        let found = self.call("Accessibility.queryAXTree", &query)?;
         let nodes: Vec<_> = found["nodes"]
             .as_array()
             .into_iter()
@@ -182,7 +182,7 @@ impl Page {
             "functionDeclaration": POINT, "objectId": object, "awaitPromise": true,
             "returnByValue": true,
         });
-        let point = self.call("Runtime.callFunctionOn", parameters)?;
+        let point = self.call("Runtime.callFunctionOn", &parameters)?;
         let point = &point["result"]["value"];
         let (Some(x), Some(y)) = (point[0].as_f64(), point[1].as_f64()) else {
             bail!("it is disabled, has no size, or something lies over it");
@@ -193,7 +193,7 @@ impl Page {
                 "type": kind, "x": x, "y": y, "clickCount": i32::from(!is_move),
                 "button": if is_move { "none" } else { "left" },
             });
-            self.call("Input.dispatchMouseEvent", event)?;
+            self.call("Input.dispatchMouseEvent", &event)?;
         }
         Ok(())
     }

@@ -45,7 +45,7 @@ impl Page {
 
     /// Goes to an address, and returns when the document is complete.
     pub fn open(&self, url: &str) -> Result<()> {
-        let went = self.call("Page.navigate", json!({ "url": url }))?;
+        let went = self.call("Page.navigate", &json!({ "url": url }))?;
         if let Some(error) = went["errorText"].as_str() {
             bail!("{url}: {error}");
         }
@@ -63,7 +63,7 @@ impl Page {
     /// Loads the document again.
     pub fn reload(&self) -> Result<()> {
         self.eval::<Value>("void (globalThis.ringbackOld = true)")?;
-        self.call("Page.reload", json!({}))?;
+        self.call("Page.reload", &json!({}))?;
         self.until("!globalThis.ringbackOld && document.readyState === 'complete'")
     }
 
@@ -124,14 +124,14 @@ impl Page {
     /// Gives files to an `<input type=file>` that the selector finds, as if chosen by the person.
     pub fn choose_files(&self, selector: &str, files: &[&Path]) -> Result<()> {
         let found = format!("document.querySelector({})", Value::from(selector));
-        let object = self.call("Runtime.evaluate", json!({ "expression": found }))?;
+        let object = self.call("Runtime.evaluate", &json!({ "expression": found }))?;
         let id = &object["result"]["objectId"];
         if id.is_null() {
             bail!("no element is {selector}");
         }
         self.call(
             "DOM.setFileInputFiles",
-            json!({ "files": files, "objectId": id }),
+            &json!({ "files": files, "objectId": id }),
         )?;
         Ok(())
     }
@@ -142,21 +142,21 @@ impl Page {
         let conditions = json!({
             "offline": offline, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1,
         });
-        self.call("Network.emulateNetworkConditions", conditions)
+        self.call("Network.emulateNetworkConditions", &conditions)
             .map(drop)
     }
 
     /// Loads everything from the network, as on a first visit.
     pub fn set_cache(&self, enabled: bool) -> Result<()> {
         let parameters = json!({ "cacheDisabled": !enabled });
-        self.call("Network.setCacheDisabled", parameters).map(drop)
+        self.call("Network.setCacheDisabled", &parameters).map(drop)
     }
 
     /// Runs a script in every document of this page before its own.
     pub fn on_new_document(&self, script: &str) -> Result<()> {
         self.call(
             "Page.addScriptToEvaluateOnNewDocument",
-            json!({ "source": script }),
+            &json!({ "source": script }),
         )
         .map(drop)
     }
@@ -168,7 +168,7 @@ impl Page {
         // Its own answer does not come any more.
         let _ = self
             .tools
-            .call_within(LOOK, Some(&self.target.session), "Page.crash", json!({}));
+            .call_within(LOOK, Some(&self.target.session), "Page.crash", &json!({}));
         self.close()
     }
 
@@ -176,12 +176,12 @@ impl Page {
     pub fn close(self) -> Result<()> {
         let parameters = json!({ "targetId": self.target.id });
         self.tools
-            .call(None, "Target.closeTarget", parameters)
+            .call(None, "Target.closeTarget", &parameters)
             .map(drop)
     }
 
     /// A command of the developer tools that has no function here.
-    pub fn call(&self, method: &str, parameters: Value) -> Result<Value> {
+    pub fn call(&self, method: &str, parameters: &Value) -> Result<Value> {
         self.tools
             .call(Some(&self.target.session), method, parameters)
     }
@@ -236,7 +236,7 @@ fn evaluate<T: DeserializeOwned>(
         timeout,
         Some(&target.session),
         "Runtime.evaluate",
-        parameters,
+        &parameters,
     )?;
     if let Some(exception) = answer.get("exceptionDetails") {
         let said = exception["exception"]["description"]

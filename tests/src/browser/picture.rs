@@ -53,10 +53,10 @@ impl Page {
         let metrics = json!({
             "width": width, "height": height, "deviceScaleFactor": scale, "mobile": mobile,
         });
-        self.call("Emulation.setDeviceMetricsOverride", metrics)?;
+        self.call("Emulation.setDeviceMetricsOverride", &metrics)?;
         self.call(
             "Emulation.setTouchEmulationEnabled",
-            json!({ "enabled": mobile }),
+            &json!({ "enabled": mobile }),
         )?;
         Ok(())
     }
@@ -66,7 +66,7 @@ impl Page {
         let features = json!({
             "features": [{ "name": "prefers-color-scheme", "value": scheme.name() }],
         });
-        self.call("Emulation.setEmulatedMedia", features).map(drop)
+        self.call("Emulation.setEmulatedMedia", &features).map(drop)
     }
 
     /// Keeps a picture of what the window shows, as `target/tmp/screenshots/NAME.png`.
@@ -76,7 +76,7 @@ impl Page {
             "(async () => { await document.fonts.ready; \
              for (let i = 0; i < 2; i++) await new Promise(requestAnimationFrame); })()",
         )?;
-        let shot = self.call("Page.captureScreenshot", json!({ "format": "png" }))?;
+        let shot = self.call("Page.captureScreenshot", &json!({ "format": "png" }))?;
         keep(name, &shot)
     }
 
@@ -108,7 +108,7 @@ pub(super) fn keep_last_sight(tools: &DevTools) {
             std::time::Duration::from_secs(3),
             Some(&target.session),
             "Page.captureScreenshot",
-            parameters,
+            &parameters,
         );
         if let Ok(path) = shot.and_then(|shot| keep(&format!("failed-{test}-{number}"), &shot)) {
             eprintln!("{}: kept in {}", target.url, path.display());
