@@ -7,6 +7,7 @@ mod entropy;
 mod lab;
 mod say;
 mod setup;
+mod site;
 mod test;
 mod wasm;
 mod worker;
@@ -34,6 +35,8 @@ enum Command {
     Setup(setup::Arguments),
     /// Build the registry into worker/build and state its size
     Worker(worker::Arguments),
+    /// Put the pages that are deployed beside the worker in place, with their headers
+    Pages,
     /// Make a whole call on this machine: registry, device, caller, and a file through the link
     Demo(demo::Arguments),
     /// Run the tests: all of them, or the parts that are named
@@ -63,6 +66,7 @@ fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Setup(arguments) => setup::run(&arguments)?,
         Command::Worker(arguments) => worker::run(&arguments)?,
+        Command::Pages => site::run()?,
         Command::Demo(arguments) => demo::run(&arguments)?,
         Command::Nat(arguments) => lab::run("nat", &arguments)?,
         Command::Bench(arguments) => lab::run("bench", &arguments)?,
