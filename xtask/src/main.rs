@@ -5,10 +5,12 @@ mod demo;
 mod deploy;
 mod entropy;
 mod lab;
+mod page;
 mod say;
 mod setup;
 mod test;
 mod wasm;
+mod wasm_pkg;
 mod worker;
 
 use std::process::ExitCode;
@@ -34,6 +36,8 @@ enum Command {
     Setup(setup::Arguments),
     /// Build the registry into worker/build and state its size
     Worker(worker::Arguments),
+    /// Build the browser's client as an npm package into wasm-pkg/pkg, and pack it
+    WasmPkg(wasm_pkg::Arguments),
     /// Make a whole call on this machine: registry, device, caller, and a file through the link
     Demo(demo::Arguments),
     /// Run the tests: all of them, or the parts that are named
@@ -63,6 +67,7 @@ fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Setup(arguments) => setup::run(&arguments)?,
         Command::Worker(arguments) => worker::run(&arguments)?,
+        Command::WasmPkg(arguments) => wasm_pkg::run(&arguments)?,
         Command::Demo(arguments) => demo::run(&arguments)?,
         Command::Nat(arguments) => lab::run("nat", &arguments)?,
         Command::Bench(arguments) => lab::run("bench", &arguments)?,

@@ -1,0 +1,1 @@
+export { default as init } from "./ringback.js";
