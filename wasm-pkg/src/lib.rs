@@ -39,4 +39,5 @@ pub use origin::DeviceLink;
 pub use receipt::{PathKind, Receipt, Stats};
 pub use registry::{Registry, RegistryInfo};
 pub use ringback_protocol::PeerId as DeviceId;
-pub use stream::{Mode, Stream};
+pub use ringback_protocol::stream::Mode;
+pub use stream::Stream;

@@ -162,9 +162,9 @@ impl Link {
             ));
         }
         let channel = core.peer.channel().ok_or_else(closed)?;
-        let _ = mode;
         let open = Open {
-            service: service.to_owned(),
+            mode,
+            ..Open::new(service)
         };
         Ok(Stream::new(channel, &open, Rc::clone(core)))
     }

@@ -24,16 +24,6 @@ use crate::link;
 const BUFFER_HIGH: u32 = 512 * 1024;
 const BUFFER_LOW: u32 = 128 * 1024;
 
-/// What travels on a stream behind its header (PROTOCOL §12).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Mode {
-    /// The service's own bytes.
-    #[default]
-    Raw,
-    /// One HTTP exchange.
-    Http,
-}
-
 /// A stream to a service. Cheap to clone; when the last clone is dropped, what was not finished is
 /// reset, and so is what the device still sends.
 ///
