@@ -20,6 +20,8 @@ pub mod contacts;
 pub mod error;
 pub mod identity;
 pub mod link;
+#[cfg(feature = "npm")]
+pub mod npm;
 mod object;
 mod origin;
 mod peer;

@@ -37,7 +37,13 @@ pub(crate) struct Core {
     made: Made,
     streams: RefCell<Vec<Rc<stream::Core>>>,
     state: Cell<LinkState>,
-    end: RefCell<Option<LinkEnd>>,
+    end: Rc<End>,
+}
+
+/// The end of a link. Whoever waits for it does not keep the link.
+#[derive(Default)]
+struct End {
+    reason: RefCell<Option<LinkEnd>>,
     changed: Signal,
 }
 
@@ -97,8 +103,7 @@ impl Link {
             made,
             streams: RefCell::default(),
             state: Cell::new(LinkState::Connected),
-            end: RefCell::new(None),
-            changed: Signal::default(),
+            end: Rc::default(),
         });
         wasm_bindgen_futures::spawn_local(Core::follow(Rc::downgrade(&core)));
         Self { core }
@@ -152,7 +157,7 @@ impl Link {
     /// is known by [`Stream::opened`], or by the first read.
     pub fn open(&self, service: &str, mode: Mode) -> Result<Stream, CallError> {
         let core = &self.core;
-        if let Some(end) = &*core.end.borrow() {
+        if let Some(end) = &*core.end.reason.borrow() {
             return Err(end.as_error());
         }
         if core.streams.borrow().len() >= MAX_STREAMS {
@@ -192,10 +197,10 @@ impl Link {
         });
     }
 
-    /// Waits for the end of the link.
-    pub async fn closed(&self) -> LinkEnd {
-        let core = &self.core;
-        core.changed.wait(|| core.end.borrow().clone()).await
+    /// Waits for the end of the link, which this keeps from nothing.
+    pub fn closed(&self) -> impl Future<Output = LinkEnd> + use<> {
+        let end = Rc::clone(&self.core.end);
+        async move { end.changed.wait(|| end.reason.borrow().clone()).await }
     }
 
     /// Ends the link: streams that are open are reset.
@@ -293,21 +298,27 @@ impl Core {
     fn set_state(&self, state: LinkState) {
         if self.state.get() != LinkState::Ended && self.state.replace(state) != state {
             self.peer.watch.changed.wake();
-            self.changed.wake();
         }
     }
 
     fn finish(&self, end: LinkEnd) {
-        if self.end.borrow().is_some() {
+        if self.end.reason.borrow().is_some() {
             return;
         }
         let error = end.as_error();
-        self.end.replace(Some(end));
+        self.end.reason.replace(Some(end));
+        self.end.changed.wake();
         self.set_state(LinkState::Ended);
         for stream in self.streams.take() {
             stream.fail(error.clone());
         }
         self.peer.close();
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        self.finish(LinkEnd::new("closed", "the link was closed"));
     }
 }
 

@@ -49,8 +49,8 @@ pub(crate) struct Core {
     broken: RefCell<Option<CallError>>,
     /// Taken from the channel, and not yet from here: the data and what of it was read.
     portion: RefCell<(Vec<u8>, usize)>,
-    /// Nobody holds the stream any more.
-    abandoned: Cell<bool>,
+    /// Nobody will read what comes.
+    unread: Cell<bool>,
     changed: Signal,
     handlers: RefCell<Option<Handlers>>,
 }
@@ -73,7 +73,7 @@ impl Stream {
             opening: RefCell::new(None),
             broken: RefCell::new(None),
             portion: RefCell::default(),
-            abandoned: Cell::new(false),
+            unread: Cell::new(false),
             changed: Signal::default(),
             handlers: RefCell::new(None),
         });
@@ -119,6 +119,14 @@ impl Stream {
         core.pump();
     }
 
+    /// Nothing that comes is wanted any more: it is thrown away, and once this side has finished, the
+    /// device is told to stop.
+    pub fn stop_reading(&self) {
+        let core = &self.handle.core;
+        core.unread.set(true);
+        core.pump();
+    }
+
     /// Aborts both directions. Nothing happens if both have ended.
     pub fn reset(&self) {
         self.handle.core.reset(reset::ABORTED);
@@ -127,7 +135,7 @@ impl Stream {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.core.abandoned.set(true);
+        self.core.unread.set(true);
         if !self.core.channel.borrow().finished() {
             self.core.reset(reset::ABORTED);
         }
@@ -201,6 +209,8 @@ impl Core {
             return;
         }
         let mut channel = self.channel.borrow_mut();
+        // The device must get its credit, or it could not hear what this side still sends.
+        while self.unread.get() && !channel.finished() && channel.read().is_some() {}
         while self.data_channel.buffered_amount() < BUFFER_HIGH
             && let Some(message) = channel.poll_message()
         {
@@ -209,7 +219,7 @@ impl Core {
                 return;
             }
         }
-        if self.abandoned.get() && !channel.has_message() && !channel.is_over() {
+        if self.unread.get() && channel.finished() && !channel.has_message() && !channel.is_over() {
             // All that was written has gone, and nobody reads what still comes.
             channel.reset(reset::ABORTED);
             while let Some(message) = channel.poll_message() {
