@@ -12,7 +12,8 @@
 //! 4. It answers with its own [`candidate`]s in a sealed [`reply`] (§8) and dials: [`path`] finds
 //!    the way that datagrams take (§10).
 //!    Where no direct one is found, or until it is, they go through a [`relay`] (§15).
-//! 5. Streams on the link open with a [`stream`] header (§12).
+//! 5. Streams on the link open with a [`stream`] header (§12); behind it a [`service`] speaks (§20).
+//!    A browser's link is a WebRTC connection instead: [`rtc`], and [`channel`] for its streams (§19).
 //! 6. What happened is told in a [`receipt`].
 //!
 //! State machines have two verbs: `handle_…(input, now)` and `poll_…()`. Drain `poll_…` before the
@@ -23,6 +24,7 @@ pub mod beacon;
 pub mod call;
 pub mod candidate;
 mod cbor;
+pub mod channel;
 pub mod code;
 pub mod diagnosis;
 pub mod envelope;
@@ -38,7 +40,9 @@ pub mod refusal;
 pub mod registration;
 pub mod relay;
 pub mod reply;
+pub mod rtc;
 pub mod secret;
+pub mod service;
 pub mod stream;
 
 pub use code::Code;

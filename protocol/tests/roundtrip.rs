@@ -25,8 +25,9 @@ use ringback_protocol::receipt::Nat;
 use ringback_protocol::refusal::Refusal;
 use ringback_protocol::registration::{CloseReason, Output, Registration};
 use ringback_protocol::reply::Reply;
+use ringback_protocol::rtc::Description;
 use ringback_protocol::secret::PASSWORD_ID;
-use ringback_protocol::stream::{MAX_HEADER, Open, Opening, StreamRefused};
+use ringback_protocol::stream::{MAX_HEADER, Mode, Open, Opening, StreamRefused};
 use ringback_protocol::{Code, PeerId, SecretKey};
 use vector::{ISSUED_AT, bytes, device, psk, reply, request};
 
@@ -198,23 +199,41 @@ fn frame() -> impl Strategy<Value = Frame> {
     ]
 }
 
+fn description() -> impl Strategy<Value = Description> {
+    (
+        "[a-zA-Z0-9+/]{4,256}",
+        "[a-zA-Z0-9+/]{22,256}",
+        uniform32(any::<u8>()),
+        vec("candidate:[ -~]{0,246}", 0..=MAX_CANDIDATES),
+    )
+        .prop_map(|(ufrag, pwd, fingerprint, candidates)| Description {
+            ufrag,
+            pwd,
+            fingerprint,
+            candidates,
+        })
+}
+
 fn a_request() -> impl Strategy<Value = Request> {
     (
         (uniform16(any::<u8>()), any::<u64>(), any::<u64>()),
         text(),
         vec(candidate(), 0..20),
-        (any::<bool>(), any::<u32>()),
+        (any::<bool>(), option::of(description()), any::<u32>()),
     )
         .prop_map(
-            |((id, issued_at, expires_at), service, candidates, (remember, path))| Request {
-                id,
-                issued_at,
-                expires_at,
-                service,
-                candidates,
-                remember,
-                path,
-                nat: Nat::Unknown,
+            |((id, issued_at, expires_at), service, candidates, (remember, webrtc, path))| {
+                Request {
+                    id,
+                    issued_at,
+                    expires_at,
+                    service,
+                    candidates,
+                    remember,
+                    webrtc,
+                    path,
+                    nat: Nat::Unknown,
+                }
             },
         )
 }
@@ -231,12 +250,14 @@ fn a_reply() -> impl Strategy<Value = Reply> {
         vec(candidate(), 0..20),
         any::<bool>(),
         nat,
+        option::of(description()),
     )
-        .prop_map(|(request_id, candidates, remembered, nat)| Reply {
+        .prop_map(|(request_id, candidates, remembered, nat, webrtc)| Reply {
             request_id,
             candidates,
             remembered,
             nat,
+            webrtc,
         })
 }
 
@@ -412,8 +433,13 @@ proptest! {
     }
 
     #[test]
-    fn stream_headers(service in text(), code in code(), detail in text()) {
-        let open = Open { service };
+    fn stream_headers(service in text(), mode in 0..4u64, code in code(), detail in text()) {
+        let mode = match mode {
+            0 => Mode::Raw,
+            1 => Mode::Http,
+            number => Mode::Unknown(number),
+        };
+        let open = Open { service, mode };
         prop_assert_eq!(Open::decode(&open.encode()[2..]), Ok(open));
         let refused = Opening::Refused(StreamRefused { code, detail });
         for opening in [Opening::Opened, refused] {
@@ -651,9 +677,7 @@ fn sizes_over_the_limit_are_refused() {
     frame.push(0);
     assert!(Frame::decode(&frame).is_err());
     assert!(Frame::decode(&[]).is_err());
-    let open = Open {
-        service: "s".repeat(MAX_HEADER),
-    };
+    let open = Open::new("s".repeat(MAX_HEADER));
     assert!(Open::decode(&open.encode()[2..]).is_err());
     let mut ack = bytes(vector::ACK);
     ack.push(0);

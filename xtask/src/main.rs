@@ -5,11 +5,13 @@ mod demo;
 mod deploy;
 mod entropy;
 mod lab;
+mod page;
 mod say;
 mod setup;
 mod site;
 mod test;
 mod wasm;
+mod wasm_pkg;
 mod worker;
 
 use std::process::ExitCode;
@@ -35,6 +37,8 @@ enum Command {
     Setup(setup::Arguments),
     /// Build the registry into worker/build and state its size
     Worker(worker::Arguments),
+    /// Build the browser's client as an npm package into wasm-pkg/pkg, and pack it
+    WasmPkg(wasm_pkg::Arguments),
     /// Put the pages that are deployed beside the worker in place, with their headers
     Pages,
     /// Make a whole call on this machine: registry, device, caller, and a file through the link
@@ -66,6 +70,7 @@ fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Setup(arguments) => setup::run(&arguments)?,
         Command::Worker(arguments) => worker::run(&arguments)?,
+        Command::WasmPkg(arguments) => wasm_pkg::run(&arguments)?,
         Command::Pages => site::run()?,
         Command::Demo(arguments) => demo::run(&arguments)?,
         Command::Nat(arguments) => lab::run("nat", &arguments)?,
