@@ -120,9 +120,7 @@ fn browser_descriptions() {
 /// §19.2
 #[test]
 fn channel_messages() {
-    let open = Open {
-        service: "ssh".into(),
-    };
+    let open = Open::new("ssh");
     let mut channel = Channel::caller(&open);
     let mut poll = || channel.poll_message().map(hex::encode);
     assert_eq!(poll().as_deref(), Some(vector::CHANNEL_HEADER));
