@@ -23,3 +23,4 @@ pub mod quinn_stream;
 pub mod registry;
 pub mod room;
 pub mod transfer;
+pub mod turn;
