@@ -20,12 +20,14 @@ use std::time::Duration;
 
 use crate::lan::Door;
 use crate::relay::{OwnRelay, Seat};
+use crate::rtc::{self, BrowserLink};
 use anyhow::{Context as _, Result, bail};
 use quinn::{Connecting, Runtime as _, TokioRuntime};
 use ringback_protocol::candidate::{self, Candidate, Kind};
 use ringback_protocol::envelope::CallKeys;
 use ringback_protocol::path::{PathSet, Role};
 use ringback_protocol::receipt::Nat;
+use ringback_protocol::rtc::Description;
 use ringback_protocol::{PeerId, SecretKey};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::{Notify, mpsc, watch};
@@ -35,7 +37,8 @@ use addresses::Ports;
 pub(crate) use link_path::{InUse, Paths};
 use reach::Reach;
 pub(crate) use relayed::Relays;
-use socket::{PathSocket, QuinnSocket};
+pub(crate) use socket::PathSocket;
+use socket::QuinnSocket;
 use tls::Credentials;
 
 /// Kernel buffer of the UDP socket in each direction, in bytes; what the kernel grants may be less.
@@ -321,6 +324,22 @@ impl Endpoint {
             .await?;
         paths.set_established();
         Ok((connection, paths))
+    }
+
+    /// As the device: the answer to a browser's description, and the link that it may become. Checks
+    /// go out at once.
+    pub(crate) fn dial_browser(
+        &self,
+        caller: PeerId,
+        offer: &Description,
+    ) -> Result<(Description, BrowserLink)> {
+        let own = self.addresses.borrow().candidates.clone();
+        rtc::answer(&self.socket, caller, offer, &own, self.loopback)
+    }
+
+    /// Are there as many browsers' links as there may be?
+    pub(crate) fn is_full_of_browsers(&self) -> bool {
+        self.socket.browsers().count() >= rtc::MAX_LINKS
     }
 
     /// As the caller: opens the paths on which `device` will dial.
