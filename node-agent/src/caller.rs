@@ -244,6 +244,7 @@ impl Caller {
                 None => addresses.candidates.clone(),
             },
             remember: ring.remember,
+            webrtc: None,
             path: if ring.direct_only { DIRECT_ONLY } else { 0 },
             nat: addresses.nat,
         };
@@ -395,6 +396,7 @@ fn unanswered() -> Reply {
         request_id: [0; 16],
         candidates: Vec::new(),
         remembered: false,
+        webrtc: None,
         nat: Default::default(),
     }
 }

@@ -4,14 +4,12 @@ use std::io::{self, IoSlice};
 
 use anyhow::Result;
 use bytes::{Buf as _, Bytes, BytesMut};
-use quinn::{RecvStream, SendStream, VarInt};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::link::Opened;
+use crate::stream::{RESET, Stream, StreamReader, StreamWriter};
 
-/// Stream error code: the connection behind the stream was reset (PROTOCOL §12).
-pub(crate) const RESET: VarInt = VarInt::from_u32(1);
 /// Read at once from a local connection, in bytes.
 const READ: usize = 128 * 1024;
 /// Chunks of a stream written at once; each is about one datagram's worth.
@@ -21,14 +19,14 @@ const CHUNKS: usize = 64;
 /// sent into and received from the stream.
 pub(crate) async fn both_ways(
     (reader, writer): (impl AsyncRead + Unpin, impl AsyncWrite + Unpin),
-    (mut send, mut recv): (SendStream, RecvStream),
+    mut stream: Stream,
 ) -> io::Result<(u64, u64)> {
     let result = tokio::try_join!(
-        into_stream(reader, &mut send),
-        out_of_stream(&mut recv, writer)
+        into_stream(reader, &mut stream.writer),
+        out_of_stream(&mut stream.reader, writer)
     );
     if result.is_err() {
-        abandon(&mut send, &mut recv);
+        stream.reset(RESET);
     }
     result
 }
@@ -48,7 +46,8 @@ pub(crate) async fn with_opening(
         Ok(out_of_stream(answer.stream(), writer).await?)
     },);
     if result.is_err() {
-        abandon(&mut send, answer.stream());
+        send.reset(RESET);
+        answer.stream().stop(RESET);
     }
     result
 }
@@ -59,13 +58,10 @@ pub(crate) fn reset(tcp: &TcpStream) {
     let _ = tcp.set_zero_linger();
 }
 
-fn abandon(send: &mut SendStream, recv: &mut RecvStream) {
-    // Already closed by the peer: nothing is left to reset.
-    let _ = send.reset(RESET);
-    let _ = recv.stop(RESET);
-}
-
-async fn into_stream(mut reader: impl AsyncRead + Unpin, send: &mut SendStream) -> io::Result<u64> {
+async fn into_stream(
+    mut reader: impl AsyncRead + Unpin,
+    send: &mut StreamWriter,
+) -> io::Result<u64> {
     let mut total = 0;
     let mut buffer = BytesMut::new();
     loop {
@@ -73,11 +69,10 @@ async fn into_stream(mut reader: impl AsyncRead + Unpin, send: &mut SendStream) 
         let read = tokio::select! {
             read = reader.read_buf(&mut buffer) => read?,
             // The peer wants no more: a local side that still reads may go on.
-            _ = send.stopped() => return Ok(total),
+            () = send.stopped() => return Ok(total),
         };
         if read == 0 {
-            // The peer may have stopped the stream meanwhile, which ends it too.
-            let _ = send.finish();
+            send.finish();
             return Ok(total);
         }
         total += read as u64;
@@ -86,7 +81,7 @@ async fn into_stream(mut reader: impl AsyncRead + Unpin, send: &mut SendStream) 
 }
 
 async fn out_of_stream(
-    recv: &mut RecvStream,
+    recv: &mut StreamReader,
     mut writer: impl AsyncWrite + Unpin,
 ) -> io::Result<u64> {
     let mut total = 0;

@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use quinn::{RecvStream, SendStream};
 use ringback_protocol::admission::{Admission, Admitted};
 use ringback_protocol::envelope::DIRECT_ONLY;
 use ringback_protocol::frame::{Answer, Answered, Deliver, Frame, Place, Refuse, Refused};
@@ -31,6 +30,7 @@ use crate::registry::{Registry, RegistrySocket, connect_socket};
 use crate::relay::OwnRelay;
 use crate::remembered::{Remembered, RememberedCallers};
 use crate::service::Service;
+use crate::stream::Stream;
 
 /// From the device's yes to the established link.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(15);
@@ -234,6 +234,7 @@ impl Agent {
             request_id: admitted.request.id,
             candidates: addresses.candidates,
             remembered,
+            webrtc: None,
             nat: addresses.nat,
         };
         let reply = admitted.keys.reply.clone().seal(&reply);
@@ -317,10 +318,10 @@ impl Agent {
             link: link.clone(),
             since: unix_time(0),
         });
-        while let Some((send, recv)) = link.accept().await {
+        while let Some(stream) = link.accept().await {
             let agent = self.clone();
             tokio::spawn(async move {
-                if let Err(error) = agent.serve_stream(send, recv).await {
+                if let Err(error) = agent.serve_stream(stream).await {
                     tracing::debug!("a stream ended: {error:#}");
                 }
             });
@@ -342,8 +343,9 @@ impl Agent {
         tracing::info!(caller = ?link.peer, "link ended");
     }
 
-    async fn serve_stream(&self, mut send: SendStream, mut recv: RecvStream) -> Result<()> {
-        let open = link::read_open(&mut send, &mut recv).await?;
+    /// Serves a stream of a link of either kind.
+    async fn serve_stream(&self, mut stream: Stream) -> Result<()> {
+        let open = stream.read_open().await?;
         let service = self
             .services
             .read()
@@ -358,20 +360,20 @@ impl Agent {
             None => Err((Code::UnknownService, String::new())),
         };
         match connected {
-            Ok(mut stream) => {
+            Ok(mut tcp) => {
                 let copied = async {
-                    send.write_all(&Opening::Opened.encode()).await?;
-                    copy::both_ways(stream.split(), (send, recv)).await
+                    stream.answer(&Opening::Opened).await?;
+                    copy::both_ways(tcp.split(), stream).await
                 };
                 if let Err(error) = copied.await {
-                    copy::reset(&stream);
+                    copy::reset(&tcp);
                     return Err(error.into());
                 }
             }
             Err((code, detail)) => {
-                send.write_all(&Opening::Refused(StreamRefused { code, detail }).encode())
-                    .await?;
-                send.finish()?;
+                let refused = StreamRefused { code, detail };
+                stream.answer(&Opening::Refused(refused)).await?;
+                stream.writer.finish();
             }
         }
         Ok(())

@@ -29,6 +29,7 @@ mod registry;
 mod relay;
 mod remembered;
 mod service;
+mod stream;
 
 pub use commands::run;
 pub use failure::Failure;

@@ -1,18 +1,18 @@
 //! A link: an authenticated QUIC session between caller and device, and the streams on it
 //! (PROTOCOL §12).
 
-use std::io;
 use std::ops::Deref;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use quinn::{Connection, RecvStream, SendStream, VarInt};
-use ringback_protocol::stream::{MAX_HEADER, Open, Opening};
+use quinn::Connection;
+use ringback_protocol::stream::{Open, Opening};
 use ringback_protocol::{Code, PeerId};
 
 use crate::endpoint::Paths;
 use crate::failure::{Exit, Failure};
+use crate::stream::{Stream, StreamReader, StreamWriter};
 
 /// Application close codes (PROTOCOL §11).
 pub(crate) mod close {
@@ -23,9 +23,6 @@ pub(crate) mod close {
 
 /// How long a link stays open after a `pipe`.
 const LINGER: Duration = Duration::from_secs(10);
-
-/// Stream error code: the stream does not start as it must.
-const BAD_HEADER: VarInt = VarInt::from_u32(2);
 
 /// One end of a link. Cheap to clone; the link closes when the last clone is dropped.
 #[derive(Debug, Clone)]
@@ -81,13 +78,13 @@ impl WeakLink {
 
 /// A stream whose `Open` has been sent; the answer is still to come.
 pub(crate) struct Opened {
-    send: SendStream,
+    send: StreamWriter,
     answer: Answer,
 }
 
 /// The receiving half of a stream that the device has still to confirm.
 pub(crate) struct Answer {
-    recv: RecvStream,
+    recv: StreamReader,
     service: String,
 }
 
@@ -107,30 +104,24 @@ impl Link {
     /// As the caller: opens a stream to a service without waiting for the device's answer, so
     /// that data can follow in the same flight.
     pub(crate) async fn open(&self, service: &str) -> Result<Opened> {
-        let (mut send, recv) = self
-            .connection
-            .open_bi()
-            .await
-            .context("the link is gone")?;
-        send.write_all(
-            &Open {
-                service: service.to_owned(),
-            }
-            .encode(),
-        )
-        .await?;
+        let stream = self.connection.open_bi().await;
+        let mut stream = Stream::quic(stream.context("the link is gone")?);
+        let open = Open {
+            service: service.to_owned(),
+        };
+        stream.writer.write_header(&open.encode()).await?;
         Ok(Opened {
-            send,
+            send: stream.writer,
             answer: Answer {
-                recv,
+                recv: stream.reader,
                 service: service.to_owned(),
             },
         })
     }
 
     /// As the device: the next stream that the caller opens; `None` when the link has ended.
-    pub(crate) async fn accept(&self) -> Option<(SendStream, RecvStream)> {
-        self.connection.accept_bi().await.ok()
+    pub(crate) async fn accept(&self) -> Option<Stream> {
+        self.connection.accept_bi().await.ok().map(Stream::quic)
     }
 
     /// Why the link ended, for a person.
@@ -153,20 +144,20 @@ impl Link {
 
 impl Opened {
     /// The two halves, to be used at the same time.
-    pub(crate) fn split(self) -> (SendStream, Answer) {
+    pub(crate) fn split(self) -> (StreamWriter, Answer) {
         (self.send, self.answer)
     }
 }
 
 impl Answer {
     /// What follows the device's confirmation.
-    pub(crate) fn stream(&mut self) -> &mut RecvStream {
+    pub(crate) fn stream(&mut self) -> &mut StreamReader {
         &mut self.recv
     }
 
     /// Waits for the device's word. Must be called once, before the stream is read.
     pub(crate) async fn confirm(&mut self) -> Result<()> {
-        let frame = read_frame(&mut self.recv).await?;
+        let frame = self.recv.read_header().await?;
         match Opening::decode(&frame)? {
             Opening::Opened => Ok(()),
             Opening::Refused(refused) => {
@@ -185,35 +176,6 @@ impl Answer {
             }
         }
     }
-}
-
-/// Reads the `Open` of a stream that the peer has opened. A wrong start resets the stream.
-pub(crate) async fn read_open(send: &mut SendStream, recv: &mut RecvStream) -> Result<Open> {
-    let open = async { Ok(Open::decode(&read_frame(recv).await?)?) }.await;
-    if open.is_err() {
-        // Gone already is as good.
-        let _ = send.reset(BAD_HEADER);
-        let _ = recv.stop(BAD_HEADER);
-    }
-    open
-}
-
-async fn read_frame(recv: &mut RecvStream) -> Result<Vec<u8>> {
-    let mut length = [0; 2];
-    recv.read_exact(&mut length)
-        .await
-        .map_err(io::Error::other)
-        .context("the stream ended early")?;
-    let length = usize::from(u16::from_be_bytes(length));
-    if length > MAX_HEADER {
-        bail!("a stream header of {length} bytes is over {MAX_HEADER}");
-    }
-    let mut frame = vec![0; length];
-    recv.read_exact(&mut frame)
-        .await
-        .map_err(io::Error::other)
-        .context("the stream ended early")?;
-    Ok(frame)
 }
 
 /// Text of the peer, made safe for a terminal.

@@ -17,6 +17,7 @@ use crate::path::PathKeys;
 use crate::receipt::Nat;
 use crate::relay::Room;
 use crate::reply::ReplyKey;
+use crate::rtc::Description;
 use crate::secret::{MAX_PSK_ID, Psk};
 use crate::{PeerId, SecretKey, UnixTime, VERSION, label};
 
@@ -49,6 +50,9 @@ pub struct Request {
     /// Asks the device to remember the caller's key.
     #[cbor(n(5), default)]
     pub remember: bool,
+    /// The caller is a browser, and this is its side of a WebRTC connection.
+    #[n(6)]
+    pub webrtc: Option<Description>,
     /// Bit 0: direct paths only.
     #[cbor(n(7), default)]
     pub path: u32,

@@ -13,6 +13,7 @@
 //!    the way that datagrams take (§10).
 //!    Where no direct one is found, or until it is, they go through a [`relay`] (§15).
 //! 5. Streams on the link open with a [`stream`] header (§12).
+//!    A browser's link is a WebRTC connection instead: [`rtc`], and [`channel`] for its streams (§19).
 //! 6. What happened is told in a [`receipt`].
 //!
 //! State machines have two verbs: `handle_…(input, now)` and `poll_…()`. Drain `poll_…` before the
@@ -23,6 +24,7 @@ pub mod beacon;
 pub mod call;
 pub mod candidate;
 mod cbor;
+pub mod channel;
 pub mod code;
 pub mod diagnosis;
 pub mod envelope;
@@ -38,6 +40,7 @@ pub mod refusal;
 pub mod registration;
 pub mod relay;
 pub mod reply;
+pub mod rtc;
 pub mod secret;
 pub mod stream;
 

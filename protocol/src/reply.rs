@@ -10,6 +10,7 @@ use zeroize::ZeroizeOnDrop;
 use crate::candidate::Candidate;
 use crate::cbor;
 use crate::receipt::Nat;
+use crate::rtc::Description;
 
 /// The only sequence number of version 1: one reply per request.
 const SEQUENCE: u8 = 0;
@@ -27,6 +28,9 @@ pub struct Reply {
     pub remembered: bool,
     #[cbor(n(3), default)]
     pub nat: Nat,
+    /// The device's side of the WebRTC connection that the request asked for.
+    #[n(4)]
+    pub webrtc: Option<Description>,
 }
 
 /// Seals the one reply of a request.

@@ -44,6 +44,7 @@ fn request(number: u8, issued_at: UnixTime) -> Request {
         service: "ssh".into(),
         candidates: Vec::new(),
         remember: false,
+        webrtc: None,
         path: 0,
         nat: Nat::Unknown,
     }

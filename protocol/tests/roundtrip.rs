@@ -25,6 +25,7 @@ use ringback_protocol::receipt::Nat;
 use ringback_protocol::refusal::Refusal;
 use ringback_protocol::registration::{CloseReason, Output, Registration};
 use ringback_protocol::reply::Reply;
+use ringback_protocol::rtc::Description;
 use ringback_protocol::secret::PASSWORD_ID;
 use ringback_protocol::stream::{MAX_HEADER, Open, Opening, StreamRefused};
 use ringback_protocol::{Code, PeerId, SecretKey};
@@ -197,23 +198,41 @@ fn frame() -> impl Strategy<Value = Frame> {
     ]
 }
 
+fn description() -> impl Strategy<Value = Description> {
+    (
+        "[a-zA-Z0-9+/]{4,256}",
+        "[a-zA-Z0-9+/]{22,256}",
+        uniform32(any::<u8>()),
+        vec("candidate:[ -~]{0,246}", 0..=MAX_CANDIDATES),
+    )
+        .prop_map(|(ufrag, pwd, fingerprint, candidates)| Description {
+            ufrag,
+            pwd,
+            fingerprint,
+            candidates,
+        })
+}
+
 fn a_request() -> impl Strategy<Value = Request> {
     (
         (uniform16(any::<u8>()), any::<u64>(), any::<u64>()),
         text(),
         vec(candidate(), 0..20),
-        (any::<bool>(), any::<u32>()),
+        (any::<bool>(), option::of(description()), any::<u32>()),
     )
         .prop_map(
-            |((id, issued_at, expires_at), service, candidates, (remember, path))| Request {
-                id,
-                issued_at,
-                expires_at,
-                service,
-                candidates,
-                remember,
-                path,
-                nat: Nat::Unknown,
+            |((id, issued_at, expires_at), service, candidates, (remember, webrtc, path))| {
+                Request {
+                    id,
+                    issued_at,
+                    expires_at,
+                    service,
+                    candidates,
+                    remember,
+                    webrtc,
+                    path,
+                    nat: Nat::Unknown,
+                }
             },
         )
 }
@@ -230,12 +249,14 @@ fn a_reply() -> impl Strategy<Value = Reply> {
         vec(candidate(), 0..20),
         any::<bool>(),
         nat,
+        option::of(description()),
     )
-        .prop_map(|(request_id, candidates, remembered, nat)| Reply {
+        .prop_map(|(request_id, candidates, remembered, nat, webrtc)| Reply {
             request_id,
             candidates,
             remembered,
             nat,
+            webrtc,
         })
 }
 

@@ -5,7 +5,8 @@ mod vector;
 use std::time::Duration;
 
 use ringback_protocol::candidate::{Candidate, Kind, address};
-use ringback_protocol::envelope::{Envelope, Proof};
+use ringback_protocol::channel::Channel;
+use ringback_protocol::envelope::{Envelope, Proof, Request};
 use ringback_protocol::frame::{
     Ack, Answer, Answered, Beacon, Challenge, Deliver, Delivered, Failed, Frame, Gone, Join,
     Joined, Known, ListedBeacon, Mark, Marked, Notify, PeerPresence, Place, Refuse, Refused,
@@ -18,6 +19,7 @@ use ringback_protocol::registration::{
     verify_challenge, verify_enrolment, verify_fetch, verify_join,
 };
 use ringback_protocol::relay;
+use ringback_protocol::reply::Reply;
 use ringback_protocol::secret::Psk;
 use ringback_protocol::stream::{Open, Opening, StreamRefused};
 use ringback_protocol::{Code, PeerId, label};
@@ -92,6 +94,70 @@ fn sealed_reply() {
         hex::encode(minicbor::to_vec(reply()).expect("CBOR")),
         vector::REPLY_PLAIN
     );
+}
+
+/// §19
+#[test]
+fn browser_descriptions() {
+    let (request, reply) = (vector::browser_request(), vector::browser_reply());
+    let encoded = minicbor::to_vec(&request).expect("CBOR");
+    assert_eq!(hex::encode(&encoded), vector::BROWSER_REQUEST);
+    let decoded: Request = minicbor::decode(&encoded).expect("a request");
+    assert_eq!(decoded, request);
+    let encoded = minicbor::to_vec(&reply).expect("CBOR");
+    assert_eq!(hex::encode(&encoded), vector::BROWSER_REPLY);
+    let decoded: Reply = minicbor::decode(&encoded).expect("a reply");
+    assert_eq!(decoded, reply);
+    let addresses = request.webrtc.expect("a description").addresses();
+    let public = vector::address(vector::CALLER_PUBLIC_ADDRESS);
+    assert_eq!(
+        addresses,
+        [Candidate::udp(Kind::ServerReflexive, public)],
+        "the mDNS name is left out"
+    );
+}
+
+/// §19.2
+#[test]
+fn channel_messages() {
+    let open = Open {
+        service: "ssh".into(),
+    };
+    let mut channel = Channel::caller(&open);
+    let mut poll = || channel.poll_message().map(hex::encode);
+    assert_eq!(poll().as_deref(), Some(vector::CHANNEL_HEADER));
+    assert_eq!(poll(), None);
+    assert_eq!(channel.write(b"hi"), 2);
+    channel.finish();
+    let mut poll = || channel.poll_message().map(hex::encode);
+    assert_eq!(poll().as_deref(), Some(vector::CHANNEL_DATA));
+    assert_eq!(poll().as_deref(), Some(vector::CHANNEL_END));
+    assert_eq!(poll(), None);
+
+    let mut device = Channel::device();
+    assert_eq!(
+        device.handle_message(&bytes(vector::CHANNEL_HEADER)),
+        Ok(())
+    );
+    assert_eq!(device.header(), Some(bytes(&vector::CHANNEL_HEADER[2..])));
+    for _ in 0..4 {
+        let data = [&[0][..], &[7; 65_535]].concat();
+        assert_eq!(device.handle_message(&data), Ok(()));
+    }
+    while device.read().is_some() {}
+    assert_eq!(
+        device.poll_message(),
+        None,
+        "not yet a quarter of the window"
+    );
+    assert_eq!(device.handle_message(&[0, 1, 2, 3, 4]), Ok(()));
+    assert!(device.read().is_some());
+    let credit = device.poll_message().map(hex::encode);
+    assert_eq!(credit.as_deref(), Some(vector::CHANNEL_CREDIT));
+    device.reset(3);
+    let reset = device.poll_message().map(hex::encode);
+    assert_eq!(reset.as_deref(), Some(vector::CHANNEL_RESET));
+    assert!(device.is_over());
 }
 
 #[test]
@@ -505,6 +571,12 @@ fn the_document_says_the_same() {
         ("join", vector::JOIN),
         ("control message", vector::RELAY_CONTROL),
         ("fetch signature", vector::FETCH_SIGNATURE),
+        ("browser's request", vector::BROWSER_REQUEST),
+        ("reply to a browser", vector::BROWSER_REPLY),
+        ("channel's Header", vector::CHANNEL_HEADER),
+        ("channel's Data", vector::CHANNEL_DATA),
+        ("channel's Credit", vector::CHANNEL_CREDIT),
+        ("channel's Reset", vector::CHANNEL_RESET),
         ("beacon's Register", vector::beacon::REGISTER),
         ("beacon's Registered", vector::beacon::REGISTERED),
         ("beacon's Keepalive", vector::beacon::KEEPALIVE),

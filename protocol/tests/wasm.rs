@@ -16,12 +16,14 @@ mod tests {
     use ringback_protocol::Code;
     use ringback_protocol::admission::Admission;
     use ringback_protocol::candidate::{Candidate, Kind};
+    use ringback_protocol::channel::Channel;
     use ringback_protocol::envelope::{Envelope, Proof};
     use ringback_protocol::frame::Frame;
     use ringback_protocol::path::{PathSet, Received, Role, Via};
     use ringback_protocol::refusal::Refusal;
     use ringback_protocol::registration::{sign_challenge, verify_challenge};
     use ringback_protocol::secret::{PASSWORD_ID, Psk};
+    use ringback_protocol::stream::Open;
     use wasm_bindgen_test::wasm_bindgen_test;
 
     #[wasm_bindgen_test]
@@ -46,6 +48,33 @@ mod tests {
             at_caller.reply.open(&bytes(vector::REPLY), &request().id),
             Ok(reply())
         );
+    }
+
+    #[wasm_bindgen_test]
+    fn browsers_description() {
+        let encoded = minicbor::to_vec(vector::browser_request()).expect("CBOR");
+        assert_eq!(hex::encode(encoded), vector::BROWSER_REQUEST);
+        let reply = minicbor::decode(&bytes(vector::BROWSER_REPLY)).expect("a reply");
+        assert_eq!(vector::browser_reply(), reply);
+    }
+
+    #[wasm_bindgen_test]
+    fn a_stream_on_a_channel() {
+        let open = Open {
+            service: "ssh".into(),
+        };
+        let (mut caller, mut device) = (Channel::caller(&open), Channel::device());
+        caller.write(b"hi");
+        caller.finish();
+        while let Some(message) = caller.poll_message() {
+            device.handle_message(&message).expect("in order");
+        }
+        assert_eq!(
+            device.header().map(|frame| Open::decode(&frame)),
+            Some(Ok(open))
+        );
+        assert_eq!(device.read().as_deref(), Some(&b"hi"[..]));
+        assert!(device.received_end());
     }
 
     #[wasm_bindgen_test]

@@ -490,6 +490,7 @@ pub fn envelope(caller: &SecretKey, device: &PeerId) -> Vec<u8> {
         service: "ssh".into(),
         candidates: Vec::new(),
         remember: false,
+        webrtc: None,
         path: 0,
         nat: Nat::Unknown,
     };

@@ -148,6 +148,7 @@ fn request(issued_at: u64, expires_at: u64) -> Request {
         service: "web".into(),
         candidates: Vec::new(),
         remember: false,
+        webrtc: None,
         path: 0,
         nat: Nat::Unknown,
     }

@@ -223,6 +223,7 @@ impl World {
                 .clone()
                 .unwrap_or_else(|| self.caller.router.candidates()),
             remember: false,
+            webrtc: None,
             path: 0,
             nat: Nat::Unknown,
         };
@@ -470,6 +471,7 @@ impl World {
                         .clone()
                         .unwrap_or_else(|| self.device.router.candidates()),
                     remembered: false,
+                    webrtc: None,
                     nat: Nat::Unknown,
                 };
                 self.device.handshake = Handshake::client(self.now);

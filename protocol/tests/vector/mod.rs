@@ -14,6 +14,7 @@ use ringback_protocol::candidate::{Candidate, Kind};
 use ringback_protocol::envelope::{CallKeys, Envelope, Proof, Request};
 use ringback_protocol::receipt::Nat;
 use ringback_protocol::reply::Reply;
+use ringback_protocol::rtc::{self, Description};
 use ringback_protocol::secret::{PASSWORD_ID, Psk};
 use ringback_protocol::{SecretKey, UnixTime};
 
@@ -49,6 +50,7 @@ pub fn request() -> Request {
             Candidate::udp(Kind::Host, address("192.168.1.11:7000")),
         ],
         remember: true,
+        webrtc: None,
         path: 1,
         nat: ringback_protocol::receipt::Nat::Unknown,
     }
@@ -62,7 +64,45 @@ pub fn reply() -> Reply {
             Candidate::udp(Kind::Static, address("[2001:db8::3]:443")),
         ],
         remembered: true,
+        webrtc: None,
         nat: Nat::EndpointIndependent,
+    }
+}
+
+/// A browser's request (§19).
+pub fn browser_request() -> Request {
+    Request {
+        service: "web".into(),
+        candidates: Vec::new(),
+        remember: false,
+        webrtc: Some(Description {
+            ufrag: "7Fq1".into(),
+            pwd: "mE+3yq/hXrDT0K2yG8bnSwlV".into(),
+            fingerprint: [0xf1; 32],
+            candidates: vec![
+                "candidate:1 1 udp 2113937151 0b0e4b6d-8b55-4d0e-9d6e-5a8e6f6b8f55.local 51000 typ host".into(),
+                "candidate:2 1 udp 1677729535 4.17.168.2 40000 typ srflx raddr 0.0.0.0 rport 0".into(),
+            ],
+        }),
+        path: 0,
+        ..request()
+    }
+}
+
+pub fn browser_reply() -> Reply {
+    Reply {
+        candidates: Vec::new(),
+        remembered: false,
+        webrtc: Some(Description {
+            ufrag: "d9Gk".into(),
+            pwd: "Zp0xV5+cH1/uTq7Rj3nW8aLe".into(),
+            fingerprint: [0xf2; 32],
+            candidates: rtc::candidate_lines(&[
+                Candidate::udp(Kind::Mapped, address(DEVICE_PUBLIC_ADDRESS)),
+                Candidate::udp(Kind::Host, address("192.168.1.3:7000")),
+            ]),
+        }),
+        ..reply()
     }
 }
 
@@ -248,6 +288,29 @@ pub const STREAM_REFUSED: &str = "\
 pub const ID_PADDED: &str = "rb1uukz3ln33carpt7ywsud5aua2zxjmt26ye06l660xalp64lmpxxp08r9ky";
 /// §15
 pub const ROOM: &str = "8d0f84058c0354aaa9d76e63c953ad29";
+/// §19, the plaintext of a browser's request.
+pub const BROWSER_REQUEST: &str = "\
+    a80050000102030405060708090a0b0c0d0e0f011a6b49d200021a6b49d21e0363776562048005f406a400643746\
+    71310178186d452b3379712f6858724454304b32794738626e53776c56025820f1f1f1f1f1f1f1f1f1f1f1f1f1f1\
+    f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f10382785663616e6469646174653a3120312075647020323131333933\
+    373135312030623065346236642d386235352d346430652d396436652d3561386536663662386635352e6c6f6361\
+    6c2035313030302074797020686f7374784d63616e6469646174653a322031207564702031363737373239353335\
+    20342e31372e3136382e3220343030303020747970207372666c7820726164647220302e302e302e302072706f72\
+    7420300700";
+/// §19, the plaintext of the reply to it.
+pub const BROWSER_REPLY: &str = "\
+    a50050000102030405060708090a0b0c0d0e0f018002f4030204a400646439476b0178185a70307856352b634831\
+    2f75547137526a336e5738614c65025820f2f2f2f2f2f2f2f2f2f2f2f2f2f2f2f2f2f2f2f2f2f2f2f2f2f2f2f2f2\
+    f2f2f20382785063616e6469646174653a302031207564702031363934343938383135203230322e3230342e3136\
+    2e313320343130303020747970207372666c7820726164647220302e302e302e302072706f72742030783663616e\
+    6469646174653a312031207564702032313330373036313735203139322e3136382e312e33203730303020747970\
+    20686f7374";
+/// §19.2, messages on a data channel.
+pub const CHANNEL_HEADER: &str = "0161a10063737368";
+pub const CHANNEL_DATA: &str = "006869";
+pub const CHANNEL_END: &str = "02";
+pub const CHANNEL_RESET: &str = "0300000003";
+pub const CHANNEL_CREDIT: &str = "040000000000140000";
 /// §5.4
 pub const FETCH_SIGNATURE: &str = "\
     c80cbecc171e98863a0797913aac04699d3bc1e69fe0ddd9a88bab06e07deb5cc774afb589baa23424412df6d985\
