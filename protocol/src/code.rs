@@ -81,6 +81,7 @@ codes! {
     Stale = "stale", 403, "the request is expired, from the future, or from before the agent's start";
     Replayed = "replayed", 0, "this request was seen before";
     UnknownService = "unknown_service", 0, "the device exposes no service of this name";
+    BadMode = "bad_mode", 0, "the service is not used this way";
     ServiceUnreachable = "service_unreachable", 0, "the service does not answer on the device's network";
     Internal = "internal", 500, "an internal fault";
 }

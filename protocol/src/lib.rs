@@ -12,7 +12,7 @@
 //! 4. It answers with its own [`candidate`]s in a sealed [`reply`] (§8) and dials: [`path`] finds
 //!    the way that datagrams take (§10).
 //!    Where no direct one is found, or until it is, they go through a [`relay`] (§15).
-//! 5. Streams on the link open with a [`stream`] header (§12).
+//! 5. Streams on the link open with a [`stream`] header (§12); behind it a [`service`] speaks (§20).
 //!    A browser's link is a WebRTC connection instead: [`rtc`], and [`channel`] for its streams (§19).
 //! 6. What happened is told in a [`receipt`].
 //!
@@ -42,6 +42,7 @@ pub mod relay;
 pub mod reply;
 pub mod rtc;
 pub mod secret;
+pub mod service;
 pub mod stream;
 
 pub use code::Code;

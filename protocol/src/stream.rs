@@ -18,6 +18,20 @@ const REFUSED: u8 = 0x63;
 pub struct Open {
     #[n(0)]
     pub service: String,
+    #[cbor(n(1), default, skip_if = "Mode::is_raw")]
+    pub mode: Mode,
+}
+
+/// How the stream is used behind its header.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// As the service's kind says: bytes as they are for TCP, frames for others (§20).
+    #[default]
+    Raw,
+    /// One HTTP exchange (§20.4).
+    Http,
+    /// Of a later version; refused.
+    Unknown(u64),
 }
 
 /// Device → caller: no.
@@ -42,6 +56,14 @@ pub enum Opening {
 }
 
 impl Open {
+    /// A stream of the service's own kind.
+    pub fn new(service: impl Into<String>) -> Self {
+        Self {
+            service: service.into(),
+            mode: Mode::Raw,
+        }
+    }
+
     /// With the 2-byte length before it.
     pub fn encode(&self) -> Vec<u8> {
         length_prefixed(&tagged(OPEN, self))
@@ -53,6 +75,40 @@ impl Open {
             Some((&OPEN, body)) => cbor::decode(body),
             _ => Err(Malformed("a stream starts with Open".into())),
         }
+    }
+}
+
+impl Mode {
+    fn number(self) -> u64 {
+        match self {
+            Self::Raw => 0,
+            Self::Http => 1,
+            Self::Unknown(number) => number,
+        }
+    }
+
+    fn is_raw(&self) -> bool {
+        *self == Self::Raw
+    }
+}
+
+impl<C> Encode<C> for Mode {
+    fn encode<W: minicbor::encode::Write>(
+        &self,
+        e: &mut minicbor::Encoder<W>,
+        _: &mut C,
+    ) -> Result<(), minicbor::encode::Error<W::Error>> {
+        e.u64(self.number())?.ok()
+    }
+}
+
+impl<'b, C> Decode<'b, C> for Mode {
+    fn decode(d: &mut minicbor::Decoder<'b>, _: &mut C) -> Result<Self, minicbor::decode::Error> {
+        Ok(match d.u64()? {
+            0 => Self::Raw,
+            1 => Self::Http,
+            number => Self::Unknown(number),
+        })
     }
 }
 

@@ -27,7 +27,7 @@ use ringback_protocol::registration::{CloseReason, Output, Registration};
 use ringback_protocol::reply::Reply;
 use ringback_protocol::rtc::Description;
 use ringback_protocol::secret::PASSWORD_ID;
-use ringback_protocol::stream::{MAX_HEADER, Open, Opening, StreamRefused};
+use ringback_protocol::stream::{MAX_HEADER, Mode, Open, Opening, StreamRefused};
 use ringback_protocol::{Code, PeerId, SecretKey};
 use vector::{ISSUED_AT, bytes, device, psk, reply, request};
 
@@ -432,8 +432,13 @@ proptest! {
     }
 
     #[test]
-    fn stream_headers(service in text(), code in code(), detail in text()) {
-        let open = Open { service };
+    fn stream_headers(service in text(), mode in 0..4u64, code in code(), detail in text()) {
+        let mode = match mode {
+            0 => Mode::Raw,
+            1 => Mode::Http,
+            number => Mode::Unknown(number),
+        };
+        let open = Open { service, mode };
         prop_assert_eq!(Open::decode(&open.encode()[2..]), Ok(open));
         let refused = Opening::Refused(StreamRefused { code, detail });
         for opening in [Opening::Opened, refused] {
@@ -671,9 +676,7 @@ fn sizes_over_the_limit_are_refused() {
     frame.push(0);
     assert!(Frame::decode(&frame).is_err());
     assert!(Frame::decode(&[]).is_err());
-    let open = Open {
-        service: "s".repeat(MAX_HEADER),
-    };
+    let open = Open::new("s".repeat(MAX_HEADER));
     assert!(Open::decode(&open.encode()[2..]).is_err());
     let mut ack = bytes(vector::ACK);
     ack.push(0);

@@ -511,9 +511,7 @@ fn frames_of_the_registry_to_a_caller() {
 
 #[test]
 fn stream_headers() {
-    let open = Open {
-        service: "ssh".into(),
-    };
+    let open = Open::new("ssh");
     assert_eq!(hex::encode(open.encode()), vector::OPEN);
     assert_eq!(Open::decode(&bytes(vector::OPEN)[2..]), Ok(open));
     let refused = Opening::Refused(StreamRefused {
