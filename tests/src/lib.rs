@@ -9,9 +9,10 @@
 //!
 //! [`registry`] is the worker alone, on the loopback, with clients that speak its protocol frame by
 //! frame, and [`room`] its relay; [`liar`] stands in front of it and lies; [`loopback`] has real
-//! agents there.
+//! agents there. [`browser`] is a real Chromium, on this host or in the lab.
 
 pub mod agent;
+pub mod browser;
 pub mod case;
 pub mod download;
 pub mod lab;

@@ -8,6 +8,7 @@ mod lab;
 mod page;
 mod say;
 mod setup;
+mod site;
 mod test;
 mod wasm;
 mod wasm_pkg;
@@ -38,6 +39,8 @@ enum Command {
     Worker(worker::Arguments),
     /// Build the browser's client as an npm package into wasm-pkg/pkg, and pack it
     WasmPkg(wasm_pkg::Arguments),
+    /// Put the pages that are deployed beside the worker in place, with their headers
+    Pages,
     /// Make a whole call on this machine: registry, device, caller, and a file through the link
     Demo(demo::Arguments),
     /// Run the tests: all of them, or the parts that are named
@@ -68,6 +71,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Setup(arguments) => setup::run(&arguments)?,
         Command::Worker(arguments) => worker::run(&arguments)?,
         Command::WasmPkg(arguments) => wasm_pkg::run(&arguments)?,
+        Command::Pages => site::run()?,
         Command::Demo(arguments) => demo::run(&arguments)?,
         Command::Nat(arguments) => lab::run("nat", &arguments)?,
         Command::Bench(arguments) => lab::run("bench", &arguments)?,

@@ -125,6 +125,16 @@ pub fn worker_output() -> PathBuf {
         .map_or_else(|| workspace().join("worker/build"), PathBuf::from)
 }
 
+/// The built page, as it is served by the registry.
+pub fn page() -> PathBuf {
+    workspace().join("web-ui/dist")
+}
+
+/// The pages of the LAN origin.
+pub fn lan_pages() -> PathBuf {
+    workspace().join("web-ui/dist-lan")
+}
+
 /// Looks a command up in `PATH` and in the system directories that a user's `PATH` may lack.
 pub fn command(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();

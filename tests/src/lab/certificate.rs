@@ -6,10 +6,12 @@ use std::{
 };
 
 use anyhow::Result;
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType,
+    KeyUsagePurpose, PublicKeyData as _, SanType,
 };
+use sha2::{Digest as _, Sha256};
 
 use super::{REGISTRY_ADDRESSES, REGISTRY_NAME};
 
@@ -22,6 +24,9 @@ pub struct Authority {
     pub certificate: PathBuf,
     /// The key to [`Authority::certificate`] (PKCS #8).
     pub key: PathBuf,
+    /// SHA-256 of that key's public half (SubjectPublicKeyInfo) in base64: what a browser is told
+    /// to accept.
+    pub spki_sha256: String,
 }
 
 impl Authority {
@@ -56,6 +61,7 @@ impl Authority {
             ca: write("ca.pem", ca_pem)?,
             certificate: write("registry.pem", certificate.pem())?,
             key: write("registry.key", key.serialize_pem())?,
+            spki_sha256: BASE64_STANDARD.encode(Sha256::digest(key.subject_public_key_info())),
         })
     }
 }

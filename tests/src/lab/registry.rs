@@ -59,6 +59,11 @@ impl Registry {
         &self.authority.ca
     }
 
+    /// What a browser is told to trust.
+    pub fn spki_sha256(&self) -> &str {
+        &self.authority.spki_sha256
+    }
+
     /// The owner's bearer token.
     pub fn owner_secret(&self) -> &str {
         &self.owner_secret

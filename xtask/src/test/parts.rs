@@ -39,7 +39,11 @@ impl Part {
                 Need::WasmBindgen,
             ],
             Self::Worker => worker_and(&[]),
-            Self::E2e | Self::Nat => worker_and(&[Need::Packages(Packages::Lab), Need::Nextest]),
+            Self::E2e | Self::Nat => worker_and(&[
+                Need::Packages(Packages::Lab),
+                Need::Packages(Packages::Browser),
+                Need::Nextest,
+            ]),
             Self::Deny => vec![Need::CargoDeny],
             Self::Docs => vec![Need::Packages(Packages::Build)],
         }
