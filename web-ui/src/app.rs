@@ -27,7 +27,7 @@ use crate::{
 const SECRET: &str = "ringback.owner";
 
 #[component]
-pub fn Page() -> impl IntoView {
+pub(crate) fn Page() -> impl IntoView {
     let app = App::new();
     provide_context(app);
     app.look.get_untracked().apply();
@@ -191,7 +191,7 @@ fn Notices() -> impl IntoView {
 }
 
 /// A click on a link within the page; with a modifier key it stays the browser's.
-pub fn go(app: App, route: Route) -> impl Fn(web_sys::MouseEvent) + 'static {
+pub(crate) fn go(app: App, route: Route) -> impl Fn(web_sys::MouseEvent) + 'static {
     move |event| {
         if event.ctrl_key() || event.meta_key() || event.shift_key() || event.alt_key() {
             return;
@@ -201,13 +201,13 @@ pub fn go(app: App, route: Route) -> impl Fn(web_sys::MouseEvent) + 'static {
     }
 }
 
-pub fn sign_in(app: App, secret: String, stay: bool) {
+pub(crate) fn sign_in(app: App, secret: String, stay: bool) {
     let keep = if stay { Keep::Browser } else { Keep::Tab };
     keep.write(SECRET, &secret);
     app.owner.set(Owner::In { secret });
 }
 
-pub fn sign_out(app: App) {
+pub(crate) fn sign_out(app: App) {
     Keep::Tab.remove(SECRET);
     Keep::Browser.remove(SECRET);
     app.owner.set(Owner::Out);
@@ -295,12 +295,12 @@ fn take(app: App, news: News) {
 }
 
 /// Online first, then by name; revoked ones last.
-pub fn sort(devices: &mut [Device]) {
+pub(crate) fn sort(devices: &mut [Device]) {
     devices.sort_by_key(|device| (device.revoked, !device.online, device.title()));
 }
 
 /// Puts the page into the document.
-pub fn mount() {
+pub(crate) fn mount() {
     console_panics();
     if let Some(waiting) = browser::element::<web_sys::Element>("waiting") {
         waiting.remove();

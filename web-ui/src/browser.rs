@@ -7,34 +7,34 @@ use wasm_bindgen::{JsCast, JsValue, closure::Closure};
 use wasm_bindgen_futures::JsFuture;
 use web_sys::{HtmlElement, HtmlInputElement, HtmlMetaElement};
 
-pub fn window() -> web_sys::Window {
+pub(crate) fn window() -> web_sys::Window {
     web_sys::window().expect("the page runs in a window")
 }
 
-pub fn document() -> web_sys::Document {
+pub(crate) fn document() -> web_sys::Document {
     window().document().expect("a window has a document")
 }
 
 /// Milliseconds of a clock that never goes back.
-pub fn clock_ms() -> f64 {
+pub(crate) fn clock_ms() -> f64 {
     window().performance().map_or(0.0, |clock| clock.now())
 }
 
 /// Unix seconds.
-pub fn unix_s() -> f64 {
+pub(crate) fn unix_s() -> f64 {
     js_sys::Date::now() / 1000.0
 }
 
-pub fn origin() -> String {
+pub(crate) fn origin() -> String {
     window().location().origin().unwrap_or_default()
 }
 
 /// The registry as a person knows it: its host.
-pub fn host() -> String {
+pub(crate) fn host() -> String {
     window().location().host().unwrap_or_default()
 }
 
-pub async fn sleep(ms: u32) {
+pub(crate) async fn sleep(ms: u32) {
     let promise = Promise::new(&mut |resolve, _| {
         let delay = i32::try_from(ms).unwrap_or(i32::MAX);
         let _ = window().set_timeout_with_callback_and_timeout_and_arguments_0(&resolve, delay);
@@ -43,12 +43,12 @@ pub async fn sleep(ms: u32) {
 }
 
 /// Calls `action` after the current rendering, when new elements are in the document.
-pub fn after_render(action: impl FnOnce() + 'static) {
+pub(crate) fn after_render(action: impl FnOnce() + 'static) {
     let callback = Closure::once_into_js(action);
     let _ = window().request_animation_frame(callback.unchecked_ref());
 }
 
-pub fn focus(id: &'static str) {
+pub(crate) fn focus(id: &'static str) {
     after_render(move || {
         if let Some(element) = element::<HtmlElement>(id) {
             let _ = element.focus();
@@ -56,11 +56,11 @@ pub fn focus(id: &'static str) {
     });
 }
 
-pub fn element<T: JsCast>(id: &str) -> Option<T> {
+pub(crate) fn element<T: JsCast>(id: &str) -> Option<T> {
     document().get_element_by_id(id)?.dyn_into().ok()
 }
 
-pub fn input_value(event: &web_sys::Event) -> String {
+pub(crate) fn input_value(event: &web_sys::Event) -> String {
     event
         .target()
         .and_then(|target| target.dyn_into::<HtmlInputElement>().ok())
@@ -68,14 +68,14 @@ pub fn input_value(event: &web_sys::Event) -> String {
         .unwrap_or_default()
 }
 
-pub fn input_checked(event: &web_sys::Event) -> bool {
+pub(crate) fn input_checked(event: &web_sys::Event) -> bool {
     event
         .target()
         .and_then(|target| target.dyn_into::<HtmlInputElement>().ok())
         .is_some_and(|input| input.checked())
 }
 
-pub async fn copy(text: &str) -> bool {
+pub(crate) async fn copy(text: &str) -> bool {
     let clipboard = window().navigator().clipboard();
     // Absent outside of secure contexts.
     if clipboard.is_undefined() {
@@ -85,7 +85,7 @@ pub async fn copy(text: &str) -> bool {
 }
 
 /// The content of `<meta name=…>`: how the build tells the page its hashed file names.
-pub fn meta(name: &str) -> Option<String> {
+pub(crate) fn meta(name: &str) -> Option<String> {
     let element = document()
         .query_selector(&format!("meta[name=\"{name}\"]"))
         .ok()??;
@@ -94,7 +94,7 @@ pub fn meta(name: &str) -> Option<String> {
 
 /// Storage that ends with the tab, or stays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Keep {
+pub(crate) enum Keep {
     Tab,
     Browser,
 }
@@ -107,17 +107,17 @@ impl Keep {
         }
     }
 
-    pub fn read(self, key: &str) -> Option<String> {
+    pub(crate) fn read(self, key: &str) -> Option<String> {
         self.storage()?.get_item(key).ok()?
     }
 
-    pub fn write(self, key: &str, value: &str) {
+    pub(crate) fn write(self, key: &str, value: &str) {
         if let Some(storage) = self.storage() {
             let _ = storage.set_item(key, value);
         }
     }
 
-    pub fn remove(self, key: &str) {
+    pub(crate) fn remove(self, key: &str) {
         if let Some(storage) = self.storage() {
             let _ = storage.remove_item(key);
         }
@@ -126,7 +126,7 @@ impl Keep {
 
 /// What the browser would do if the page reached for an address of the local network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LocalNetwork {
+pub(crate) enum LocalNetwork {
     /// It asks the user first.
     Asks,
     Denied,
@@ -134,7 +134,7 @@ pub enum LocalNetwork {
     Free,
 }
 
-pub async fn local_network() -> LocalNetwork {
+pub(crate) async fn local_network() -> LocalNetwork {
     let Ok(permissions) = window().navigator().permissions() else {
         return LocalNetwork::Free;
     };
@@ -161,7 +161,7 @@ pub async fn local_network() -> LocalNetwork {
 }
 
 /// A listener that lives as long as the page.
-pub fn listen_forever(
+pub(crate) fn listen_forever(
     target: &web_sys::EventTarget,
     kind: &str,
     listener: impl FnMut(web_sys::Event) + 'static,
@@ -172,7 +172,7 @@ pub fn listen_forever(
 }
 
 /// Imports a module of our own origin once it is needed.
-pub async fn import(url: &str) -> Result<JsValue, JsValue> {
+pub(crate) async fn import(url: &str) -> Result<JsValue, JsValue> {
     // `import()` is syntax, not a function; the entry module puts it where it can be called.
     let import = Reflect::get(&window(), &"ringbackImport".into())?;
     let promise = import
@@ -186,7 +186,7 @@ thread_local! {
 }
 
 /// A number that no other thing on this page has.
-pub fn fresh_number() -> u32 {
+pub(crate) fn fresh_number() -> u32 {
     NEXT.with(|next| {
         next.set(next.get() + 1);
         next.get()

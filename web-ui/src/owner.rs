@@ -12,21 +12,21 @@ use crate::{browser, sentence::Failure};
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
-pub struct Device {
-    pub id: String,
-    pub name: Option<String>,
-    pub role: String,
-    pub online: bool,
-    pub via: Option<String>,
-    pub public_address: Option<String>,
-    pub last_seen: Option<f64>,
-    pub enrolled_at: Option<f64>,
-    pub agent: Option<String>,
-    pub revoked: bool,
+pub(crate) struct Device {
+    pub(crate) id: String,
+    pub(crate) name: Option<String>,
+    pub(crate) role: String,
+    pub(crate) online: bool,
+    pub(crate) via: Option<String>,
+    pub(crate) public_address: Option<String>,
+    pub(crate) last_seen: Option<f64>,
+    pub(crate) enrolled_at: Option<f64>,
+    pub(crate) agent: Option<String>,
+    pub(crate) revoked: bool,
 }
 
 impl Device {
-    pub fn title(&self) -> String {
+    pub(crate) fn title(&self) -> String {
         self.name
             .clone()
             .unwrap_or_else(|| crate::figures::short_id(&self.id))
@@ -34,10 +34,10 @@ impl Device {
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-pub struct Code {
-    pub code: String,
-    pub name: Option<String>,
-    pub expires_at: f64,
+pub(crate) struct Code {
+    pub(crate) code: String,
+    pub(crate) name: Option<String>,
+    pub(crate) expires_at: f64,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -54,12 +54,12 @@ struct List {
     devices: Vec<Device>,
 }
 
-pub async fn devices(secret: &str) -> Result<Vec<Device>, Failure> {
+pub(crate) async fn devices(secret: &str) -> Result<Vec<Device>, Failure> {
     let list: List = call(secret, "GET", "/v1/devices", None).await?;
     Ok(list.devices)
 }
 
-pub async fn enrolment_code(secret: &str, name: Option<&str>) -> Result<Code, Failure> {
+pub(crate) async fn enrolment_code(secret: &str, name: Option<&str>) -> Result<Code, Failure> {
     let body = match name {
         Some(name) => json!({ "name": name }),
         None => json!({}),
@@ -67,13 +67,13 @@ pub async fn enrolment_code(secret: &str, name: Option<&str>) -> Result<Code, Fa
     call(secret, "POST", "/v1/codes", Some(body)).await
 }
 
-pub async fn rename(secret: &str, device: &str, name: &str) -> Result<(), Failure> {
+pub(crate) async fn rename(secret: &str, device: &str, name: &str) -> Result<(), Failure> {
     let path = format!("/v1/devices/{device}");
     let _: Value = call(secret, "PATCH", &path, Some(json!({ "name": name }))).await?;
     Ok(())
 }
 
-pub async fn revoke(secret: &str, device: &str) -> Result<(), Failure> {
+pub(crate) async fn revoke(secret: &str, device: &str) -> Result<(), Failure> {
     let path = format!("/v1/devices/{device}");
     let _: Value = call(secret, "DELETE", &path, None).await?;
     Ok(())
@@ -125,7 +125,7 @@ async fn call<T: DeserializeOwned>(
 
 /// News from the socket of live presence.
 #[derive(Clone, Debug, PartialEq)]
-pub enum News {
+pub(crate) enum News {
     All(Vec<Device>),
     One(Device),
     Removed(String),
@@ -134,14 +134,14 @@ pub enum News {
 }
 
 /// The socket `GET /v1/devices/socket`. Dropping it closes it.
-pub struct Presence {
+pub(crate) struct Presence {
     socket: WebSocket,
     _handlers: Vec<Closure<dyn FnMut(MessageEvent)>>,
-    pub news: mpsc::UnboundedReceiver<News>,
+    pub(crate) news: mpsc::UnboundedReceiver<News>,
 }
 
 impl Presence {
-    pub fn open(secret: &str) -> Result<Self, Failure> {
+    pub(crate) fn open(secret: &str) -> Result<Self, Failure> {
         let unreachable = |_: JsValue| Failure::new("registry_unreachable", "");
         let url = format!(
             "{}/v1/devices/socket",
@@ -174,7 +174,7 @@ impl Presence {
     }
 
     /// Keeps middleboxes from closing an idle connection; the registry's runtime answers.
-    pub fn ping(&self) {
+    pub(crate) fn ping(&self) {
         let _ = self.socket.send_with_str("ping");
     }
 }

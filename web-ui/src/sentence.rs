@@ -215,7 +215,39 @@ fn words(code: &str) -> (&'static str, &'static str) {
             "Too much is open over this link.",
             "Close a terminal or wait for a transfer.",
         ),
-        // Of files (PROTOCOL.md, section 20).
+        "too_many_shells" => (
+            "Too many terminals are open on the device.",
+            "Close one of them; one that was left behind ends after a minute.",
+        ),
+        "taken_over" => (
+            "This terminal was attached to from elsewhere.",
+            "It goes on there.",
+        ),
+        "can_not_start" => (
+            "The device can not start a shell.",
+            "Its log says why.",
+        ),
+        // Of a device that dials for this browser.
+        "bad_listen" | "listen_in_use" => (
+            "That local port is not free on the device.",
+            "Choose another one, or leave the field empty.",
+        ),
+        "no_password" => (
+            "The other device does not remember this one.",
+            "Give its password.",
+        ),
+        // Of pages on the device's network.
+        "unreachable" => (
+            "The page's host does not answer the device.",
+            "See whether it is running.",
+        ),
+        "untrusted" => (
+            "The host's certificate is not valid for its name.",
+            "The device does not pass a page on that it can not tell from a forgery.",
+        ),
+        "timeout" => ("The page's host takes too long.", "Try again."),
+        "bad_response" => ("What answers there is no web server.", "Check the address on the device."),
+        // Of files (PROTOCOL.md, section 20.3).
         "file_not_found" => ("That file is no longer there.", "Reload the folder."),
         "not_allowed" => (
             "The device's system does not allow that.",
@@ -236,6 +268,9 @@ fn words(code: &str) -> (&'static str, &'static str) {
             "The device does not take that name.",
             "Avoid slashes and special characters.",
         ),
+        "is_folder" => ("That is a folder.", "Open it instead."),
+        "not_folder" => ("That is no folder.", "Reload what is above it."),
+        "incomplete" => ("Parts of the upload are missing.", "Resume it."),
         "io" => ("The device's disk reported an error.", "Its log says more."),
         "hash_differs" => (
             "The file arrived with another hash than it was sent with.",

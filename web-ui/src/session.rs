@@ -39,7 +39,7 @@ thread_local! {
 }
 
 /// The registry that this page comes from. It is asked once.
-pub async fn registry() -> Result<Registry, Failure> {
+pub(crate) async fn registry() -> Result<Registry, Failure> {
     if let Some(known) = REGISTRY.with_borrow(Clone::clone) {
         return Ok(known);
     }
@@ -49,22 +49,22 @@ pub async fn registry() -> Result<Registry, Failure> {
 }
 
 /// This browser's ID, and whether it is kept.
-pub async fn identity() -> Result<(String, bool), Failure> {
+pub(crate) async fn identity() -> Result<(String, bool), Failure> {
     let identity = Identity::load().await?;
     Ok((identity.id().to_string(), identity.is_persistent()))
 }
 
-pub async fn forget_identity() -> Result<(), Failure> {
+pub(crate) async fn forget_identity() -> Result<(), Failure> {
     Ok(Identity::forget().await?)
 }
 
-pub async fn load_contacts(app: App) {
+pub(crate) async fn load_contacts(app: App) {
     if let Ok(list) = Contacts::list().await {
         app.contacts.set(list);
     }
 }
 
-pub async fn forget_contact(app: App, id: &str) -> Result<(), Failure> {
+pub(crate) async fn forget_contact(app: App, id: &str) -> Result<(), Failure> {
     let known = app.contacts.with_untracked(|contacts| {
         contacts
             .iter()
@@ -80,16 +80,16 @@ pub async fn forget_contact(app: App, id: &str) -> Result<(), Failure> {
 
 /// How a call is to be made.
 #[derive(Clone)]
-pub struct Ask {
+pub(crate) struct Ask {
     /// `None`: this browser's key is enough, as the device remembers it.
-    pub password: Option<String>,
-    pub remember: bool,
-    pub accept_new_key: bool,
+    pub(crate) password: Option<String>,
+    pub(crate) remember: bool,
+    pub(crate) accept_new_key: bool,
 }
 
 impl Call {
     /// Calls. What was under way for this device is given up.
-    pub fn start(self, app: App, ask: Ask) {
+    pub(crate) fn start(self, app: App, ask: Ask) {
         self.give_up();
         self.remember.set_value(ask.remember);
         self.steps.set(Vec::new());
@@ -121,13 +121,13 @@ impl Call {
     }
 
     /// Cancels a call that is under way.
-    pub fn cancel(self) {
+    pub(crate) fn cancel(self) {
         self.give_up();
         self.stage.set(Stage::Asking(None));
     }
 
     /// Hangs up: everything that is open over the link ends.
-    pub fn hang_up(self) {
+    pub(crate) fn hang_up(self) {
         self.give_up();
         if let Some(link) = self.link.get_untracked() {
             link.close();
@@ -139,7 +139,7 @@ impl Call {
     }
 
     /// The link, once there is another than `old`; at once if there is. `None`: the call has ended.
-    pub async fn link_other_than(self, old: Option<u64>) -> Option<(u64, Link)> {
+    pub(crate) async fn link_other_than(self, old: Option<u64>) -> Option<(u64, Link)> {
         loop {
             let here = self.link.with_untracked(|link| {
                 let link = link.as_ref()?;
@@ -161,7 +161,7 @@ impl Call {
         }
     }
 
-    pub async fn reload_services(self) {
+    pub(crate) async fn reload_services(self) {
         let Some(link) = self.link.get_untracked() else {
             return;
         };

@@ -14,25 +14,25 @@ use crate::{
 
 /// Everything, copied freely: the values are in the reactive system's arena.
 #[derive(Clone, Copy)]
-pub struct App {
-    pub route: RwSignal<Route>,
-    pub registry: RwSignal<Reading<RegistryInfo>>,
-    pub owner: RwSignal<Owner>,
-    pub devices: RwSignal<Vec<Device>>,
-    pub presence: RwSignal<Presence>,
-    pub contacts: RwSignal<Vec<Contact>>,
-    pub calls: RwSignal<Vec<Call>>,
-    pub notices: RwSignal<Vec<Notice>>,
-    pub look: RwSignal<Look>,
+pub(crate) struct App {
+    pub(crate) route: RwSignal<Route>,
+    pub(crate) registry: RwSignal<Reading<RegistryInfo>>,
+    pub(crate) owner: RwSignal<Owner>,
+    pub(crate) devices: RwSignal<Vec<Device>>,
+    pub(crate) presence: RwSignal<Presence>,
+    pub(crate) contacts: RwSignal<Vec<Contact>>,
+    pub(crate) calls: RwSignal<Vec<Call>>,
+    pub(crate) notices: RwSignal<Vec<Notice>>,
+    pub(crate) look: RwSignal<Look>,
     /// The password of the link that the page was opened with, until it is used.
-    pub link_password: StoredValue<Option<String>>,
+    pub(crate) link_password: StoredValue<Option<String>>,
     /// Signals made here outlive the screens that make them.
     root: StoredValue<ReactiveOwner, LocalStorage>,
 }
 
 /// Something that is asked for.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Reading<T> {
+pub(crate) enum Reading<T> {
     Waiting,
     Here(T),
     Failed(Failure),
@@ -40,14 +40,14 @@ pub enum Reading<T> {
 
 /// Whether the registry's owner is signed in.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Owner {
+pub(crate) enum Owner {
     Out,
     In { secret: String },
 }
 
 /// The socket that tells of the devices' presence.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Presence {
+pub(crate) enum Presence {
     Connecting,
     Live,
     /// Lost, and tried again.
@@ -56,7 +56,7 @@ pub enum Presence {
 
 /// The states of a call, and of the screen that shows it.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Stage {
+pub(crate) enum Stage {
     /// A password is asked for; after a failure it says why.
     Asking(Option<Failure>),
     Calling,
@@ -69,15 +69,15 @@ pub enum Stage {
 
 /// A message that comes and goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Notice {
-    pub number: u32,
-    pub text: String,
-    pub bad: bool,
+pub(crate) struct Notice {
+    pub(crate) number: u32,
+    pub(crate) text: String,
+    pub(crate) bad: bool,
 }
 
 /// Light, dark, or what the system says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Look {
+pub(crate) enum Look {
     System,
     Light,
     Dark,
@@ -86,7 +86,7 @@ pub enum Look {
 impl Look {
     const KEY: &str = "ringback.look";
 
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::System => "system",
             Self::Light => "light",
@@ -94,7 +94,7 @@ impl Look {
         }
     }
 
-    pub fn load() -> Self {
+    pub(crate) fn load() -> Self {
         match Keep::Browser.read(Self::KEY).as_deref() {
             Some("light") => Self::Light,
             Some("dark") => Self::Dark,
@@ -102,7 +102,7 @@ impl Look {
         }
     }
 
-    pub fn apply(self) {
+    pub(crate) fn apply(self) {
         Keep::Browser.write(Self::KEY, self.name());
         if let Some(root) = browser::document().document_element() {
             let _ = root.set_attribute("data-look", self.name());
@@ -112,55 +112,55 @@ impl Look {
 
 /// One step of a call as it happened.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Seen {
-    pub step: Step,
-    pub at_ms: f64,
-    pub detail: Option<String>,
+pub(crate) struct Seen {
+    pub(crate) step: Step,
+    pub(crate) at_ms: f64,
+    pub(crate) detail: Option<String>,
 }
 
 /// Bytes per second in one span of about a second.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Sample {
-    pub up: f64,
-    pub down: f64,
+pub(crate) struct Sample {
+    pub(crate) up: f64,
+    pub(crate) down: f64,
 }
 
 /// What a running link shows.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Gauge {
-    pub rtt_ms: Option<f64>,
-    pub bytes_up: f64,
-    pub bytes_down: f64,
+pub(crate) struct Gauge {
+    pub(crate) rtt_ms: Option<f64>,
+    pub(crate) bytes_up: f64,
+    pub(crate) bytes_down: f64,
     /// The newest last, at most [`Gauge::SPAN`].
-    pub samples: Vec<Sample>,
+    pub(crate) samples: Vec<Sample>,
 }
 
 impl Gauge {
-    pub const SPAN: usize = 60;
+    pub(crate) const SPAN: usize = 60;
 }
 
 /// A service that is open in the tab.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Opened {
-    pub number: u32,
-    pub service: Service,
+pub(crate) struct Opened {
+    pub(crate) number: u32,
+    pub(crate) service: Service,
 }
 
 /// One device's call and link.
 #[derive(Clone, Copy)]
-pub struct Call {
+pub(crate) struct Call {
     /// What was asked for: an ID or a name.
-    pub target: StoredValue<String>,
-    pub stage: RwSignal<Stage>,
-    pub steps: RwSignal<Vec<Seen>>,
-    pub link: RwSignal<Option<Link>, LocalStorage>,
-    pub link_state: RwSignal<LinkState>,
-    pub receipt: RwSignal<Option<Receipt>, LocalStorage>,
-    pub gauge: RwSignal<Gauge>,
-    pub services: RwSignal<Reading<Vec<Service>>>,
-    pub opened: RwSignal<Vec<Opened>>,
+    pub(crate) target: StoredValue<String>,
+    pub(crate) stage: RwSignal<Stage>,
+    pub(crate) steps: RwSignal<Vec<Seen>>,
+    pub(crate) link: RwSignal<Option<Link>, LocalStorage>,
+    pub(crate) link_state: RwSignal<LinkState>,
+    pub(crate) receipt: RwSignal<Option<Receipt>, LocalStorage>,
+    pub(crate) gauge: RwSignal<Gauge>,
+    pub(crate) services: RwSignal<Reading<Vec<Service>>>,
+    pub(crate) opened: RwSignal<Vec<Opened>>,
     /// The number of the opened service that is in front; `None`: the tiles.
-    pub front: RwSignal<Option<u32>>,
+    pub(crate) front: RwSignal<Option<u32>>,
     pub(crate) remember: StoredValue<bool>,
     pub(crate) numbered: StoredValue<u64>,
     pub(crate) abort: StoredValue<Option<AbortHandle>, LocalStorage>,
@@ -168,7 +168,7 @@ pub struct Call {
 }
 
 impl App {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let root = ReactiveOwner::current().expect("the page runs in the reactive system");
         Self {
             route: RwSignal::new(Route::Home),
@@ -185,16 +185,16 @@ impl App {
         }
     }
 
-    pub fn current() -> Self {
+    pub(crate) fn current() -> Self {
         expect_context()
     }
 
     /// Runs `make` so that the signals it makes live as long as the page.
-    pub fn keep<T>(self, make: impl FnOnce() -> T) -> T {
+    pub(crate) fn keep<T>(self, make: impl FnOnce() -> T) -> T {
         self.root.with_value(|root| root.with(make))
     }
 
-    pub fn go(self, route: Route) {
+    pub(crate) fn go(self, route: Route) {
         let path = route.path();
         if let Ok(history) = browser::window().history() {
             let _ = history.push_state_with_url(&wasm_bindgen::JsValue::NULL, "", Some(&path));
@@ -204,11 +204,11 @@ impl App {
         browser::focus("main");
     }
 
-    pub fn say(self, text: impl Into<String>) {
+    pub(crate) fn say(self, text: impl Into<String>) {
         self.notice(text.into(), false);
     }
 
-    pub fn complain(self, failure: &Failure) {
+    pub(crate) fn complain(self, failure: &Failure) {
         let (title, advice) = failure.sentence(browser::unix_s());
         self.notice(format!("{title} {advice}"), true);
     }
@@ -224,12 +224,12 @@ impl App {
         });
     }
 
-    pub fn dismiss(self, number: u32) {
+    pub(crate) fn dismiss(self, number: u32) {
         self.notices
             .update(|notices| notices.retain(|notice| notice.number != number));
     }
 
-    pub fn secret(self) -> Option<String> {
+    pub(crate) fn secret(self) -> Option<String> {
         match self.owner.get_untracked() {
             Owner::In { secret } => Some(secret),
             Owner::Out => None,
@@ -237,7 +237,7 @@ impl App {
     }
 
     /// The call of `target`, made if there is none.
-    pub fn call(self, target: &str) -> Call {
+    pub(crate) fn call(self, target: &str) -> Call {
         let known = self.calls.with_untracked(|calls| {
             calls
                 .iter()
@@ -253,7 +253,7 @@ impl App {
     }
 
     /// What `target`, an ID or a name, is called by people here.
-    pub fn title(self, target: &str) -> String {
+    pub(crate) fn title(self, target: &str) -> String {
         let owned = self.devices.with(|devices| {
             let device = devices.iter().find(|device| device.id == target)?;
             device.name.clone()
@@ -271,7 +271,7 @@ impl App {
         )
     }
 
-    pub fn contact(self, target: &str) -> Option<Contact> {
+    pub(crate) fn contact(self, target: &str) -> Option<Contact> {
         self.contacts.with(|contacts| {
             contacts
                 .iter()
@@ -302,17 +302,17 @@ impl Call {
     }
 
     /// Links of this call are numbered from 1.
-    pub fn link_number(self) -> u64 {
+    pub(crate) fn link_number(self) -> u64 {
         self.numbered.get_value()
     }
 
-    pub fn is_linked(self) -> bool {
+    pub(crate) fn is_linked(self) -> bool {
         self.stage
             .with(|stage| matches!(stage, Stage::Linked | Stage::Recalling))
     }
 
     /// Opens a service in the tab, or brings it to the front; terminals open anew each time.
-    pub fn show(self, service: &Service) {
+    pub(crate) fn show(self, service: &Service) {
         let open = self.opened.with_untracked(|opened| {
             opened
                 .iter()
@@ -332,7 +332,7 @@ impl Call {
         self.front.set(Some(number));
     }
 
-    pub fn close_service(self, number: u32) {
+    pub(crate) fn close_service(self, number: u32) {
         self.opened
             .update(|opened| opened.retain(|it| it.number != number));
         if self.front.get_untracked() == Some(number) {

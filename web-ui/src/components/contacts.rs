@@ -6,7 +6,7 @@ use super::{dialog::Dialog, icon::{Icon, icon}};
 use crate::{app::go, browser, figures, plain::plain, route::Route, session, state::App};
 
 #[component]
-pub fn ContactsScreen() -> impl IntoView {
+pub(crate) fn ContactsScreen() -> impl IntoView {
     let app = App::current();
     let asked = RwSignal::new(None::<(String, String)>);
     let row = move |contact: ringback_wasm::Contact| {

@@ -29,7 +29,7 @@ enum Asked {
 }
 
 #[component]
-pub fn DevicesScreen() -> impl IntoView {
+pub(crate) fn DevicesScreen() -> impl IntoView {
     let app = App::current();
     let asked = RwSignal::new(Asked::Nothing);
     let active = Memo::new(move |_| {

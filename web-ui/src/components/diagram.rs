@@ -8,7 +8,7 @@ use crate::state::{Seen, Stage};
 
 /// How far the call in the picture is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
+pub(crate) enum Phase {
     /// Nothing happens; all ways are shown faintly.
     Still,
     /// To the registry.
@@ -27,7 +27,7 @@ pub enum Phase {
 }
 
 impl Phase {
-    pub fn of(stage: &Stage, steps: &[Seen]) -> Self {
+    pub(crate) fn of(stage: &Stage, steps: &[Seen]) -> Self {
         let reached = steps.last().map(|seen| seen.step);
         let at = match reached {
             None | Some(Step::Registry | Step::Gathering | Step::Gathered) => Self::Up,
@@ -62,7 +62,7 @@ impl Phase {
 }
 
 #[component]
-pub fn Diagram(
+pub(crate) fn Diagram(
     #[prop(into)] phase: Signal<Phase>,
     #[prop(into)] device: Signal<String>,
     /// A word on the direct way, as its round trip.

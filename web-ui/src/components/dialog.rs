@@ -7,7 +7,7 @@ use crate::browser;
 
 /// Shows `children` in a dialog for as long as it is in the page.
 #[component]
-pub fn Dialog(
+pub(crate) fn Dialog(
     #[prop(into)] title: String,
     on_close: impl Fn() + Clone + Send + Sync + 'static,
     children: Children,
@@ -43,7 +43,7 @@ pub fn Dialog(
 
 /// A button that copies `text` and says so.
 #[component]
-pub fn CopyButton(
+pub(crate) fn CopyButton(
     #[prop(into)] text: Signal<String>,
     #[prop(into)] label: String,
     #[prop(optional)] square: bool,

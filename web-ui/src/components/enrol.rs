@@ -14,7 +14,7 @@ use crate::{
 };
 
 #[component]
-pub fn EnrolDialog(on_close: impl Fn() + Clone + Send + Sync + 'static) -> impl IntoView {
+pub(crate) fn EnrolDialog(on_close: impl Fn() + Clone + Send + Sync + 'static) -> impl IntoView {
     let code = RwSignal::new(None::<Code>);
     view! {
         <Dialog title="Add a device" on_close>

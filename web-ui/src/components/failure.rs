@@ -6,7 +6,7 @@ use super::icon::{Icon, icon};
 use crate::{browser, plain::plain, sentence::Failure};
 
 /// An alert with the sentence, the advice, and the code for those who look it up.
-pub fn failure_note(failure: &Failure) -> AnyView {
+pub(crate) fn failure_note(failure: &Failure) -> AnyView {
     let (title, advice) = failure.sentence(browser::unix_s());
     let code = plain(&failure.code, 40);
     // The sentences are the page's own; what the other side adds is shown small.

@@ -4,10 +4,9 @@
 use leptos::{prelude::*, svg};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Icon {
+pub(crate) enum Icon {
     Device,
     Browser,
-    Registry,
     Terminal,
     Files,
     Page,
@@ -30,9 +29,7 @@ pub enum Icon {
     Key,
     Lock,
     Warning,
-    Back,
     Reload,
-    More,
     HangUp,
     Person,
     Eye,
@@ -45,7 +42,6 @@ impl Icon {
         match self {
             Self::Device => "M5 4h14v7H5zM5 13h14v7H5zM8.5 7.5h.01M8.5 16.5h.01M12 7.5h4M12 16.5h4",
             Self::Browser => "M3.5 5h17v14h-17zM3.5 9h17M6.5 7h.01M9 7h.01",
-            Self::Registry => "M12 3.5 20 8v8l-8 4.5L4 16V8zM4 8l8 4.5L20 8M12 12.5v8",
             Self::Terminal => "M3.5 5h17v14h-17zM7 9.5l3 2.5-3 2.5M12.5 15H17",
             Self::Files => "M3.5 6.5h6l2 2.5h9v10h-17zM3.5 12h17",
             Self::Page => {
@@ -79,9 +75,7 @@ impl Icon {
             }
             Self::Lock => "M5.5 11h13v9.5h-13zM8 11V8a4 4 0 0 1 8 0v3M12 15v2",
             Self::Warning => "M12 4 21 19.5H3zM12 10v4.5M12 17h.01",
-            Self::Back => "M11 5.5 4.5 12l6.5 6.5M4.5 12h15",
             Self::Reload => "M19.5 12a7.5 7.5 0 1 1-2.2-5.3L19.5 9M19.5 4v5h-5",
-            Self::More => "M5.5 12h.01M12 12h.01M18.5 12h.01",
             Self::HangUp => {
                 "M3.5 14.5c4.7-4.7 12.3-4.7 17 0l-2.3 2.3-3.2-1.6v-2.4a10 10 0 0 0-6 0v2.4l-3.2 1.6z"
             }
@@ -101,7 +95,7 @@ impl Icon {
     }
 }
 
-pub fn icon(icon: Icon) -> impl IntoView {
+pub(crate) fn icon(icon: Icon) -> impl IntoView {
     svg::svg()
         .attr("class", "icon")
         .attr("viewBox", "0 0 24 24")
@@ -111,7 +105,7 @@ pub fn icon(icon: Icon) -> impl IntoView {
 }
 
 /// The mark: a ring that goes out and comes back to where it began.
-pub fn mark() -> impl IntoView {
+pub(crate) fn mark() -> impl IntoView {
     svg::svg()
         .attr("class", "mark")
         .attr("viewBox", "0 0 32 32")

@@ -6,7 +6,7 @@ use leptos::prelude::*;
 use qrcode::{Color, EcLevel, QrCode};
 
 /// The code of `text`, with the quiet zone of four modules; nothing if it is too long for one.
-pub fn qr(text: &str, label: &'static str) -> Option<impl IntoView + use<>> {
+pub(crate) fn qr(text: &str, label: &'static str) -> Option<impl IntoView + use<>> {
     const QUIET: usize = 4;
     let code = QrCode::with_error_correction_level(text, EcLevel::M).ok()?;
     let width = code.width();

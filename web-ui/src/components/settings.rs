@@ -12,7 +12,7 @@ use crate::{
 };
 
 #[component]
-pub fn SettingsScreen() -> impl IntoView {
+pub(crate) fn SettingsScreen() -> impl IntoView {
     let app = App::current();
     let identity = RwSignal::new(Reading::Waiting);
     let asked = RwSignal::new(false);

@@ -6,7 +6,7 @@ use super::{failure::failure_note, icon::{Icon, icon}};
 use crate::{app, browser, owner, route::Route, sentence::Failure, state::App};
 
 #[component]
-pub fn SignInScreen() -> impl IntoView {
+pub(crate) fn SignInScreen() -> impl IntoView {
     let app = App::current();
     let secret = RwSignal::new(String::new());
     let stay = RwSignal::new(false);
@@ -69,7 +69,7 @@ pub fn SignInScreen() -> impl IntoView {
 
 /// A field for a secret, with a button that shows it.
 #[component]
-pub fn SecretField(
+pub(crate) fn SecretField(
     id: &'static str,
     label: &'static str,
     value: RwSignal<String>,

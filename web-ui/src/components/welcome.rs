@@ -9,7 +9,7 @@ use super::{
 use crate::{app::go, browser, figures, plain::plain, route::{Pasted, Route}, state::{App, Reading}};
 
 #[component]
-pub fn WelcomeScreen() -> impl IntoView {
+pub(crate) fn WelcomeScreen() -> impl IntoView {
     let app = App::current();
     view! {
         <div class="welcome">
@@ -42,7 +42,7 @@ pub fn WelcomeScreen() -> impl IntoView {
 
 /// The field for a link, an ID or a name.
 #[component]
-pub fn DeviceForm() -> impl IntoView {
+pub(crate) fn DeviceForm() -> impl IntoView {
     let app = App::current();
     let text = RwSignal::new(String::new());
     let wrong = RwSignal::new(None::<String>);
