@@ -46,6 +46,10 @@ pub const UNSUPPORTED: &str = "unsupported";
 pub const LINK_CLOSED: &str = "link_closed";
 /// The other end has aborted the stream.
 pub const STREAM_RESET: &str = "stream_reset";
+/// The link carries as many streams as it can.
+pub const TOO_MANY_STREAMS: &str = "too_many_streams";
+/// A path was found, and who answers there is not the device.
+pub const WRONG_CERTIFICATE: &str = "wrong_certificate";
 /// The device broke the protocol.
 pub const DEVICE_MISBEHAVED: &str = "device_misbehaved";
 

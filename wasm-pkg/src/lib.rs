@@ -15,12 +15,21 @@
 //! 5. How it went is told by a [`Receipt`] — [`receipt`].
 
 pub mod call;
+mod clock;
 pub mod contacts;
 pub mod error;
 pub mod identity;
 pub mod link;
+#[cfg(feature = "npm")]
+pub mod npm;
+mod object;
+mod origin;
+mod peer;
+mod permission;
 pub mod receipt;
 pub mod registry;
+mod sdp;
+mod store;
 pub mod stream;
 
 pub use call::{CallEvent, CallOptions, Proof, Step};
@@ -28,7 +37,9 @@ pub use contacts::{Contact, Contacts};
 pub use error::CallError;
 pub use identity::Identity;
 pub use link::{Link, LinkEnd, LinkState, Service};
+pub use origin::DeviceLink;
 pub use receipt::{PathKind, Receipt, Stats};
 pub use registry::{Registry, RegistryInfo};
 pub use ringback_protocol::PeerId as DeviceId;
-pub use stream::{Mode, Stream};
+pub use ringback_protocol::stream::Mode;
+pub use stream::Stream;
