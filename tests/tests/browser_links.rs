@@ -222,9 +222,7 @@ fn the_65th_channel_is_closed_and_others_are_not() -> Result<()> {
     assert!(ids.iter().all(|id| browser.is_open(*id)));
     // One of another kind is not taken either, and leaves no trace.
     let odd = |browser: &mut Browser, config| {
-        let channel = Channel::caller(&Open {
-            service: "hello".into(),
-        });
+        let channel = Channel::caller(&Open::new("hello"));
         browser.open_with(channel, config)
     };
     browser.stream(ids[0]).reset(reset::ABORTED);
