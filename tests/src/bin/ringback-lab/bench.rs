@@ -1,5 +1,6 @@
 //! `ringback-lab bench`: every figure, measured between the same namespaces in one run.
 
+mod browser;
 mod figure;
 mod first_byte;
 mod idle;
@@ -71,6 +72,7 @@ enum Part {
     FirstByte,
     Registry,
     Worker,
+    Browser,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -86,6 +88,7 @@ struct Figures {
     first_byte: Option<first_byte::Figures>,
     registry: Option<registry::Figures>,
     worker: Option<worker::Figures>,
+    browser: Option<browser::Figures>,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -134,6 +137,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             Part::FirstByte => figures.first_byte = Some(first_byte::measure(&bench, runs)?),
             Part::Registry => figures.registry = Some(registry::measure(runs)?),
             Part::Worker => figures.worker = Some(worker::measure()?),
+            Part::Browser => figures.browser = Some(browser::measure(runs)?),
         }
         keep(&figures)?;
     }
@@ -171,6 +175,9 @@ impl Figures {
             figures.report(report);
         }
         if let Some(figures) = &self.worker {
+            figures.report(report);
+        }
+        if let Some(figures) = &self.browser {
             figures.report(report);
         }
     }
