@@ -19,11 +19,12 @@ use tokio::sync::mpsc;
 use crate::beacon::OnBeacon;
 use crate::beacon::front::{BeaconStatus, Handle};
 use crate::caller::{Caller, Location, Ring, Signalling};
-use crate::device::{Agent, LinkStatus, Presence};
+use crate::device::{Agent, Presence};
 use crate::failure::Failure;
 use crate::forward::{self, CallRequest, Event};
 use crate::port_mapping::{Forwarding, Mappings};
 use crate::profile::Profile;
+use crate::serving::LinkStatus;
 
 /// Bytes of the longest line.
 const MAX_LINE: usize = 64 * 1024;

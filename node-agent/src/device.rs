@@ -9,10 +9,10 @@ use anyhow::{Result, bail};
 use ringback_protocol::admission::{Admission, Admitted};
 use ringback_protocol::envelope::DIRECT_ONLY;
 use ringback_protocol::frame::{Answer, Answered, Deliver, Frame, Place, Refuse, Refused};
-use ringback_protocol::receipt::PathInUse;
 use ringback_protocol::refusal::Refusal;
 use ringback_protocol::registration::{CloseReason, Output};
 use ringback_protocol::reply::Reply;
+use ringback_protocol::rtc::Description;
 use ringback_protocol::stream::{Opening, StreamRefused};
 use ringback_protocol::{Code, PeerId, SecretKey};
 use serde::{Deserialize, Serialize};
@@ -23,17 +23,21 @@ use crate::caller::{OpenLinks, Placement, unix_time};
 use crate::copy;
 use crate::endpoint::Endpoint;
 use crate::failure::{Exit, Failure};
-use crate::link::{self, Link, close};
+use crate::link::{self, Link};
 use crate::port_mapping::Forwarding;
 use crate::profile::Profile;
 use crate::registry::{Registry, RegistrySocket, connect_socket};
 use crate::relay::OwnRelay;
 use crate::remembered::{Remembered, RememberedCallers};
+use crate::rtc::Ending;
 use crate::service::Service;
+use crate::serving::{LinkStatus, ServedLink};
 use crate::stream::Stream;
 
 /// From the device's yes to the established link.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(15);
+/// When a browser may try again that came while there were too many.
+const BROWSERS_RETRY_S: u32 = 15;
 /// First pause before reconnecting to the registry; doubles up to [`MAX_PAUSE`], or to
 /// [`MAX_PAUSE_LATER`] once the registry has been away for [`PATIENCE`]. Jittered: a deploy drops
 /// all sockets at the same moment.
@@ -98,20 +102,8 @@ enum AnswerTo {
 
 /// A link that a caller has to this device.
 struct Serving {
-    link: Link,
+    link: ServedLink,
     since: u64,
-}
-
-/// One line of `ringback status`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct LinkStatus {
-    pub(crate) caller: PeerId,
-    pub(crate) since: u64,
-    /// None: the path is lost.
-    pub(crate) path: Option<PathInUse>,
-    pub(crate) rtt_ms: Option<f64>,
-    pub(crate) bytes_sent: u64,
-    pub(crate) bytes_received: u64,
 }
 
 impl Agent {
@@ -178,33 +170,32 @@ impl Agent {
         let links = self.links.lock().expect("not poisoned");
         links
             .iter()
-            .map(|serving| {
-                let stats = serving.link.connection.stats();
-                LinkStatus {
-                    caller: serving.link.peer,
-                    since: serving.since,
-                    path: serving.link.paths.path(),
-                    rtt_ms: serving.link.paths.rtt().map(|rtt| rtt.as_secs_f64() * 1e3),
-                    bytes_sent: stats.udp_tx.bytes,
-                    bytes_received: stats.udp_rx.bytes,
-                }
-            })
+            .map(|serving| serving.link.status(serving.since))
             .collect()
     }
 
     /// Ends the links of a caller whose right to call was taken away.
     pub(crate) fn disconnect(&self, caller: &PeerId) {
-        for serving in self
-            .links
-            .lock()
-            .expect("not poisoned")
-            .iter()
-            .filter(|s| s.link.peer == *caller)
-        {
-            serving
-                .link
-                .connection
-                .close(close::REVOKED.into(), b"revoked");
+        let links = self.links.lock().expect("not poisoned");
+        let theirs = links.iter().filter(|s| s.link.peer() == *caller);
+        theirs.for_each(|serving| serving.link.revoke());
+    }
+
+    /// Tells all browsers that this end is going away, and waits until they know or have had their
+    /// time.
+    pub(crate) async fn close_browsers(&self) {
+        let links = self.links.lock().expect("not poisoned");
+        let browsers = links.iter().filter_map(|serving| match &serving.link {
+            ServedLink::Browser(link) => Some(link.clone()),
+            ServedLink::Agent(_) => None,
+        });
+        let browsers: Vec<_> = browsers.collect();
+        drop(links);
+        for link in &browsers {
+            link.close(Ending::ShuttingDown);
+        }
+        for link in browsers {
+            link.closed().await;
         }
     }
 
@@ -229,35 +220,83 @@ impl Agent {
         tracing::info!(caller = ?admitted.caller, service = admitted.request.service, "admitted a request");
         let remembered =
             admitted.by_key || (admitted.request.remember && self.remember(admitted.caller));
+        if let Some(offer) = &admitted.request.webrtc {
+            return self.answer_browser(to, &admitted, offer, remembered).await;
+        }
         let addresses = self.endpoint.addresses().borrow().clone();
+        // The first datagrams leave before the answer does.
+        let dialling = match self.endpoint.dial(
+            admitted.caller,
+            &admitted.keys,
+            &admitted.request.candidates,
+            admitted.request.nat,
+            admitted.request.path & DIRECT_ONLY != 0,
+        ) {
+            Ok(dialling) => dialling,
+            Err(error) => {
+                tracing::warn!("can not dial: {error:#}");
+                return;
+            }
+        };
         let reply = Reply {
             request_id: admitted.request.id,
             candidates: addresses.candidates,
             remembered,
             webrtc: None,
             nat: addresses.nat,
+            flight: dialling.flight().await,
         };
         let reply = admitted.keys.reply.clone().seal(&reply);
-        // The first datagrams leave while the answer is on its way.
-        let dial = self.endpoint.dial(
-            admitted.caller,
-            &admitted.keys,
-            &admitted.request.candidates,
-            admitted.request.nat,
-            admitted.request.path & DIRECT_ONLY != 0,
-        );
+        let dial = dialling.established();
         let answer = self.answer(to, Ok(reply));
         let (dialled, ()) = tokio::join!(tokio::time::timeout(DIAL_TIMEOUT, dial), answer);
         match dialled {
             Ok(Ok((connection, paths))) => {
-                self.serve(Link::new(admitted.caller, connection, paths))
-                    .await;
+                let link = Link::new(admitted.caller, connection, paths);
+                self.serve(ServedLink::Agent(link)).await;
             }
             Ok(Err(error)) => {
                 tracing::info!(caller = ?admitted.caller, "the dial-back failed: {error:#}");
             }
             Err(_) => {
                 tracing::info!(caller = ?admitted.caller, "the dial-back found no path in 15 s");
+            }
+        }
+    }
+
+    /// The caller is a browser: the dial-back is ICE's checks (PROTOCOL §19).
+    async fn answer_browser(
+        self: &Arc<Self>,
+        to: AnswerTo,
+        admitted: &Admitted,
+        offer: &Description,
+        remembered: bool,
+    ) {
+        let caller = admitted.caller;
+        let (description, link) = match self.endpoint.dial_browser(caller, offer) {
+            Ok(dialled) => dialled,
+            Err(error) => {
+                tracing::warn!("a browser can not be answered: {error:#}");
+                return;
+            }
+        };
+        let reply = Reply {
+            request_id: admitted.request.id,
+            candidates: Vec::new(),
+            remembered,
+            webrtc: Some(description),
+            nat: self.endpoint.addresses().borrow().nat,
+            flight: Vec::new(),
+        };
+        let reply = admitted.keys.reply.clone().seal(&reply);
+        let (established, ()) = tokio::join!(link.established(), self.answer(to, Ok(reply)));
+        match established {
+            Ok(()) => self.serve(ServedLink::Browser(link)).await,
+            Err(error) => {
+                tracing::info!(
+                    ?caller,
+                    "no connection with the browser came about: {error:#}"
+                );
             }
         }
     }
@@ -270,16 +309,14 @@ impl Agent {
             .expect("not poisoned")
             .admit(envelope, now)?;
         let service = &admitted.request.service;
-        if service == ringback_protocol::name::NO_SERVICE || self.services().contains_key(service) {
-            Ok(admitted)
+        let refuse = |code, retry| Err(Refusal::sign(&self.key, envelope, code, retry, now));
+        if service != ringback_protocol::name::NO_SERVICE && !self.services().contains_key(service)
+        {
+            refuse(Code::UnknownService, None)
+        } else if admitted.request.webrtc.is_some() && self.endpoint.is_full_of_browsers() {
+            refuse(Code::RateLimited, Some(BROWSERS_RETRY_S))
         } else {
-            Err(Refusal::sign(
-                &self.key,
-                envelope,
-                Code::UnknownService,
-                None,
-                now,
-            ))
+            Ok(admitted)
         }
     }
 
@@ -311,9 +348,10 @@ impl Agent {
         }
     }
 
-    async fn serve(self: &Arc<Self>, link: Link) {
-        tracing::info!(caller = ?link.peer, "link established");
-        let id = link.connection.stable_id();
+    async fn serve(self: &Arc<Self>, link: ServedLink) {
+        let caller = link.peer();
+        let browser = matches!(link, ServedLink::Browser(_));
+        tracing::info!(?caller, browser, "link established");
         self.links.lock().expect("not poisoned").push(Serving {
             link: link.clone(),
             since: unix_time(0),
@@ -329,18 +367,9 @@ impl Agent {
         self.links
             .lock()
             .expect("not poisoned")
-            .retain(|serving| serving.link.connection.stable_id() != id);
-        let quic = link.connection.stats().path;
-        tracing::debug!(
-            rtt = ?quic.rtt,
-            window = quic.cwnd,
-            mtu = quic.current_mtu,
-            sent = quic.sent_packets,
-            lost = quic.lost_packets,
-            congestions = quic.congestion_events,
-            "link statistics"
-        );
-        tracing::info!(caller = ?link.peer, "link ended");
+            .retain(|serving| !serving.link.is(&link));
+        link.log_statistics();
+        tracing::info!(?caller, "link ended");
     }
 
     /// Serves a stream of a link of either kind.

@@ -28,7 +28,9 @@ mod profile;
 mod registry;
 mod relay;
 mod remembered;
+mod rtc;
 mod service;
+mod serving;
 mod stream;
 
 pub use commands::run;

@@ -10,7 +10,9 @@ use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
 use quinn::{RecvStream, SendStream, VarInt};
 use ringback_protocol::stream::{MAX_HEADER, Open, Opening};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
+
+use crate::rtc::{ChannelReader, ChannelWriter};
 
 /// Stream error codes (PROTOCOL §12): what is behind the stream was reset; it does not start as it
 /// must.
@@ -27,11 +29,14 @@ pub(crate) struct Stream {
 #[derive(Debug)]
 pub(crate) enum StreamReader {
     Quic(RecvStream),
+    /// Of a browser's link.
+    Channel(ChannelReader),
 }
 
 #[derive(Debug)]
 pub(crate) enum StreamWriter {
     Quic(SendStream),
+    Channel(ChannelWriter),
 }
 
 impl Stream {
@@ -39,6 +44,13 @@ impl Stream {
         Self {
             reader: StreamReader::Quic(recv),
             writer: StreamWriter::Quic(send),
+        }
+    }
+
+    pub(crate) fn channel((reader, writer): (ChannelReader, ChannelWriter)) -> Self {
+        Self {
+            reader: StreamReader::Channel(reader),
+            writer: StreamWriter::Channel(writer),
         }
     }
 
@@ -54,7 +66,13 @@ impl Stream {
 
     /// As the device: the answer to `Open`, before anything else is written.
     pub(crate) async fn answer(&mut self, opening: &Opening) -> io::Result<()> {
-        self.writer.write_header(&opening.encode()).await
+        match &mut self.writer {
+            StreamWriter::Quic(send) => Ok(send.write_all(&opening.encode()).await?),
+            StreamWriter::Channel(writer) => {
+                writer.answer(opening);
+                Ok(())
+            }
+        }
     }
 
     /// Cuts the stream off in both directions.
@@ -69,6 +87,7 @@ impl StreamReader {
     pub(crate) async fn read_header(&mut self) -> Result<Vec<u8>> {
         match self {
             Self::Quic(_) => self.read_frame().await,
+            Self::Channel(reader) => reader.read_header().await.context("the stream ended early"),
         }
     }
 
@@ -93,6 +112,7 @@ impl StreamReader {
     pub(crate) async fn read_chunks(&mut self, chunks: &mut [Bytes]) -> io::Result<Option<usize>> {
         match self {
             Self::Quic(recv) => Ok(recv.read_chunks(chunks).await?),
+            Self::Channel(reader) => reader.read_chunks(chunks).await,
         }
     }
 
@@ -101,21 +121,16 @@ impl StreamReader {
         match self {
             // Gone already is as good.
             Self::Quic(recv) => drop(recv.stop(VarInt::from_u32(code))),
+            Self::Channel(reader) => reader.stop(),
         }
     }
 }
 
 impl StreamWriter {
-    /// Sends a header frame; `with_length` has the 2-byte length in front.
-    pub(crate) async fn write_header(&mut self, with_length: &[u8]) -> io::Result<()> {
-        match self {
-            Self::Quic(_) => self.write_all(with_length).await,
-        }
-    }
-
     pub(crate) async fn write_chunk(&mut self, chunk: Bytes) -> io::Result<()> {
         match self {
             Self::Quic(send) => Ok(send.write_chunk(chunk).await?),
+            Self::Channel(writer) => writer.write_chunk(chunk).await,
         }
     }
 
@@ -123,14 +138,16 @@ impl StreamWriter {
     pub(crate) fn finish(&mut self) {
         match self {
             Self::Quic(send) => drop(send.finish()),
+            Self::Channel(writer) => writer.finish(),
         }
     }
 
-    /// Cuts this direction off.
+    /// Cuts this direction off; a browser's stream in both.
     pub(crate) fn reset(&mut self, code: u32) {
         match self {
             // Gone already is as good.
             Self::Quic(send) => drop(send.reset(VarInt::from_u32(code))),
+            Self::Channel(writer) => writer.reset(code),
         }
     }
 
@@ -138,6 +155,7 @@ impl StreamWriter {
     pub(crate) async fn stopped(&self) {
         match self {
             Self::Quic(send) => drop(send.stopped().await),
+            Self::Channel(writer) => writer.stopped().await,
         }
     }
 }
@@ -150,6 +168,7 @@ impl AsyncRead for StreamReader {
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Quic(recv) => AsyncRead::poll_read(Pin::new(recv), cx, buf),
+            Self::Channel(reader) => Pin::new(reader).poll_read(cx, buf),
         }
     }
 }
@@ -162,18 +181,21 @@ impl AsyncWrite for StreamWriter {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Quic(send) => AsyncWrite::poll_write(Pin::new(send), cx, data),
+            Self::Channel(writer) => Pin::new(writer).poll_write(cx, data),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Quic(send) => AsyncWrite::poll_flush(Pin::new(send), cx),
+            Self::Channel(writer) => Pin::new(writer).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Quic(send) => AsyncWrite::poll_shutdown(Pin::new(send), cx),
+            Self::Channel(writer) => Pin::new(writer).poll_shutdown(cx),
         }
     }
 }

@@ -308,6 +308,11 @@ impl Channel {
         self.sending.finished
     }
 
+    /// All that was written has been polled, and the end of it, too.
+    pub fn sent_end(&self) -> bool {
+        self.sending.end_polled
+    }
+
     /// Cuts the stream off in both directions. What waits to be sent is not sent any more.
     pub fn reset(&mut self, code: u32) {
         if self.reset.is_none() && !self.is_over() {

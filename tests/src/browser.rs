@@ -101,6 +101,266 @@ impl Options {
             checked: false,
         })
     }
+<<<<<<< HEAD
+=======
+
+    /// On the loopback.
+    pub fn on_loopback() -> Result<Self> {
+        let socket = UdpSocket::bind("127.0.0.1:0")?;
+        let own = Candidate::udp(Kind::Host, socket.local_addr()?);
+        Self::new(socket, &[own])
+    }
+
+    /// What goes into the request.
+    pub fn offer(&mut self) -> Result<Description> {
+        let direct = self.rtc.direct_api();
+        let IceCreds { ufrag, pass } = direct.local_ice_credentials();
+        let fingerprint = direct.local_dtls_fingerprint().bytes.as_slice();
+        Ok(Description {
+            ufrag,
+            pwd: pass,
+            fingerprint: fingerprint.try_into()?,
+            candidates: self.candidates.clone(),
+        })
+    }
+
+    /// Takes the device's description; checks go out with the next [`Browser::until`].
+    pub fn answered(&mut self, device: &Description) -> Result<()> {
+        for candidate in device.addresses() {
+            if candidate.address.is_ipv4() == self.own.is_ipv4() {
+                let remote = IceCandidate::host(candidate.address, "udp")?;
+                self.rtc.add_remote_candidate(remote);
+            }
+        }
+        let mut direct = self.rtc.direct_api();
+        direct.set_remote_ice_credentials(IceCreds {
+            ufrag: device.ufrag.clone(),
+            pass: device.pwd.clone(),
+        });
+        direct.set_remote_fingerprint(Fingerprint {
+            hash_func: "sha-256".into(),
+            bytes: device.fingerprint.to_vec(),
+        });
+        direct.start_dtls(false)?;
+        direct.start_sctp(false);
+        Ok(())
+    }
+
+    /// Opens a stream; `Open` leaves as soon as the channel is there.
+    pub fn open(&mut self, service: &str) -> ChannelId {
+        let channel = Channel::caller(&Open::new(service));
+        self.open_with(
+            channel,
+            ChannelConfig {
+                label: CHANNEL_LABEL.to_owned(),
+                ..ChannelConfig::default()
+            },
+        )
+    }
+
+    /// Opens a channel that need not be one that §19.2 allows.
+    pub fn open_with(&mut self, channel: Channel, config: ChannelConfig) -> ChannelId {
+        let id = self.rtc.direct_api().create_data_channel(config);
+        self.streams.insert(
+            id,
+            Stream {
+                channel,
+                open: false,
+                closed: false,
+                held: None,
+            },
+        );
+        id
+    }
+
+    /// The stream's pure machine: to write to, and to read from.
+    pub fn stream(&mut self, id: ChannelId) -> &mut Channel {
+        &mut self.streams.get_mut(&id).expect("opened here").channel
+    }
+
+    /// Is the data channel there?
+    pub fn is_open(&self, id: ChannelId) -> bool {
+        self.streams[&id].open && !self.streams[&id].closed
+    }
+
+    /// Has the device closed the data channel?
+    pub fn is_closed(&self, id: ChannelId) -> bool {
+        self.streams[&id].closed
+    }
+
+    /// Sends a message as it is, past the stream's machine.
+    pub fn send_raw(&mut self, id: ChannelId, binary: bool, message: &[u8]) -> Result<()> {
+        let mut channel = self.rtc.channel(id).context("the channel is not open")?;
+        ensure!(channel.write(binary, message)?, "no room");
+        Ok(())
+    }
+
+    /// Closes the data channel.
+    pub fn close(&mut self, id: ChannelId) {
+        self.rtc.direct_api().close_data_channel(id);
+    }
+
+    /// Says goodbye.
+    pub fn hang_up(&mut self) -> Result<()> {
+        self.rtc.close()?;
+        self.drain()?;
+        Ok(())
+    }
+
+    /// Drives the connection until `done`, which is asked after everything that happens.
+    pub fn until(&mut self, what: &str, mut done: impl FnMut(&mut Self) -> bool) -> Result<()> {
+        self.within(PATIENCE, &mut done).and_then(|done| {
+            if done {
+                Ok(())
+            } else {
+                bail!("{what} not within {PATIENCE:?}: {self:?}")
+            }
+        })
+    }
+
+    /// The same, for at most `patience`; says whether it came about.
+    pub fn within(
+        &mut self,
+        patience: Duration,
+        mut done: impl FnMut(&mut Self) -> bool,
+    ) -> Result<bool> {
+        let end = Instant::now() + patience;
+        loop {
+            let timeout = self.turn()?;
+            if done(self) {
+                // What it has written meanwhile goes out, too.
+                self.turn()?;
+                return Ok(true);
+            }
+            let now = Instant::now();
+            if now >= end {
+                return Ok(false);
+            }
+            if self.has_news() {
+                continue;
+            }
+            let wait = timeout.min(end).saturating_duration_since(now);
+            self.receive(wait.max(Duration::from_millis(1)))?;
+        }
+    }
+
+    /// Has `done` written something?
+    fn has_news(&self) -> bool {
+        let ready = |stream: &Stream| {
+            stream.open && !stream.closed && stream.held.is_none() && stream.channel.has_message()
+        };
+        self.streams.values().any(ready)
+    }
+
+    fn turn(&mut self) -> Result<Instant> {
+        let mut timeout = self.drain()?;
+        if self.hand_over()? {
+            timeout = self.drain()?;
+        }
+        if timeout <= Instant::now() && !self.closed {
+            self.rtc.handle_input(Input::Timeout(Instant::now()))?;
+            timeout = self.drain()?;
+        }
+        Ok(timeout)
+    }
+
+    fn hand_over(&mut self) -> Result<bool> {
+        let mut any = false;
+        for (id, stream) in &mut self.streams {
+            if !stream.open || stream.closed {
+                continue;
+            }
+            let Some(mut channel) = self.rtc.channel(*id) else {
+                continue;
+            };
+            while channel.buffered_amount() < BUFFERED {
+                let message = stream.held.take().or_else(|| stream.channel.poll_message());
+                let Some(message) = message else { break };
+                if !channel.write(true, &message)? {
+                    stream.held = Some(message);
+                    break;
+                }
+                any = true;
+            }
+        }
+        Ok(any)
+    }
+
+    fn drain(&mut self) -> Result<Instant> {
+        loop {
+            match self.rtc.poll_output()? {
+                Output::Timeout(at) => return Ok(at),
+                Output::Transmit(transmit) => {
+                    match self
+                        .socket
+                        .send_to(&transmit.contents, transmit.destination)
+                    {
+                        // Some addresses lead nowhere.
+                        Ok(_) | Err(_) => {}
+                    }
+                }
+                Output::Event(event) => self.handle_event(event),
+            }
+        }
+    }
+
+    fn handle_event(&mut self, event: Event) {
+        match event {
+            Event::Connected => self.connected = true,
+            Event::IceConnectionStateChange(state) => self.ice = state,
+            Event::ChannelOpen(id, _) => {
+                if let Some(stream) = self.streams.get_mut(&id) {
+                    stream.open = true;
+                }
+            }
+            Event::ChannelData(data) => {
+                if let Some(stream) = self.streams.get_mut(&data.id) {
+                    let taken = stream.channel.handle_message(&data.data);
+                    taken.expect("the device keeps to the protocol");
+                }
+            }
+            Event::ChannelClose(id) => {
+                if let Some(stream) = self.streams.get_mut(&id) {
+                    stream.closed = true;
+                }
+            }
+            Event::Closed => self.closed = true,
+            _ => {}
+        }
+    }
+
+    fn receive(&mut self, wait: Duration) -> Result<()> {
+        let mut buffer = [0; 2048];
+        self.socket.set_read_timeout(Some(wait))?;
+        // A burst, then others have their turn.
+        for _ in 0..64 {
+            let (length, from) = match self.socket.recv_from(&mut buffer) {
+                Ok(received) => received,
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) =>
+                {
+                    break;
+                }
+                // What was sent to nobody comes back so.
+                Err(error) if error.kind() == ErrorKind::ConnectionRefused => continue,
+                Err(error) => return Err(error.into()),
+            };
+            self.socket
+                .set_read_timeout(Some(Duration::from_micros(1)))?;
+            *self.heard.entry(from).or_default() += 1;
+            let datagram = &buffer[..length];
+            let Ok(received) = Receive::new(Protocol::Udp, from, self.own, datagram) else {
+                continue;
+            };
+            let input = Input::Receive(Instant::now(), received);
+            if self.rtc.accepts(&input) {
+                self.rtc.handle_input(input)?;
+                self.drain()?;
+            }
+        }
+        Ok(())
+    }
+>>>>>>> rtc
 }
 
 impl Browser {

@@ -9,7 +9,8 @@
 //!
 //! [`registry`] is the worker alone, on the loopback, with clients that speak its protocol frame by
 //! frame, and [`room`] its relay; [`liar`] stands in front of it and lies; [`loopback`] has real
-//! agents there. [`browser`] is a real Chromium, on this host or in the lab.
+//! agents there. [`browser`] is a real Chromium, on this host or in the lab; [`rtc_caller`] is a
+//! browser's side of a call, where no browser is needed.
 
 pub mod agent;
 pub mod browser;
@@ -22,4 +23,6 @@ pub mod profile;
 pub mod quinn_stream;
 pub mod registry;
 pub mod room;
+pub mod rtc_caller;
 pub mod transfer;
+pub mod turn;

@@ -5,9 +5,15 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
+use anyhow::Result;
 use ringback_protocol::frame::{Answer, Frame, Refuse};
-use ringback_tests::registry::{Registry, Ring, envelope, new_key};
+use ringback_tests::{
+    browser::Options,
+    registry::{Registry, Ring, envelope, new_key},
+    turn::TurnServer,
+};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
@@ -202,4 +208,61 @@ async fn a_call_goes_through_without_the_api() {
     let start = std::time::Instant::now();
     assert_eq!(ice(&rung(&registry, BROWSER, true).await), None);
     assert!(start.elapsed().as_secs() < 4, "{:?}", start.elapsed());
+}
+
+/// Two connections of a page that may use relayed addresses only, and what one says to the other.
+const RELAYED: &str = r"(async servers => {
+    const configuration = { iceServers: servers, iceTransportPolicy: 'relay' };
+    const [one, two] = [1, 2].map(() => new RTCPeerConnection(configuration));
+    const kinds = [];
+    for (const [from, to] of [[one, two], [two, one]]) {
+        from.onicecandidate = event => {
+            if (!event.candidate?.candidate) return;
+            kinds.push(event.candidate.type);
+            to.addIceCandidate(event.candidate);
+        };
+    }
+    const heard = new Promise(done => {
+        two.ondatachannel = event => event.channel.onmessage = message => done(message.data);
+    });
+    const channel = one.createDataChannel('x');
+    channel.onopen = () => channel.send('by way of the relay');
+    await one.setLocalDescription();
+    await two.setRemoteDescription(one.localDescription);
+    await two.setLocalDescription();
+    await one.setRemoteDescription(two.localDescription);
+    return [await heard, [...new Set(kinds)]];
+})";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_browser_gets_through_by_the_turn_server_that_it_is_told_of() -> Result<()> {
+    let dir = TempDir::new()?;
+    let turn = TurnServer::on_loopback(dir.path())?;
+    let registry = Registry::with(|config| config.bindings.extend(turn.bindings()));
+    let servers = ice(&rung(&registry, BROWSER, true).await).expect("TURN servers");
+    let url = format!("{}/v1/registry", registry.origin());
+    tokio::task::spawn_blocking(move || {
+        let browser = Options::default()
+            .argument("--allow-loopback-in-peer-connection")
+            .start()?;
+        let page = browser.page()?;
+        page.open(&url)?;
+        let told: Value = page.eval(&format!("{RELAYED}({servers})"))?;
+        assert_eq!(told, json!(["by way of the relay", ["relay"]]));
+
+        // Nobody else gets in.
+        let wrong = servers.to_string().replace("the credential", "another");
+        let gathered: Value = page.eval(&format!(
+            "new Promise(async done => {{ \
+               const c = new RTCPeerConnection({{ iceServers: {wrong}, iceTransportPolicy: 'relay' }}); \
+               const errors = []; \
+               c.onicecandidateerror = event => errors.push(event.errorCode); \
+               c.onicecandidate = event => event.candidate?.candidate || done(errors); \
+               c.createDataChannel('x'); await c.setLocalDescription(); }})"
+        ))?;
+        let errors = gathered.as_array().map_or(0, Vec::len);
+        assert!(errors > 0 && gathered.as_array().into_iter().flatten().all(|e| *e == 401), "{gathered}");
+        Ok(())
+    })
+    .await?
 }

@@ -80,6 +80,12 @@ impl Identity {
             .map_err(|_| CallError::new(UNSUPPORTED, "the browser did not delete its key"))
     }
 
+    /// As if the page was loaded anew.
+    #[cfg(test)]
+    pub(crate) fn unload() {
+        LOADED.set(None);
+    }
+
     pub(crate) fn key(&self) -> &SecretKey {
         &self.key
     }
@@ -118,7 +124,7 @@ async fn stored_or_new() -> Result<Zeroizing<[u8; 32]>, JsValue> {
     }
 }
 
-fn subtle() -> Result<SubtleCrypto, JsValue> {
+pub(crate) fn subtle() -> Result<SubtleCrypto, JsValue> {
     let crypto = Reflect::get(&js_sys::global(), &"crypto".into())?;
     let crypto: Crypto = crypto.dyn_into()?;
     let subtle = crypto.subtle();

@@ -31,6 +31,8 @@ pub mod registry;
 mod sdp;
 mod store;
 pub mod stream;
+#[cfg(all(test, target_arch = "wasm32"))]
+mod tests;
 
 pub use call::{CallEvent, CallOptions, Proof, Step};
 pub use contacts::{Contact, Contacts};

@@ -174,6 +174,11 @@ impl Link {
         Ok(Stream::new(channel, &open, Rc::clone(core)))
     }
 
+    #[cfg(test)]
+    pub(crate) fn stream_count(&self) -> usize {
+        self.core.streams.borrow().len()
+    }
+
     pub fn state(&self) -> LinkState {
         self.core.state.get()
     }

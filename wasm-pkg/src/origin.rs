@@ -19,13 +19,15 @@ pub(crate) fn parse(address: &str) -> Result<String, CallError> {
     let scheme = scheme.to_ascii_lowercase();
     let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
     let host = host.to_ascii_lowercase();
+    let default_port = if scheme == "https" { ":443" } else { ":80" };
+    let host = host.strip_suffix(default_port).unwrap_or(&host);
     let sane = |byte: u8| byte.is_ascii_alphanumeric() || b"-.:[]_".contains(&byte);
     if host.is_empty() || !host.bytes().all(sane) {
         return Err(bad("there is no host name in it"));
     }
     match scheme.as_str() {
         "https" => {}
-        "http" if is_this_machine(&host) => {}
+        "http" if is_this_machine(host) => {}
         "http" => return Err(bad("a registry is reached by https")),
         _ => return Err(bad("it starts with https://")),
     }
@@ -136,7 +138,9 @@ mod tests {
             ("https://registry.example", "https://registry.example"),
             ("https://Registry.Example/", "https://registry.example"),
             (" HTTPS://r.example:8443/d/x?y#z ", "https://r.example:8443"),
+            ("https://registry.example:443/", "https://registry.example"),
             ("http://localhost:8787", "http://localhost:8787"),
+            ("http://localhost:80", "http://localhost"),
             ("http://127.0.0.1:1/x", "http://127.0.0.1:1"),
             ("http://[::1]:99", "http://[::1]:99"),
             ("http://a.lan.localhost:5", "http://a.lan.localhost:5"),

@@ -120,6 +120,11 @@ impl Peer {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn offer_sdp(&self) -> String {
+        self.connection.local_description().expect("an offer").sdp()
+    }
+
     /// What the device needs to know, with the addresses found so far.
     pub(crate) fn description(&self) -> Result<Description, CallError> {
         let offer = self.connection.local_description();
@@ -214,7 +219,12 @@ impl Watch {
             self.gathered.set(true);
         }
         let sctp = text(&member(connection, "sctp"), "state");
-        if sctp.as_deref() == Some("closed") {
+        // Before that it is the connection's own state that tells why.
+        let was_connected = matches!(
+            self.state.get(),
+            RtcPeerConnectionState::Connected | RtcPeerConnectionState::Disconnected
+        );
+        if was_connected && sctp.as_deref() == Some("closed") {
             self.set(RtcPeerConnectionState::Closed);
         } else {
             self.set(connection.connection_state());

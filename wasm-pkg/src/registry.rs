@@ -105,6 +105,26 @@ impl Registry {
         })
     }
 
+    #[cfg(test)]
+    pub(crate) fn for_tests() -> Self {
+        let info = RegistryInfo {
+            version: String::new(),
+            protocol_versions: vec![VERSION],
+            time: 0,
+            stun_servers: Vec::new(),
+            ice_servers: Vec::new(),
+            lan_origin: None,
+            registration: None,
+        };
+        Self {
+            inner: Rc::new(Inner {
+                origin: "https://registry.example".to_owned(),
+                info,
+                turn: RefCell::new(None),
+            }),
+        }
+    }
+
     pub fn origin(&self) -> &str {
         &self.inner.origin
     }

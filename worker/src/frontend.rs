@@ -17,6 +17,7 @@ use worker::{
 };
 
 use crate::calls::caller_of;
+use crate::cross_origin::AllowedPage;
 use crate::directory_object::{Ask, EnrolledAs, ask};
 use crate::enrolment_code::EnrolmentCode;
 use crate::policy::{Policy, PolicyChange};
@@ -36,12 +37,26 @@ const MAX_CLOCK_ERROR_MS: u64 = 120_000;
 
 #[event(fetch)]
 async fn fetch(mut request: Request, env: Env, _: Context) -> worker::Result<Response> {
-    let is_head = request.inner().method() == "HEAD";
-    let response = match respond(&mut request, &env).await {
+    let method = request.inner().method();
+    let preflight = header(&request, "access-control-request-method")
+        .filter(|_| method == "OPTIONS" && header(&request, "origin").is_some());
+    let page = allowed_page(&request, &env, preflight.as_deref().unwrap_or(&method));
+    let mut response = match respond(&mut request, &env).await {
         Ok(response) => response,
         Err(problem) => problem.into_response()?,
     };
-    finish(response, is_head)
+    if let (Some(page), true) = (&page, preflight.is_some()) {
+        for (name, value) in page.preflight_headers() {
+            response.headers_mut().set(name, value)?;
+        }
+    }
+    finish(response, method == "HEAD", page.as_ref())
+}
+
+fn allowed_page(request: &Request, env: &Env, method: &str) -> Option<AllowedPage> {
+    let allowed = env.var("ALLOWED_ORIGINS").ok()?.to_string();
+    let origin = header(request, "origin");
+    AllowedPage::find(origin.as_deref(), &allowed, method, &request.path())
 }
 
 #[derive(Deserialize)]
@@ -431,9 +446,13 @@ fn with_header(mut response: Response, name: &str, value: &str) -> Result<Respon
     Ok(response)
 }
 
-/// The headers that every response has. None of them opens the API to other origins: the web UI
-/// comes from this one, and programs do not ask.
-fn finish(response: Response, is_head: bool) -> worker::Result<Response> {
+/// The headers that every response has. Only a page that the owner has listed is let in from another
+/// origin: the web UI comes from this one, and programs do not ask.
+fn finish(
+    response: Response,
+    is_head: bool,
+    page: Option<&AllowedPage>,
+) -> worker::Result<Response> {
     if response.status_code() == 101 {
         return Ok(response);
     }
@@ -451,7 +470,12 @@ fn finish(response: Response, is_head: bool) -> worker::Result<Response> {
         ("referrer-policy", "no-referrer"),
         ("strict-transport-security", "max-age=31536000"),
         ("x-content-type-options", "nosniff"),
+        // What is allowed depends on who asks.
+        ("vary", "origin"),
     ] {
+        headers.set(name, value)?;
+    }
+    for (name, value) in page.iter().flat_map(|page| page.headers()) {
         headers.set(name, value)?;
     }
     let (builder, body) = response.into_parts();

@@ -115,8 +115,9 @@ fn agent(status: &Status) -> String {
             .rtt_ms
             .map_or(String::new(), |rtt| format!(", {rtt:.1} ms"));
         out += &format!(
-            "Link      {} {path}{rtt}, for {}, {} sent, {} received\n",
+            "Link      {}{} {path}{rtt}, for {}, {} sent, {} received\n",
             link.caller,
+            if link.browser { " (browser)" } else { "" },
             ago(link.since),
             bytes(link.bytes_sent),
             bytes(link.bytes_received),

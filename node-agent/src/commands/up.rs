@@ -153,7 +153,8 @@ pub(super) async fn run(global: &Global, profile: Profile, up: Up) -> Result<()>
             mapping.release().await;
         }
     };
-    tokio::join!(close, release);
+    tokio::join!(agent.close_browsers(), release);
+    close.await;
     served
 }
 

@@ -20,12 +20,15 @@ use std::time::Duration;
 
 use crate::lan::Door;
 use crate::relay::{OwnRelay, Seat};
+use crate::rtc::{self, BrowserLink};
 use anyhow::{Context as _, Result, bail};
 use quinn::{Connecting, Runtime as _, TokioRuntime};
 use ringback_protocol::candidate::{self, Candidate, Kind};
 use ringback_protocol::envelope::CallKeys;
 use ringback_protocol::path::{PathSet, Role};
 use ringback_protocol::receipt::Nat;
+use ringback_protocol::reply::{Datagram, Reply};
+use ringback_protocol::rtc::Description;
 use ringback_protocol::{PeerId, SecretKey};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::{Notify, mpsc, watch};
@@ -35,11 +38,14 @@ use addresses::Ports;
 pub(crate) use link_path::{InUse, Paths};
 use reach::Reach;
 pub(crate) use relayed::Relays;
-use socket::{PathSocket, QuinnSocket};
+pub(crate) use socket::PathSocket;
+use socket::QuinnSocket;
 use tls::Credentials;
 
 /// Kernel buffer of the UDP socket in each direction, in bytes; what the kernel grants may be less.
 const SOCKET_BUFFER: usize = 4 << 20;
+/// For QUIC to make the first datagrams of a dial-back.
+const FLIGHT_PATIENCE: Duration = Duration::from_millis(20);
 
 /// Shared by everything that calls or is called.
 #[derive(Debug, Clone)]
@@ -293,16 +299,15 @@ impl Endpoint {
         self.socket.send(to, datagram);
     }
 
-    /// As the device: dials the caller on all its candidates at once and gives the link's
-    /// connection once both keys are proven.
-    pub(crate) async fn dial(
+    /// As the device: dials the caller on all its candidates at once.
+    pub(crate) fn dial(
         &self,
         caller: PeerId,
         keys: &CallKeys,
         candidates: &[Candidate],
         nat: Nat,
         direct_only: bool,
-    ) -> Result<(quinn::Connection, Paths)> {
+    ) -> Result<Dialling> {
         let candidates = candidate::rank(candidates, self.loopback);
         let (paths, named) = self
             .socket
@@ -315,12 +320,26 @@ impl Endpoint {
             self.use_relays(&paths, keys, Role::Device, self.key.id());
         }
         let config = self.credentials.client(caller)?;
-        let connection = self
+        let connecting = self
             .quic
-            .connect_with(config, paths.virtual_address(), "ringback")?
-            .await?;
-        paths.set_established();
-        Ok((connection, paths))
+            .connect_with(config, paths.virtual_address(), "ringback")?;
+        Ok(Dialling { connecting, paths })
+    }
+
+    /// As the device: the answer to a browser's description, and the link that it may become. Checks
+    /// go out at once.
+    pub(crate) fn dial_browser(
+        &self,
+        caller: PeerId,
+        offer: &Description,
+    ) -> Result<(Description, BrowserLink)> {
+        let own = self.addresses.borrow().candidates.clone();
+        rtc::answer(&self.socket, caller, offer, &own, self.loopback)
+    }
+
+    /// Are there as many browsers' links as there may be?
+    pub(crate) fn is_full_of_browsers(&self) -> bool {
+        self.socket.browsers().count() >= rtc::MAX_LINKS
     }
 
     /// As the caller: opens the paths on which `device` will dial.
@@ -362,6 +381,30 @@ impl Endpoint {
     }
 }
 
+/// A device's dial-back.
+#[derive(Debug)]
+pub(crate) struct Dialling {
+    connecting: Connecting,
+    paths: Paths,
+}
+
+impl Dialling {
+    /// The datagrams with which it begins. Empty if QUIC is slow to make them: they are on their
+    /// way by themselves, and the answer must not wait.
+    pub(crate) async fn flight(&self) -> Vec<Datagram> {
+        tokio::time::timeout(FLIGHT_PATIENCE, self.paths.flight())
+            .await
+            .unwrap_or_default()
+    }
+
+    /// The link's connection, once both keys are proven.
+    pub(crate) async fn established(self) -> Result<(quinn::Connection, Paths)> {
+        let connection = self.connecting.await?;
+        self.paths.set_established();
+        Ok((connection, self.paths))
+    }
+}
+
 /// A caller's wait for the dial-back.
 #[derive(Debug)]
 pub(crate) struct Expecting {
@@ -376,10 +419,12 @@ pub(crate) struct Expecting {
 }
 
 impl Expecting {
-    /// The device's candidates and its NAT, from its reply.
-    pub(crate) fn answered(&mut self, candidates: &[Candidate], nat: Nat) {
+    /// The device has replied: where it is, its NAT, and how it dials.
+    pub(crate) fn answered(&mut self, reply: &Reply) {
+        let (nat, candidates) = (reply.nat, &reply.candidates);
         let candidates = candidate::rank(candidates, self.endpoint.loopback);
         self.paths.add_candidates(&candidates);
+        self.paths.receive_flight(&reply.flight);
         self.paths
             .set_nats(self.endpoint.addresses.borrow().nat, nat);
         if let Some(mut reach) = self.reach.take() {

@@ -28,10 +28,12 @@ use ringback_protocol::PeerId;
 use ringback_protocol::beacon;
 use ringback_protocol::candidate::{Candidate, canonical};
 use ringback_protocol::path::{self, PathKeys, PathSet, Received, Role, Via};
+use ringback_protocol::reply::Datagram;
 use tokio::sync::mpsc;
 
 use super::link_path::{Io, LinkPath, Paths, Route};
 use super::stun::Stun;
+use crate::rtc::Inlets;
 
 /// fd72:6262::/64: unique local addresses that stand for links inside this process.
 const VIRTUAL_PREFIX: [u16; 4] = [0xfd72, 0x6262, 0, 0];
@@ -56,6 +58,8 @@ pub(crate) struct PathSocket {
     pub(crate) stun: Stun,
     /// Who takes the beacon's datagrams (PROTOCOL §16).
     beacon: Mutex<Option<BeaconQueue>>,
+    /// Who takes those of browsers (PROTOCOL §19).
+    browsers: Inlets,
 }
 
 /// Opened handshake datagrams for quinn and what came behind them, and what came by other sockets
@@ -111,6 +115,7 @@ impl PathSocket {
             reader: AtomicWaker::new(),
             stun: Stun::default(),
             beacon: Mutex::default(),
+            browsers: Inlets::default(),
         })
     }
 
@@ -159,6 +164,32 @@ impl PathSocket {
         let (sender, receiver) = mpsc::channel(64);
         *self.beacon.lock().expect("not poisoned") = Some(sender);
         receiver
+    }
+
+    /// Where the datagrams of browsers' links go.
+    pub(crate) fn browsers(&self) -> &Inlets {
+        &self.browsers
+    }
+
+    /// Sends datagrams of `segment` bytes, the last may be shorter, at once and all together.
+    pub(crate) fn send_all(
+        &self,
+        to: SocketAddr,
+        contents: &[u8],
+        segment: usize,
+    ) -> io::Result<()> {
+        self.io.try_send(&Transmit {
+            destination: self.outward(to),
+            ecn: None,
+            contents,
+            segment_size: (segment < contents.len()).then_some(segment),
+            src_ip: None,
+        })
+    }
+
+    /// Datagrams that [`PathSocket::send_all`] takes at most.
+    pub(crate) fn max_transmit_segments(&self) -> usize {
+        self.io.max_transmit_segments()
     }
 
     /// Sends one datagram that is not QUIC's. Lost if the socket is full, like any datagram.
@@ -267,6 +298,10 @@ impl PathSocket {
         if plain && !self.must_divert(from) {
             return batch.len();
         }
+        if batch.chunks(stride).all(is_dtls) {
+            self.browsers.receive(from, batch, stride);
+            return 0;
+        }
         let mut kept = 0;
         let mut at = 0;
         while at < batch.len() {
@@ -283,7 +318,13 @@ impl PathSocket {
                     self.handle_path_datagram(&link, Via::udp(from), segment);
                 }
             } else if segment.first().is_some_and(|first| *first < 4) {
-                self.stun.handle(from, segment);
+                // Answers that the agent itself has asked for come first: a browser may name the
+                // address of a STUN server.
+                if !self.browsers.receive_check(from, segment) && !self.stun.handle(from, segment) {
+                    self.browsers.receive(from, segment, segment.len());
+                }
+            } else if is_dtls(segment) {
+                self.browsers.receive(from, segment, segment.len());
             } else if segment.first() == Some(&beacon::FIRST_BYTE)
                 && let Some(queue) = &*self.beacon.lock().expect("not poisoned")
             {
@@ -401,26 +442,45 @@ impl PathSocket {
         count
     }
 
+    /// Sends by every way until the peer has been heard.
     fn send_handshake(self: &Arc<Self>, link: &Arc<LinkPath>, transmit: &Transmit<'_>) {
         let stride = transmit
             .segment_size
             .unwrap_or(transmit.contents.len())
             .max(1);
+        let route = link.route().via();
+        let mut bare = Vec::new();
+        let mut paths = link.paths.lock().expect("not poisoned");
         for segment in transmit.contents.chunks(stride) {
-            if is_long_header(segment) {
-                link.paths
-                    .lock()
-                    .expect("not poisoned")
-                    .send_handshake(segment);
-                link.flush(self);
-            } else if let Some(via) = link.route().via() {
-                link.send(self, via, segment);
+            match route {
+                Some(via) if !is_long_header(segment) => bare.push((via, segment)),
+                _ => paths.send_handshake(segment),
             }
+        }
+        drop(paths);
+        link.sent_handshake.notify_one();
+        link.flush(self);
+        for (via, segment) in bare {
+            link.send(self, via, segment);
         }
     }
 
+    /// The device's first datagrams, which came with its reply.
+    pub(super) fn receive_flight(&self, link: &LinkPath, flight: &[Datagram]) {
+        let mut inbox = self.inbox.lock().expect("not poisoned");
+        for datagram in flight.iter().filter(|datagram| is_long_header(datagram)) {
+            inbox.push(link.virtual_address, datagram.to_vec(), datagram.len());
+        }
+        drop(inbox);
+        self.reader.wake();
+    }
+
     /// Sends QUIC's datagrams by the link's route, at once and all together.
-    fn send_data(&self, link: &LinkPath, transmit: &Transmit<'_>) -> io::Result<()> {
+    fn send_data(
+        self: &Arc<Self>,
+        link: &Arc<LinkPath>,
+        transmit: &Transmit<'_>,
+    ) -> io::Result<()> {
         if link
             .marks
             .sent(transmit.contents.len(), || self.started.elapsed())
@@ -435,7 +495,11 @@ impl PathSocket {
             src_ip: None,
         };
         match link.route() {
-            Route::None => Ok(()),
+            // The caller's first data, behind its answer to a handshake that came with the reply.
+            Route::None => {
+                self.send_handshake(link, transmit);
+                Ok(())
+            }
             Route::Main(address) => self.io.try_send(&to(self.outward(address))),
             Route::Search(_, socket, address) => socket.try_send(&to(address)),
             Route::Connection(_, sink) => {
@@ -581,6 +645,12 @@ fn is_quic(datagram: &[u8]) -> bool {
     datagram
         .first()
         .is_some_and(|first| matches!(first, 64..=127 | 192..=255))
+}
+
+fn is_dtls(datagram: &[u8]) -> bool {
+    datagram
+        .first()
+        .is_some_and(|first| matches!(first, 20..=63))
 }
 
 fn is_long_header(datagram: &[u8]) -> bool {

@@ -40,10 +40,11 @@ pub(crate) struct Stun {
 }
 
 impl Stun {
-    /// A datagram that looks like STUN. Answers count only from the server that was asked.
-    pub(crate) fn handle(&self, from: SocketAddr, datagram: &[u8]) {
+    /// A datagram that looks like STUN. Answers count only from the server that was asked. False
+    /// if it is no answer to a question that waits.
+    pub(crate) fn handle(&self, from: SocketAddr, datagram: &[u8]) -> bool {
         let Some((key, mapped)) = read_answer(datagram) else {
-            return;
+            return false;
         };
         let mut waiting = self.waiting.lock().expect("not poisoned");
         if waiting.get(&key).is_some_and(|(server, _)| *server == from)
@@ -51,7 +52,9 @@ impl Stun {
         {
             // The asker may have given up; then nobody wants to know.
             let _ = answer.send(mapped);
+            return true;
         }
+        false
     }
 }
 

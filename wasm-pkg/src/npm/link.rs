@@ -29,7 +29,7 @@ pub struct Stream {
 }
 
 impl Link {
-    pub(super) fn new(inner: crate::Link) -> Self {
+    pub(crate) fn new(inner: crate::Link) -> Self {
         Self {
             inner,
             closed: RefCell::new(None),
