@@ -81,7 +81,8 @@ impl OpenLinks {
     fn find(&self, device: &PeerId) -> Option<Dialled> {
         let links = self.0.lock().expect("not poisoned");
         let (link, completed) = links.get(device)?;
-        let link = link.upgrade()?;
+        // One without any path that answers is as good as lost.
+        let link = link.upgrade().filter(|link| link.paths.is_verified())?;
         let (sender, receiver) = oneshot::channel();
         // The receiver is right here.
         let _ = sender.send(Ok(completed.clone()));

@@ -15,16 +15,21 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::caller::{Caller, Completed, Dialled, Ring};
 use crate::copy;
+use crate::endpoint::InUse;
 use crate::failure::{Exit, Failure};
-use crate::link::{Link, Use};
+use crate::link::{Link, Use, close};
 
 /// How long a local connection waits for a link that is being redialled.
 const REDIAL_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a stream that is over waits for the rest of its call.
 const RECEIPT_PATIENCE: Duration = Duration::from_secs(1);
+/// Without any path that answers for this long, the device is called anew. The link may still come
+/// back until QUIC gives it up; but a device that was started again knows nothing of it.
+const NO_PATH_PATIENCE: Duration = Duration::from_secs(8);
 /// Pauses between attempts to call again; the last one repeats.
 const REDIAL_PAUSES: [Duration; 6] = [
     Duration::from_millis(200),
@@ -125,20 +130,37 @@ pub(crate) async fn forward(
         tell(events, Event::Lost { reason }).await;
         dialled = redial(caller, &ring).await?;
         current.send_replace(Some(dialled.link.clone()));
+        // Programs that still wait on the old link learn that it is over.
+        if !link.paths.is_verified() {
+            link.connection.close(close::DONE.into(), b"called anew");
+        }
     }
 }
 
-/// Tells of every change of the link's path, until the link ends; gives the reason of that.
+/// Tells of every change of the link's path, until the link ends or has had no path for too long;
+/// gives the reason of that.
 async fn watch_path(link: &Link, events: &mpsc::Sender<Event>) -> String {
     let mut in_use = link.paths.in_use();
     let mut told = link.paths.path();
+    let mut give_up = None;
     let ended = link.ended();
     tokio::pin!(ended);
     loop {
+        let patience = async {
+            match give_up {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             reason = &mut ended => return reason,
+            () = patience => return "the device does not answer any more".into(),
             Ok(()) = in_use.changed() => {
-                let now = in_use.borrow_and_update().path;
+                let InUse { path: now, verified } = *in_use.borrow_and_update();
+                give_up = match verified {
+                    Some(_) => None,
+                    None => give_up.or_else(|| Some(Instant::now() + NO_PATH_PATIENCE)),
+                };
                 if let Some(path) = now.filter(|path| Some(*path) != told) {
                     told = Some(path);
                     tell(events, Event::Path { path }).await;

@@ -8,9 +8,7 @@ use ringback_protocol::channel::{Channel, MAX_DATA, Reset, Violation, WINDOW, re
 use ringback_protocol::stream::{Open, Opening, StreamRefused};
 
 fn open() -> Open {
-    Open {
-        service: "web".into(),
-    }
+    Open::new("web")
 }
 
 /// Carries everything that waits from one end to the other.

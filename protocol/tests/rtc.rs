@@ -26,7 +26,7 @@ fn out_of_bounds_is_neither_sent_nor_taken() {
         ("long pwd", |d| d.pwd = "a".repeat(257)),
         ("pwd ends its line", |d| d.pwd.push('\n')),
         ("17 candidates", |d| {
-            d.candidates = vec![d.candidates[0].clone(); 17]
+            d.candidates = vec![d.candidates[0].clone(); 17];
         }),
         ("long candidate", |d| {
             d.candidates = vec![format!("candidate:{}", "x".repeat(MAX_CANDIDATE))];

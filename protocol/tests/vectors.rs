@@ -120,9 +120,7 @@ fn browser_descriptions() {
 /// §19.2
 #[test]
 fn channel_messages() {
-    let open = Open {
-        service: "ssh".into(),
-    };
+    let open = Open::new("ssh");
     let mut channel = Channel::caller(&open);
     let mut poll = || channel.poll_message().map(hex::encode);
     assert_eq!(poll().as_deref(), Some(vector::CHANNEL_HEADER));
@@ -472,6 +470,7 @@ fn frames_of_the_registry_to_a_caller() {
         Answered {
             call: 0,
             reply: bytes(vector::REPLY),
+            ice: None,
         },
         vector::ANSWERED,
     );

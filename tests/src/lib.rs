@@ -25,3 +25,4 @@ pub mod registry;
 pub mod room;
 pub mod rtc_caller;
 pub mod transfer;
+pub mod turn;

@@ -13,9 +13,9 @@ use ringback_protocol::reply::Reply;
 use ringback_protocol::rtc::{Description, MAX_CHANNELS};
 use ringback_protocol::stream::{Open, Opening};
 use ringback_protocol::{Code, SecretKey};
-use ringback_tests::rtc_caller::{Asking, Browser, PATIENCE, accepted, take};
 use ringback_tests::loopback::{Device, PASSWORD};
 use ringback_tests::registry::{Registry, new_key};
+use ringback_tests::rtc_caller::{Asking, Browser, PATIENCE, accepted, take};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use str0m::channel::{ChannelConfig, ChannelId, Reliability};
@@ -222,9 +222,7 @@ fn the_65th_channel_is_closed_and_others_are_not() -> Result<()> {
     assert!(ids.iter().all(|id| browser.is_open(*id)));
     // One of another kind is not taken either, and leaves no trace.
     let odd = |browser: &mut Browser, config| {
-        let channel = Channel::caller(&Open {
-            service: "hello".into(),
-        });
+        let channel = Channel::caller(&Open::new("hello"));
         browser.open_with(channel, config)
     };
     browser.stream(ids[0]).reset(reset::ABORTED);

@@ -1,4 +1,4 @@
-//! Pages of other origins at the registry (PROTOCOL.md, section 5.5), on real workerd.
+//! Pages of other origins at the registry (PROTOCOL.md, section 5.7), on real workerd.
 
 use ringback_tests::registry::{Registry, Reply, envelope, new_key};
 

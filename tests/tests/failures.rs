@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use ringback_tests::{
     agent::PATIENCE,
     download::{Download, fetch},
@@ -220,8 +220,12 @@ fn the_device_agent_dies_in_a_call() -> Result<()> {
     up.process.kill9()?;
     let killed = Instant::now();
     let _again = scene.device.up_again()?;
-    call.event_within(IDLE_TIMEOUT, "lost", 1)?;
+    call.event_within(PATIENCE, "lost", 1)?;
     let noticed = killed.elapsed();
+    ensure!(
+        noticed < Duration::from_secs(15),
+        "noticed after {noticed:.1?}"
+    );
     // The local program learns that it has not got everything.
     let said = download.fail()?;
     call.event_within(PATIENCE, "connected", 2)?;

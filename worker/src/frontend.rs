@@ -23,7 +23,7 @@ use crate::enrolment_code::EnrolmentCode;
 use crate::policy::{Policy, PolicyChange};
 use crate::problem::Problem;
 use crate::routes::{self, Match, Operation};
-use crate::{device_object, openapi, origin, owner, relay_object};
+use crate::{device_object, directory_object, ice, openapi, origin, owner, relay_object};
 
 /// Bytes of the largest request body (§14).
 const MAX_BODY: usize = 64 * 1024;
@@ -127,10 +127,14 @@ async fn respond(request: &mut Request, env: &Env) -> Result<Response, Problem> 
         Operation::Enrol => enrol(request, env, &origin).await,
         Operation::Socket => {
             let device = device()?;
-            check_websocket(request)?;
+            check_websocket(request, device_object::SUBPROTOCOL)?;
             device_object::socket(env, &device, &origin, &peer_address(request))
                 .await
                 .map_err(fault)
+        }
+        Operation::OwnerSocket => {
+            check_websocket(request, directory_object::SUBPROTOCOL)?;
+            directory_object::socket(env).await.map_err(fault)
         }
         Operation::Request => call(request, env, &device()?).await,
         Operation::Fetch => fetch_waiting(request, env, &device()?, &origin).await,
@@ -139,7 +143,7 @@ async fn respond(request: &mut Request, env: &Env) -> Result<Response, Problem> 
             let room = parameter
                 .parse::<Room>()
                 .map_err(|error| bad_request(error.to_string()))?;
-            check_websocket(request)?;
+            check_websocket(request, device_object::SUBPROTOCOL)?;
             relay_object::socket(env, &room, &origin)
                 .await
                 .map_err(fault)
@@ -181,7 +185,11 @@ async fn registry(env: &Env) -> Result<Response, Problem> {
         "protocol_versions": [VERSION],
         "time": Date::now().as_millis() / 1000,
         "stun_servers": device_object::stun_servers(env),
+        "ice_servers": ice::public(env),
     });
+    if let Some(lan_origin) = ice::text(env, "LAN_ORIGIN") {
+        registry["lan_origin"] = lan_origin.into();
+    }
     let Value::Object(known) = ask::<Value>(env, &Ask::Registry).await? else {
         return Err(Problem::new(
             Code::Internal,
@@ -244,7 +252,7 @@ async fn new_code(request: &mut Request, env: &Env) -> Result<Response, Problem>
     )
 }
 
-fn check_websocket(request: &Request) -> Result<(), Problem> {
+fn check_websocket(request: &Request, subprotocol: &str) -> Result<(), Problem> {
     if !header(request, "upgrade").is_some_and(|upgrade| upgrade.eq_ignore_ascii_case("websocket"))
     {
         return Err(bad_request("this path takes WebSocket connections only"));
@@ -252,12 +260,9 @@ fn check_websocket(request: &Request) -> Result<(), Problem> {
     let offered = header(request, "sec-websocket-protocol").unwrap_or_default();
     if !offered
         .split(',')
-        .any(|protocol| protocol.trim() == device_object::SUBPROTOCOL)
+        .any(|protocol| protocol.trim() == subprotocol)
     {
-        let detail = format!(
-            "the WebSocket must offer the subprotocol {}",
-            device_object::SUBPROTOCOL
-        );
+        let detail = format!("the WebSocket must offer the subprotocol {subprotocol}");
         return Err(Problem::new(Code::BadVersion, detail));
     }
     Ok(())
@@ -333,7 +338,9 @@ fn not_signed(origin: &str) -> Problem {
 async fn call(request: &mut Request, env: &Env, device: &PeerId) -> Result<Response, Problem> {
     let envelope = body(request).await?;
     let caller = caller_of(&envelope, device)?;
-    device_object::request(env, device, &caller, &envelope)
+    // Browsers send it with every POST, and nobody else has a use for TURN.
+    let is_browser = header(request, "origin").is_some();
+    device_object::request(env, device, &caller, &envelope, is_browser)
         .await
         .map_err(fault)
 }

@@ -24,6 +24,7 @@ pub mod device_object;
 pub mod directory_object;
 pub mod enrolment_code;
 pub mod frontend;
+pub mod ice;
 pub mod limits;
 mod log;
 pub mod openapi;

@@ -388,6 +388,11 @@ impl Paths {
         self.link.in_use.subscribe()
     }
 
+    /// A path answers pings at present.
+    pub(crate) fn is_verified(&self) -> bool {
+        self.link.in_use.borrow().verified.is_some()
+    }
+
     /// Waits until a path has answered a ping.
     pub(crate) async fn verified(&self) {
         let mut in_use = self.in_use();

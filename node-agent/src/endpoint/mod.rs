@@ -34,7 +34,7 @@ use tokio::sync::{Notify, mpsc, watch};
 
 pub(crate) use addresses::Addresses;
 use addresses::Ports;
-pub(crate) use link_path::Paths;
+pub(crate) use link_path::{InUse, Paths};
 use reach::Reach;
 pub(crate) use relayed::Relays;
 pub(crate) use socket::PathSocket;

@@ -20,7 +20,8 @@ use super::{REGISTRY_ADDRESSES, REGISTRY_NAME};
 pub struct Authority {
     /// The authority's own certificate: what `--registry-ca` and `curl --cacert` take.
     pub ca: PathBuf,
-    /// The registry's certificate, for [`REGISTRY_NAME`] and both addresses of the registry.
+    /// The registry's certificate, for [`REGISTRY_NAME`], sites of its LAN origin, and both addresses
+    /// of the registry.
     pub certificate: PathBuf,
     /// The key to [`Authority::certificate`] (PKCS #8).
     pub key: PathBuf,
@@ -42,7 +43,8 @@ impl Authority {
         let ca_pem = ca.self_signed(&ca_key)?.pem();
         let issuer = Issuer::new(ca, ca_key);
 
-        let mut params = CertificateParams::new(vec![REGISTRY_NAME.to_owned()])?;
+        let lan = format!("*.lan.{REGISTRY_NAME}");
+        let mut params = CertificateParams::new(vec![REGISTRY_NAME.to_owned(), lan])?;
         params
             .subject_alt_names
             .extend(REGISTRY_ADDRESSES.map(SanType::IpAddress));

@@ -31,6 +31,7 @@ pub(super) struct Parts<'a> {
     /// Durable Objects are kept in this directory, below a folder per class, so their state
     /// outlives the process.
     pub(super) storage: &'a str,
+    pub(super) private_network: bool,
 }
 
 /// Writes the configuration: one socket, and behind it the pages, the worker, or both.
@@ -55,6 +56,11 @@ pub(super) fn render(parts: &Parts<'_>) -> String {
     if has_worker {
         services.push("(name = \"main\", worker = .worker)".to_owned());
         services.push(disk("storage", parts.storage, "writable = true"));
+    }
+    if parts.private_network {
+        services.push(
+            "(name = \"internet\", network = (allow = [\"public\", \"private\"]))".to_owned(),
+        );
     }
     if let Some(served) = parts.pages {
         let directory = served.directory.to_string_lossy();
@@ -241,6 +247,7 @@ mod tests {
             listen: "127.0.0.1:0",
             tls: None,
             storage: "/s",
+            private_network: false,
         });
         for expected in [
             "(name = \"DEVICES\", durableObjectNamespace = \"DeviceObject\"),",
@@ -269,6 +276,7 @@ mod tests {
             listen: "[::]:443",
             tls: Some(&pair),
             storage: "/s",
+            private_network: false,
         });
         assert!(text.contains("privateKey = \"KEY\\n\""), "{text}");
         assert!(

@@ -56,6 +56,9 @@ pub struct Config {
     pub bindings: BTreeMap<String, String>,
     /// Served where the code does not answer first.
     pub pages: Option<Pages>,
+    /// Lets the code connect to private addresses, too, as tests need that stand in for a server
+    /// on the internet.
+    pub private_network: bool,
     /// What the command is put behind, such as `ip netns exec NAME`. It has to end in an exec,
     /// so that the process ID is that of workerd.
     pub prefix: Vec<OsString>,
@@ -74,6 +77,7 @@ impl Config {
             tls: None,
             bindings: BTreeMap::from([("OWNER_SECRET".to_owned(), owner_secret.into())]),
             pages: None,
+            private_network: false,
             prefix: Vec::new(),
         })
     }
@@ -252,6 +256,7 @@ fn write_config(config: &Config, listen: SocketAddr) -> Result<PathBuf> {
         listen: &listen.to_string(),
         tls: config.tls.as_ref(),
         storage: &storage.to_string_lossy(),
+        private_network: config.private_network,
     });
     let path = config.dir.join("workerd.capnp");
     fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;

@@ -87,7 +87,7 @@ impl Aim {
 /// Digits after the point.
 fn digits(unit: &str) -> usize {
     match unit {
-        "×" | "s/1000" => 2,
+        "×" | "s/1000" | "core s" | "cores" => 2,
         "round trips" | "ms" | "MB" | "% CPU" => 1,
         _ => 0,
     }

@@ -1,7 +1,9 @@
 //! Throughput of `-L` beside plain TCP, a bare quinn stream and dumbpipe. One round measures each
-//! once, so that what else the machine does falls on all of them alike.
+//! once, so that what else the machine does falls on all of them alike. Both ends and all that
+//! lies between share the cores of one machine, so what a byte costs in processor time is measured,
+//! too: it says whether a figure is the machine's or the program's.
 
-use std::{path::Path, process::Command};
+use std::{path::Path, process::Command, time::Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use ringback_tests::transfer::Transfer;
@@ -12,21 +14,31 @@ use super::{
     figure::Figure,
     peer::Dumbpipe,
     report::{Aim, Report},
+    usage::busy_seconds,
 };
 
-/// Megabits per second, and ratios of medians.
+/// Rates, and ratios of their medians.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Figures {
     bytes: u64,
-    plain_tcp: Figure,
-    plain_tcp_8_streams: Figure,
-    bare_quinn: Figure,
-    ringback: Figure,
-    ringback_8_streams: Figure,
-    dumbpipe: Option<Figure>,
+    plain_tcp: Rate,
+    plain_tcp_8_streams: Rate,
+    bare_quinn: Rate,
+    ringback: Rate,
+    ringback_8_streams: Rate,
+    dumbpipe: Option<Rate>,
     ringback_to_bare_quinn: f64,
     ringback_8_streams_to_bare_quinn: f64,
     ringback_to_dumbpipe: Option<f64>,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Rate {
+    megabits_s: Figure,
+    /// Processor time of the whole machine per gigabyte.
+    core_seconds_per_gb: Figure,
+    /// How many cores were at work meanwhile.
+    busy_cores: Figure,
 }
 
 /// Where the caller's end of dumbpipe listens.
@@ -44,7 +56,7 @@ pub(super) fn measure(
         .transpose()?;
     let mut figures = Figures {
         bytes,
-        dumbpipe: dumbpipe.as_ref().map(|_| Figure::default()),
+        dumbpipe: dumbpipe.as_ref().map(|_| Rate::default()),
         ..Figures::default()
     };
     let (plain, quinn) = (direct(TCP_PORT), direct(QUINN_PORT));
@@ -55,24 +67,24 @@ pub(super) fn measure(
             command.args(["tcp-fetch", server, "--streams", &streams.to_string()]);
             fetch(command, bytes)
         };
-        figures.plain_tcp.add(tcp(&plain, 1)?);
-        figures.plain_tcp_8_streams.add(tcp(&plain, 8)?);
+        figures.plain_tcp.add(&tcp(&plain, 1)?);
+        figures.plain_tcp_8_streams.add(&tcp(&plain, 8)?);
         let mut command = bench.lab_command()?;
         command.args(["quinn-fetch", &quinn]);
-        figures.bare_quinn.add(fetch(command, bytes)?);
-        figures.ringback.add(tcp(&forwarded, 1)?);
-        figures.ringback_8_streams.add(tcp(&forwarded, 8)?);
+        figures.bare_quinn.add(&fetch(command, bytes)?);
+        figures.ringback.add(&tcp(&forwarded, 1)?);
+        figures.ringback_8_streams.add(&tcp(&forwarded, 8)?);
         if let (Some(dumbpipe), Some(figure)) = (&dumbpipe, &mut figures.dumbpipe) {
-            figure.add(tcp(&dumbpipe.local().to_string(), 1)?);
+            figure.add(&tcp(&dumbpipe.local().to_string(), 1)?);
         }
         eprintln!("throughput, run {run} of {runs}");
     }
     drop(link);
-    let quinn = figures.bare_quinn.median;
-    figures.ringback_to_bare_quinn = figures.ringback.median / quinn;
-    figures.ringback_8_streams_to_bare_quinn = figures.ringback_8_streams.median / quinn;
+    let quinn = figures.bare_quinn.median();
+    figures.ringback_to_bare_quinn = figures.ringback.median() / quinn;
+    figures.ringback_8_streams_to_bare_quinn = figures.ringback_8_streams.median() / quinn;
     let dumbpipe = figures.dumbpipe.as_ref();
-    figures.ringback_to_dumbpipe = dumbpipe.map(|figure| figures.ringback.median / figure.median);
+    figures.ringback_to_dumbpipe = dumbpipe.map(|rate| figures.ringback.median() / rate.median());
     Ok(figures)
 }
 
@@ -87,9 +99,16 @@ impl Figures {
             ("ringback -L, 8 streams", &self.ringback_8_streams),
         ];
         let dumbpipe = self.dumbpipe.as_ref();
-        rows.extend(dumbpipe.map(|figure| ("dumbpipe, 1 stream", figure)));
-        for (name, figure) in rows {
-            report.add(part, name, figure.median, "Mb/s");
+        rows.extend(dumbpipe.map(|rate| ("dumbpipe, 1 stream", rate)));
+        for (name, rate) in rows {
+            report.add(part, name, rate.median(), "Mb/s");
+            report.add(
+                part,
+                "  processor time per GB",
+                rate.core_seconds_per_gb.median,
+                "core s",
+            );
+            report.add(part, "  at work meanwhile", rate.busy_cores.median, "cores");
         }
         let (one, eight) = (
             self.ringback_to_bare_quinn,
@@ -104,8 +123,28 @@ impl Figures {
     }
 }
 
-fn fetch(mut command: Command, bytes: u64) -> Result<f64> {
+impl Rate {
+    fn add(&mut self, sample: &Sample) {
+        self.megabits_s.add(sample.megabits_s);
+        self.core_seconds_per_gb.add(sample.core_seconds_per_gb);
+        self.busy_cores.add(sample.busy_cores);
+    }
+
+    fn median(&self) -> f64 {
+        self.megabits_s.median
+    }
+}
+
+struct Sample {
+    megabits_s: f64,
+    core_seconds_per_gb: f64,
+    busy_cores: f64,
+}
+
+fn fetch(mut command: Command, bytes: u64) -> Result<Sample> {
+    let (start, busy) = (Instant::now(), busy_seconds()?);
     let output = command.args(["--bytes", &bytes.to_string()]).output()?;
+    let (elapsed, busy) = (start.elapsed().as_secs_f64(), busy_seconds()? - busy);
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(
         output.status.success(),
@@ -115,5 +154,9 @@ fn fetch(mut command: Command, bytes: u64) -> Result<f64> {
     );
     let transfer: Transfer = serde_json::from_slice(&output.stdout)
         .with_context(|| format!("{command:?} wrote no figures"))?;
-    Ok(transfer.megabits())
+    Ok(Sample {
+        megabits_s: transfer.megabits(),
+        core_seconds_per_gb: busy / (bytes as f64 / 1e9),
+        busy_cores: busy / elapsed,
+    })
 }

@@ -16,6 +16,22 @@ pub(crate) fn cpu_seconds(pid: u32) -> Result<f64> {
     Ok((ticks(11)? + ticks(12)?) as f64 / per_second as f64)
 }
 
+/// Time that all cores together have spent on work so far, in steps of a clock tick (10 ms).
+pub(crate) fn busy_seconds() -> Result<f64> {
+    let stat = fs::read_to_string("/proc/stat")?;
+    let all = stat.lines().next().context("an empty /proc/stat")?;
+    // user nice system idle iowait irq softirq steal
+    let ticks = all
+        .split_whitespace()
+        .skip(1)
+        .take(8)
+        .map(str::parse)
+        .collect::<Result<Vec<u64>, _>>()?;
+    let idle = ticks.get(3).context("short")? + ticks.get(4).context("short")?;
+    let per_second = sysconf(SysconfVar::CLK_TCK)?.context("no clock tick")?;
+    Ok((ticks.iter().sum::<u64>() - idle) as f64 / per_second as f64)
+}
+
 /// Resident memory in bytes, pages shared with other processes included.
 pub(crate) fn resident_bytes(pid: u32) -> Result<u64> {
     field(pid, "status", "VmRSS:")
