@@ -105,9 +105,9 @@ impl Link {
     /// that data can follow in the same flight.
     pub(crate) async fn open(&self, service: &str) -> Result<Opened> {
         let stream = self.connection.open_bi().await;
-        let mut stream = Stream::quic(stream.context("the link is gone")?);
-        let open = Open::new(service);
-        stream.writer.write_header(&open.encode()).await?;
+        let (mut send, recv) = stream.context("the link is gone")?;
+        send.write_all(&Open::new(service).encode()).await?;
+        let stream = Stream::quic((send, recv));
         Ok(Opened {
             send: stream.writer,
             answer: Answer {
