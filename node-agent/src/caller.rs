@@ -275,7 +275,7 @@ impl Caller {
                         Some(Progress::Delivered) => log.note("delivered"),
                         Some(Progress::Ended(Outcome::Accepted(accepted))) => {
                             log.note("accepted");
-                            expecting.answered(&accepted.candidates, accepted.nat);
+                            expecting.answered(&accepted);
                             deadline = Instant::now() + PATH_TIMEOUT;
                             reply = Some(accepted);
                         }
@@ -352,7 +352,7 @@ impl Rest {
                     match self.call.handle_frame(frame) {
                         Some(Progress::Ended(Outcome::Accepted(reply))) => {
                             self.log.note("accepted");
-                            self.expecting.answered(&reply.candidates, reply.nat);
+                            self.expecting.answered(&reply);
                             self.reply = Some(reply);
                         }
                         // The link is to the right key all the same; but with a registry that is
@@ -399,6 +399,7 @@ fn unanswered() -> Reply {
         remembered: false,
         webrtc: None,
         nat: Default::default(),
+        flight: Vec::new(),
     }
 }
 

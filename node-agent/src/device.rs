@@ -12,6 +12,7 @@ use ringback_protocol::frame::{Answer, Answered, Deliver, Frame, Place, Refuse, 
 use ringback_protocol::refusal::Refusal;
 use ringback_protocol::registration::{CloseReason, Output};
 use ringback_protocol::reply::Reply;
+use ringback_protocol::rtc::Description;
 use ringback_protocol::stream::{Opening, StreamRefused};
 use ringback_protocol::{Code, PeerId, SecretKey};
 use serde::{Deserialize, Serialize};
@@ -219,43 +220,34 @@ impl Agent {
         tracing::info!(caller = ?admitted.caller, service = admitted.request.service, "admitted a request");
         let remembered =
             admitted.by_key || (admitted.request.remember && self.remember(admitted.caller));
-        let addresses = self.endpoint.addresses().borrow().clone();
-        let mut reply = Reply {
-            request_id: admitted.request.id,
-            candidates: addresses.candidates,
-            remembered,
-            webrtc: None,
-            nat: addresses.nat,
-        };
         if let Some(offer) = &admitted.request.webrtc {
-            match self.endpoint.dial_browser(admitted.caller, offer) {
-                Ok((description, link)) => {
-                    reply.candidates.clear();
-                    reply.webrtc = Some(description);
-                    let reply = admitted.keys.reply.clone().seal(&reply);
-                    let (established, ()) =
-                        tokio::join!(link.established(), self.answer(to, Ok(reply)));
-                    match established {
-                        Ok(()) => self.serve(ServedLink::Browser(link)).await,
-                        Err(error) => tracing::info!(
-                            caller = ?admitted.caller,
-                            "no connection with the browser came about: {error:#}"
-                        ),
-                    }
-                }
-                Err(error) => tracing::warn!("a browser can not be answered: {error:#}"),
-            }
-            return;
+            return self.answer_browser(to, &admitted, offer, remembered).await;
         }
-        let reply = admitted.keys.reply.clone().seal(&reply);
-        // The first datagrams leave while the answer is on its way.
-        let dial = self.endpoint.dial(
+        let addresses = self.endpoint.addresses().borrow().clone();
+        // The first datagrams leave before the answer does.
+        let dialling = match self.endpoint.dial(
             admitted.caller,
             &admitted.keys,
             &admitted.request.candidates,
             admitted.request.nat,
             admitted.request.path & DIRECT_ONLY != 0,
-        );
+        ) {
+            Ok(dialling) => dialling,
+            Err(error) => {
+                tracing::warn!("can not dial: {error:#}");
+                return;
+            }
+        };
+        let reply = Reply {
+            request_id: admitted.request.id,
+            candidates: addresses.candidates,
+            remembered,
+            webrtc: None,
+            nat: addresses.nat,
+            flight: dialling.flight().await,
+        };
+        let reply = admitted.keys.reply.clone().seal(&reply);
+        let dial = dialling.established();
         let answer = self.answer(to, Ok(reply));
         let (dialled, ()) = tokio::join!(tokio::time::timeout(DIAL_TIMEOUT, dial), answer);
         match dialled {
@@ -268,6 +260,43 @@ impl Agent {
             }
             Err(_) => {
                 tracing::info!(caller = ?admitted.caller, "the dial-back found no path in 15 s");
+            }
+        }
+    }
+
+    /// The caller is a browser: the dial-back is ICE's checks (PROTOCOL §19).
+    async fn answer_browser(
+        self: &Arc<Self>,
+        to: AnswerTo,
+        admitted: &Admitted,
+        offer: &Description,
+        remembered: bool,
+    ) {
+        let caller = admitted.caller;
+        let (description, link) = match self.endpoint.dial_browser(caller, offer) {
+            Ok(dialled) => dialled,
+            Err(error) => {
+                tracing::warn!("a browser can not be answered: {error:#}");
+                return;
+            }
+        };
+        let reply = Reply {
+            request_id: admitted.request.id,
+            candidates: Vec::new(),
+            remembered,
+            webrtc: Some(description),
+            nat: self.endpoint.addresses().borrow().nat,
+            flight: Vec::new(),
+        };
+        let reply = admitted.keys.reply.clone().seal(&reply);
+        let (established, ()) = tokio::join!(link.established(), self.answer(to, Ok(reply)));
+        match established {
+            Ok(()) => self.serve(ServedLink::Browser(link)).await,
+            Err(error) => {
+                tracing::info!(
+                    ?caller,
+                    "no connection with the browser came about: {error:#}"
+                );
             }
         }
     }

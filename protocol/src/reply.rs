@@ -4,6 +4,7 @@ use std::fmt;
 
 use chacha20poly1305::aead::{Aead as _, KeyInit as _, Payload};
 use chacha20poly1305::{ChaCha20Poly1305, Nonce};
+pub use minicbor::bytes::ByteVec as Datagram;
 use minicbor::{Decode, Encode};
 use zeroize::ZeroizeOnDrop;
 
@@ -31,7 +32,16 @@ pub struct Reply {
     /// The device's side of the WebRTC connection that the request asked for.
     #[n(4)]
     pub webrtc: Option<Description>,
+    /// The QUIC datagrams with which the device dials, so that the handshake goes on even where
+    /// the caller's NAT has kept them out. At most [`MAX_FLIGHT`] of at most [`MAX_DATAGRAM`] bytes.
+    #[cbor(n(5), default, skip_if = "Vec::is_empty")]
+    pub flight: Vec<Datagram>,
 }
+
+/// Datagrams of the dial-back in a reply.
+pub const MAX_FLIGHT: usize = 4;
+/// Bytes of each.
+pub const MAX_DATAGRAM: usize = 1500;
 
 /// Seals the one reply of a request.
 #[derive(Clone, ZeroizeOnDrop)]
@@ -76,7 +86,11 @@ impl ReplyKey {
                 },
             )
             .map_err(|_| ForgedReply)?;
-        let reply: Reply = cbor::decode(&plaintext).map_err(|_| ForgedReply)?;
+        let mut reply: Reply = cbor::decode(&plaintext).map_err(|_| ForgedReply)?;
+        reply.flight.truncate(MAX_FLIGHT);
+        reply
+            .flight
+            .retain(|datagram| datagram.len() <= MAX_DATAGRAM);
         if reply.request_id == *request_id {
             Ok(reply)
         } else {

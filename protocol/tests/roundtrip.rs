@@ -24,7 +24,7 @@ use ringback_protocol::path::{PathSet, Received, Role, Via};
 use ringback_protocol::receipt::Nat;
 use ringback_protocol::refusal::Refusal;
 use ringback_protocol::registration::{CloseReason, Output, Registration};
-use ringback_protocol::reply::Reply;
+use ringback_protocol::reply::{Datagram, MAX_DATAGRAM, MAX_FLIGHT, Reply};
 use ringback_protocol::rtc::Description;
 use ringback_protocol::secret::PASSWORD_ID;
 use ringback_protocol::stream::{MAX_HEADER, Mode, Open, Opening, StreamRefused};
@@ -251,14 +251,18 @@ fn a_reply() -> impl Strategy<Value = Reply> {
         any::<bool>(),
         nat,
         option::of(description()),
+        vec(vec(any::<u8>(), 0..=MAX_DATAGRAM), 0..=MAX_FLIGHT),
     )
-        .prop_map(|(request_id, candidates, remembered, nat, webrtc)| Reply {
-            request_id,
-            candidates,
-            remembered,
-            nat,
-            webrtc,
-        })
+        .prop_map(
+            |(request_id, candidates, remembered, nat, webrtc, flight)| Reply {
+                request_id,
+                candidates,
+                remembered,
+                nat,
+                webrtc,
+                flight: flight.into_iter().map(Datagram::from).collect(),
+            },
+        )
 }
 
 /// The same map with one more key, 100, that nobody knows.

@@ -13,6 +13,7 @@ use ringback_protocol::PeerId;
 use ringback_protocol::candidate::{Candidate, Kind};
 use ringback_protocol::path::{Class, PathSet, Traffic, Via};
 use ringback_protocol::receipt::{Nat, PathInUse, Transport, Tried};
+use ringback_protocol::reply::Datagram;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::AbortHandle;
 
@@ -43,6 +44,8 @@ pub(super) struct LinkPath {
     pub(super) route: Mutex<Route>,
     /// Timers have changed.
     pub(super) changed: Notify,
+    /// The first datagrams of the handshake have left.
+    pub(super) sent_handshake: Notify,
     pub(super) marks: Marks,
     connections: Mutex<HashMap<u32, Arc<dyn DatagramSink>>>,
     sockets: Mutex<HashMap<u16, SearchSocket>>,
@@ -155,6 +158,7 @@ impl LinkPath {
             paths: Mutex::new(paths),
             route: Mutex::default(),
             changed: Notify::new(),
+            sent_handshake: Notify::new(),
             marks: Marks::default(),
             connections: Mutex::default(),
             sockets: Mutex::default(),
@@ -381,6 +385,27 @@ impl Paths {
             (class, transport, kind, address),
             sink,
         )
+    }
+
+    /// The first datagrams of QUIC's handshake, as soon as they have been sent.
+    pub(crate) async fn flight(&self) -> Vec<Datagram> {
+        let sent_so_far = || -> Vec<Datagram> {
+            let paths = self.link.paths.lock().expect("not poisoned");
+            paths.flight().map(|quic| quic.to_vec().into()).collect()
+        };
+        loop {
+            let sent = self.link.sent_handshake.notified();
+            let flight = sent_so_far();
+            if !flight.is_empty() {
+                return flight;
+            }
+            sent.await;
+        }
+    }
+
+    /// The first datagrams of the peer's handshake, which have come with its reply.
+    pub(crate) fn receive_flight(&self, flight: &[Datagram]) {
+        self.guard.socket.receive_flight(&self.link, flight);
     }
 
     /// What the link's datagrams go by, and every change of it.

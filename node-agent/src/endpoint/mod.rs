@@ -27,6 +27,7 @@ use ringback_protocol::candidate::{self, Candidate, Kind};
 use ringback_protocol::envelope::CallKeys;
 use ringback_protocol::path::{PathSet, Role};
 use ringback_protocol::receipt::Nat;
+use ringback_protocol::reply::{Datagram, Reply};
 use ringback_protocol::rtc::Description;
 use ringback_protocol::{PeerId, SecretKey};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -43,6 +44,8 @@ use tls::Credentials;
 
 /// Kernel buffer of the UDP socket in each direction, in bytes; what the kernel grants may be less.
 const SOCKET_BUFFER: usize = 4 << 20;
+/// For QUIC to make the first datagrams of a dial-back.
+const FLIGHT_PATIENCE: Duration = Duration::from_millis(20);
 
 /// Shared by everything that calls or is called.
 #[derive(Debug, Clone)]
@@ -296,16 +299,15 @@ impl Endpoint {
         self.socket.send(to, datagram);
     }
 
-    /// As the device: dials the caller on all its candidates at once and gives the link's
-    /// connection once both keys are proven.
-    pub(crate) async fn dial(
+    /// As the device: dials the caller on all its candidates at once.
+    pub(crate) fn dial(
         &self,
         caller: PeerId,
         keys: &CallKeys,
         candidates: &[Candidate],
         nat: Nat,
         direct_only: bool,
-    ) -> Result<(quinn::Connection, Paths)> {
+    ) -> Result<Dialling> {
         let candidates = candidate::rank(candidates, self.loopback);
         let (paths, named) = self
             .socket
@@ -318,12 +320,10 @@ impl Endpoint {
             self.use_relays(&paths, keys, Role::Device, self.key.id());
         }
         let config = self.credentials.client(caller)?;
-        let connection = self
+        let connecting = self
             .quic
-            .connect_with(config, paths.virtual_address(), "ringback")?
-            .await?;
-        paths.set_established();
-        Ok((connection, paths))
+            .connect_with(config, paths.virtual_address(), "ringback")?;
+        Ok(Dialling { connecting, paths })
     }
 
     /// As the device: the answer to a browser's description, and the link that it may become. Checks
@@ -381,6 +381,30 @@ impl Endpoint {
     }
 }
 
+/// A device's dial-back.
+#[derive(Debug)]
+pub(crate) struct Dialling {
+    connecting: Connecting,
+    paths: Paths,
+}
+
+impl Dialling {
+    /// The datagrams with which it begins. Empty if QUIC is slow to make them: they are on their
+    /// way by themselves, and the answer must not wait.
+    pub(crate) async fn flight(&self) -> Vec<Datagram> {
+        tokio::time::timeout(FLIGHT_PATIENCE, self.paths.flight())
+            .await
+            .unwrap_or_default()
+    }
+
+    /// The link's connection, once both keys are proven.
+    pub(crate) async fn established(self) -> Result<(quinn::Connection, Paths)> {
+        let connection = self.connecting.await?;
+        self.paths.set_established();
+        Ok((connection, self.paths))
+    }
+}
+
 /// A caller's wait for the dial-back.
 #[derive(Debug)]
 pub(crate) struct Expecting {
@@ -395,10 +419,12 @@ pub(crate) struct Expecting {
 }
 
 impl Expecting {
-    /// The device's candidates and its NAT, from its reply.
-    pub(crate) fn answered(&mut self, candidates: &[Candidate], nat: Nat) {
+    /// The device has replied: where it is, its NAT, and how it dials.
+    pub(crate) fn answered(&mut self, reply: &Reply) {
+        let (nat, candidates) = (reply.nat, &reply.candidates);
         let candidates = candidate::rank(candidates, self.endpoint.loopback);
         self.paths.add_candidates(&candidates);
+        self.paths.receive_flight(&reply.flight);
         self.paths
             .set_nats(self.endpoint.addresses.borrow().nat, nat);
         if let Some(mut reach) = self.reach.take() {

@@ -28,6 +28,7 @@ use ringback_protocol::PeerId;
 use ringback_protocol::beacon;
 use ringback_protocol::candidate::{Candidate, canonical};
 use ringback_protocol::path::{self, PathKeys, PathSet, Received, Role, Via};
+use ringback_protocol::reply::Datagram;
 use tokio::sync::mpsc;
 
 use super::link_path::{Io, LinkPath, Paths, Route};
@@ -441,26 +442,45 @@ impl PathSocket {
         count
     }
 
+    /// Sends by every way until the peer has been heard.
     fn send_handshake(self: &Arc<Self>, link: &Arc<LinkPath>, transmit: &Transmit<'_>) {
         let stride = transmit
             .segment_size
             .unwrap_or(transmit.contents.len())
             .max(1);
+        let route = link.route().via();
+        let mut bare = Vec::new();
+        let mut paths = link.paths.lock().expect("not poisoned");
         for segment in transmit.contents.chunks(stride) {
-            if is_long_header(segment) {
-                link.paths
-                    .lock()
-                    .expect("not poisoned")
-                    .send_handshake(segment);
-                link.flush(self);
-            } else if let Some(via) = link.route().via() {
-                link.send(self, via, segment);
+            match route {
+                Some(via) if !is_long_header(segment) => bare.push((via, segment)),
+                _ => paths.send_handshake(segment),
             }
+        }
+        drop(paths);
+        link.sent_handshake.notify_one();
+        link.flush(self);
+        for (via, segment) in bare {
+            link.send(self, via, segment);
         }
     }
 
+    /// The device's first datagrams, which came with its reply.
+    pub(super) fn receive_flight(&self, link: &LinkPath, flight: &[Datagram]) {
+        let mut inbox = self.inbox.lock().expect("not poisoned");
+        for datagram in flight.iter().filter(|datagram| is_long_header(datagram)) {
+            inbox.push(link.virtual_address, datagram.to_vec(), datagram.len());
+        }
+        drop(inbox);
+        self.reader.wake();
+    }
+
     /// Sends QUIC's datagrams by the link's route, at once and all together.
-    fn send_data(&self, link: &LinkPath, transmit: &Transmit<'_>) -> io::Result<()> {
+    fn send_data(
+        self: &Arc<Self>,
+        link: &Arc<LinkPath>,
+        transmit: &Transmit<'_>,
+    ) -> io::Result<()> {
         if link
             .marks
             .sent(transmit.contents.len(), || self.started.elapsed())
@@ -475,7 +495,11 @@ impl PathSocket {
             src_ip: None,
         };
         match link.route() {
-            Route::None => Ok(()),
+            // The caller's first data, behind its answer to a handshake that came with the reply.
+            Route::None => {
+                self.send_handshake(link, transmit);
+                Ok(())
+            }
             Route::Main(address) => self.io.try_send(&to(self.outward(address))),
             Route::Search(_, socket, address) => socket.try_send(&to(address)),
             Route::Connection(_, sink) => {

@@ -28,6 +28,8 @@ use crate::candidate::{Candidate, Kind, MAX_CANDIDATES, canonical, rank};
 use crate::label;
 use crate::receipt::{Nat, PathInUse, PathKind, Transport, Tried, TriedResult};
 
+/// QUIC: set in the first byte of long headers (RFC 9000, 17.2).
+const LONG_HEADER: u8 = 0x80;
 /// Handshake datagrams kept for sending again when a new way shows up.
 const FLIGHT: usize = 4;
 /// A path takes over if its round trip is below this share of the best one's, less [`MARGIN`].
@@ -321,9 +323,16 @@ impl PathSet {
         self.handle_timeout(now);
     }
 
-    /// Seals and routes one QUIC datagram of the handshake.
+    /// The datagrams of the handshake that were sent last, and are kept until it is complete.
+    pub fn flight(&self) -> impl Iterator<Item = &[u8]> {
+        self.flight.iter().map(Vec::as_slice)
+    }
+
+    /// Seals and routes one QUIC datagram of the handshake, or of what follows it before the peer
+    /// has been heard.
     pub fn send_handshake(&mut self, quic: &[u8]) {
-        if !self.established {
+        // Data is QUIC's to send again.
+        if !self.established && quic.first().is_some_and(|first| first & LONG_HEADER != 0) {
             if self.flight.len() == FLIGHT {
                 self.flight.pop_front();
             }

@@ -481,6 +481,7 @@ impl World {
                     remembered: false,
                     webrtc: None,
                     nat: Nat::Unknown,
+                    flight: Vec::new(),
                 };
                 self.device.handshake = Handshake::client(self.now);
                 self.device.paths = Some(PathSet::new(

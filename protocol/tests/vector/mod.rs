@@ -66,6 +66,7 @@ pub fn reply() -> Reply {
         remembered: true,
         webrtc: None,
         nat: Nat::EndpointIndependent,
+        flight: Vec::new(),
     }
 }
 
