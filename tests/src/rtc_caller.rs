@@ -134,9 +134,7 @@ impl Browser {
 
     /// Opens a stream; `Open` leaves as soon as the channel is there.
     pub fn open(&mut self, service: &str) -> ChannelId {
-        let channel = Channel::caller(&Open {
-            service: service.to_owned(),
-        });
+        let channel = Channel::caller(&Open::new(service));
         self.open_with(
             channel,
             ChannelConfig {
