@@ -26,6 +26,7 @@ pub mod quinn_stream;
 pub mod registry;
 pub mod room;
 pub mod rtc_caller;
+pub mod static_site;
 pub mod transfer;
 pub mod turn;
 pub mod visit;

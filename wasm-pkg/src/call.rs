@@ -386,8 +386,11 @@ fn accepted(mut reply: Reply, turn: Option<String>) -> Result<Accepted, CallErro
     })
 }
 
-fn turn_of(_: &Frame) -> Option<String> {
-    None
+fn turn_of(frame: &Frame) -> Option<String> {
+    match frame {
+        Frame::Answered(answered) => answered.ice.clone(),
+        _ => None,
+    }
 }
 
 /// Which device is meant. A contact's key counts, and the registry is not asked.

@@ -5,6 +5,9 @@
 //! `folder` and `transfer`, `bridge`. What decides without a browser is compiled and tested natively,
 //! too: [`figures`], [`pieces`], [`plain`], [`route`], [`sentence`], [`cookies`].
 
+// Leptos makes a public type of each component's parameters.
+#![cfg_attr(target_arch = "wasm32", allow(unreachable_pub))]
+
 pub mod cookies;
 pub mod figures;
 pub mod pieces;

@@ -191,6 +191,10 @@ fn words(code: &str) -> (&'static str, &'static str) {
             "The device does not keep to the protocol.",
             "Update its agent.",
         ),
+        "wrong_certificate" => (
+            "What answered is not the device.",
+            "Its certificate is not the one that the device has sealed for you. No data was sent.",
+        ),
         "stream_reset" => (
             "The device broke the transfer off.",
             "The service behind it may have been stopped. Try again.",
@@ -211,7 +215,7 @@ fn words(code: &str) -> (&'static str, &'static str) {
             "The device has revoked this browser.",
             "The link was closed. Ask the device's owner.",
         ),
-        "too_many" => (
+        "too_many" | "too_many_streams" => (
             "Too much is open over this link.",
             "Close a terminal or wait for a transfer.",
         ),

@@ -187,7 +187,7 @@ impl Call {
         self.link.set(Some(link.clone()));
         self.stage.set(Stage::Linked);
         self.wake();
-        link.on_state(move |state| self.link_state.set(state));
+        self.watch(app, &link);
         let first = link.clone();
         spawn_local(async move {
             self.reload_services().await;
@@ -200,6 +200,39 @@ impl Call {
         spawn_local(async move {
             let end = link.closed().await;
             self.ended(app, link, end);
+        });
+    }
+
+    /// A link that falls silent is made anew beside the old one, unless that comes back first.
+    fn watch(self, app: App, link: &Link) {
+        const PATIENCE_MS: u32 = 3_000;
+        let number = self.link_number();
+        let known = link.clone();
+        link.on_state(move |state| {
+            if self.link_number() != number {
+                return;
+            }
+            self.link_state.set(state);
+            match state {
+                LinkState::Interrupted => {
+                    let link = known.clone();
+                    spawn_local(async move {
+                        browser::sleep(PATIENCE_MS).await;
+                        let silent = link.state() == LinkState::Interrupted
+                            && self.link_number() == number
+                            && self.stage.get_untracked() == Stage::Linked;
+                        if silent {
+                            self.stage.set(Stage::Recalling);
+                            self.under_abort(self.recall(app, link, Failure::new("lost", "")));
+                        }
+                    });
+                }
+                LinkState::Connected if self.stage.get_untracked() == Stage::Recalling => {
+                    self.give_up();
+                    self.stage.set(Stage::Linked);
+                }
+                LinkState::Connected | LinkState::Ended => {}
+            }
         });
     }
 

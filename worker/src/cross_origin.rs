@@ -1,4 +1,4 @@
-//! Pages of other origins (§5.5): whom the owner lets call devices from a page of its own, by the
+//! Pages of other origins (§5.7): whom the owner lets call devices from a page of its own, by the
 //! Fetch standard's CORS protocol. What the owner, devices and beacons ask is open to no other page.
 
 use crate::routes::{self, Match, Operation};

@@ -22,6 +22,7 @@ const PAGE: Page<'static> = Page {
     features: &["npm"],
     name: "ringback",
     types: true,
+    flags: "",
 };
 
 #[derive(clap::Args, Debug)]
@@ -52,7 +53,8 @@ pub(crate) fn build() -> Result<()> {
     fs::write(package.join("package.json"), manifest + "\n")?;
     pack(&package, &folder)?;
     say::note(&format!(
-        "wasm-pkg/ringback-{version}.tgz: {} gzip without types and documents",
+        "{}: {} gzip without types and documents",
+        place::npm_package()?.display(),
         say::size(worker::weight(&package)?)
     ));
     Ok(())
@@ -92,12 +94,9 @@ fn pack(package: &Path, folder: &Path) -> Result<()> {
             .args(["pack", "--loglevel=error", "--pack-destination"])
             .arg(folder),
     )?;
-    let Some(name) = text.lines().last() else {
-        bail!("npm pack names no file");
-    };
-    let file = folder.join(name);
-    if !file.exists() {
-        bail!("npm pack made no {}", file.display());
+    let made = text.lines().last().map(|name| folder.join(name));
+    if made != Some(place::npm_package()?) {
+        bail!("npm pack says that it made {made:?}");
     }
     Ok(())
 }

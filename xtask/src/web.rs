@@ -21,6 +21,8 @@ const PAGE: Page<'static> = Page {
     features: &[],
     name: "ringback_web_ui",
     types: false,
+    // Leptos then compiles a view once, whatever is in it: half the size.
+    flags: "--cfg erase_components",
 };
 
 #[derive(clap::Args, Debug)]

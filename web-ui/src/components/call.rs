@@ -65,7 +65,7 @@ fn Ringing(call: Call) -> impl IntoView {
             <header class="ringing-head">
                 <h1>{title}</h1>
                 <p class="small faint">
-                    <code title=target.clone()>{figures::short_id(&target)}</code>
+                    <code class="whole">{target.clone()}</code>
                     {move || presence().map(|text| format!(" · {text}"))}
                 </p>
             </header>
@@ -199,7 +199,7 @@ fn Asking(call: Call) -> impl IntoView {
                     </div>
                 }.into_any(),
                 LocalNetwork::Denied => view! {
-                    <div class="note">
+                    <div class="note warn">
                         {icon(Icon::Warning)}
                         <div>
                             <p class="note-title">"This page may not reach your local network."</p>

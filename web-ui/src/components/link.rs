@@ -117,7 +117,7 @@ fn Recalling(call: Call) -> impl IntoView {
     view! {
         <div role="status">
             {move || recalling().then(|| view! {
-                <p class="note">
+                <p class="note warn">
                     <span class="spinner" aria-hidden="true"></span>
                     <span>
                         <strong>"The link was lost."</strong>

@@ -110,7 +110,7 @@ pub(crate) fn SettingsScreen() -> impl IntoView {
                             <a href="/sign-in" on:click=app::go(app, Route::SignIn)>"Sign in"</a>
                         }.into_any(),
                         Owner::In { .. } => view! {
-                            <span>"signed in "</span>
+                            <span>"signed in · "</span>
                             <button type="button" class="as-link" on:click=move |_| {
                                 app::sign_out(app);
                                 app.go(Route::Home);

@@ -32,7 +32,7 @@ pub(crate) fn WelcomeScreen() -> impl IntoView {
                 <Diagram
                     phase=Signal::stored(Phase::Linked)
                     device=Signal::stored("Your device".to_owned())
-                    direct=Signal::stored("direct, end to end encrypted".to_owned())
+                    direct=Signal::stored("direct and encrypted".to_owned())
                 />
             </section>
             <Recent />

@@ -183,7 +183,7 @@ impl Transfer {
             let Err(failure) = outcome else {
                 return self.state.set(State::Done);
             };
-            if !matches!(failure.code.as_str(), "link_closed" | "stream_reset" | "link_lost") {
+            if !matches!(failure.code.as_str(), "link_closed" | "stream_reset" | "link_lost" | "too_many_streams") {
                 return self.state.set(State::Failed(failure));
             }
             self.state.set(State::Waiting);
