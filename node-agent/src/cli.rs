@@ -62,12 +62,7 @@ pub enum Command {
     /// Be the UDP front of a registry: devices without a connection register here and are notified
     Beacon(Beacon),
     /// Name a service of this host or its LAN that callers may use
-    Expose {
-        /// The name that callers use
-        name: String,
-        /// HOST:PORT, tcp://HOST:PORT or http://HOST[:PORT]
-        address: String,
-    },
+    Expose(Expose),
     /// Take a service away again
     Unexpose {
         /// The service's name
@@ -255,6 +250,24 @@ pub struct Beacon {
     /// Devices that may be registered at a time
     #[arg(long, default_value_t = 65_536)]
     pub max_devices: usize,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples: ringback expose ssh 127.0.0.1:22
+          ringback expose printer http://192.168.1.5
+          ringback expose docs files:/srv/docs --writable
+          ringback expose shell
+          ringback expose dial")]
+pub struct Expose {
+    /// The name that callers use
+    pub name: String,
+    /// HOST:PORT, tcp://HOST:PORT, http://HOST[:PORT], https://HOST[:PORT], files:DIR,
+    /// shell (a terminal on this host), or dial (have this host call other devices)
+    /// [default: the name, if it is shell or dial]
+    pub service: Option<String>,
+    /// Of files: callers may change them, too
+    #[arg(long)]
+    pub writable: bool,
 }
 
 #[derive(Debug, Args)]

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use ringback_protocol::Code;
+
 /// Why a command ended, by who has to do something about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
@@ -29,6 +31,8 @@ pub enum Exit {
 pub struct Failure {
     exit: Exit,
     message: String,
+    /// The other side's word for it.
+    code: Option<Code>,
 }
 
 impl Failure {
@@ -36,7 +40,19 @@ impl Failure {
         Self {
             exit,
             message: message.into(),
+            code: None,
         }
+    }
+
+    /// The same, of what the other side has a word for (PROTOCOL §13).
+    pub(crate) fn about(mut self, code: &Code) -> Self {
+        self.code = Some(code.clone());
+        self
+    }
+
+    pub(crate) fn code(error: &anyhow::Error) -> Option<Code> {
+        let mut causes = error.chain();
+        causes.find_map(|cause| cause.downcast_ref::<Self>()?.code.clone())
     }
 
     pub fn exit_code(error: &anyhow::Error) -> u8 {
@@ -60,7 +76,7 @@ impl Failure {
             .into_iter()
             .find(|known| *known as u8 == exit)
             .unwrap_or(Exit::Other);
-        Self { exit, message }
+        Self::new(exit, message)
     }
 
     /// Whoever read our output has stopped reading: that is no error.

@@ -167,6 +167,11 @@ impl Call {
         };
         match link.services().await {
             Ok(list) => self.services.set(Reading::Here(list)),
+            // Agents of before this list do not have it.
+            Err(error) if error.code == "unknown_service" => {
+                self.services
+                    .set(Reading::Failed(Failure::new("no_listing", error.message)));
+            }
             Err(error) => self.services.set(Reading::Failed(error.into())),
         }
     }

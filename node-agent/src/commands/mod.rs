@@ -40,7 +40,7 @@ async fn dispatch(cli: Cli, profile: Profile) -> Result<()> {
     match command {
         Command::Up(up) => up::run(&global, profile, up).await,
         Command::Beacon(beacon) => beacon::run(&global, &profile, beacon).await,
-        Command::Expose { name, address } => services::expose(&profile, &name, &address).await,
+        Command::Expose(expose) => services::expose(&profile, &expose).await,
         Command::Unexpose { name } => services::unexpose(&profile, &name).await,
         Command::Services => services::list(&global, &profile),
         Command::Connect(connect) => connect::forward(&global, &profile, connect).await,

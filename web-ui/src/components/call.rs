@@ -65,8 +65,9 @@ fn Ringing(call: Call) -> impl IntoView {
             <header class="ringing-head">
                 <h1>{title}</h1>
                 <p class="small faint">
-                    <code class="whole">{target.clone()}</code>
-                    {move || presence().map(|text| format!(" · {text}"))}
+                    // A name is the title already.
+                    {target.starts_with("rb1").then(|| view! { <code class="whole">{target.clone()}</code> })}
+                    {move || presence().map(|text| view! { <span class="presence-words">{text}</span> })}
                 </p>
             </header>
             <div class="ringing-picture">

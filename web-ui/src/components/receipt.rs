@@ -115,7 +115,7 @@ fn address(candidate: Option<&Candidate>) -> String {
         other => other,
     };
     if candidate.address.is_empty() {
-        format!("{} (hidden by the browser)", plain(kind, 20))
+        format!("{}, hidden by the browser", plain(kind, 20))
     } else {
         format!(
             "{} {}:{}",
