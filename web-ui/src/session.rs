@@ -191,6 +191,7 @@ impl Call {
         self.link_state.set(link.state());
         self.link.set(Some(link.clone()));
         self.stage.set(Stage::Linked);
+        self.password.set(String::new());
         self.wake();
         self.watch(app, &link);
         let first = link.clone();
