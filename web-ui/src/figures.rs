@@ -22,10 +22,10 @@ pub fn rate(bytes_per_second: f64) -> String {
     format!("{}/s", bytes(bytes_per_second))
 }
 
-/// A time span within a call: `8 ms`, `1.24 s`.
+/// A time span within a call: `8 ms`, `1.24 s`. Browsers count whole milliseconds.
 pub fn milliseconds(ms: f64) -> String {
-    if ms < 9.95 {
-        format!("{ms:.1} ms")
+    if ms < 0.95 {
+        "under 1 ms".into()
     } else if ms < 999.5 {
         format!("{ms:.0} ms")
     } else {
@@ -99,7 +99,8 @@ mod tests {
 
     #[test]
     fn milliseconds_grow_into_seconds() {
-        assert_eq!(milliseconds(3.21), "3.2 ms");
+        assert_eq!(milliseconds(0.0), "under 1 ms");
+        assert_eq!(milliseconds(3.21), "3 ms");
         assert_eq!(milliseconds(41.7), "42 ms");
         assert_eq!(milliseconds(1240.0), "1.24 s");
     }

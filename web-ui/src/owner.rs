@@ -1,14 +1,12 @@
 //! The registry's owner: its HTTP API (PROTOCOL.md, section 5) and the socket of live presence.
 
 use futures::channel::mpsc;
-use js_sys::Uint8Array;
-use serde::{Deserialize, de::DeserializeOwned};
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use wasm_bindgen::{JsCast, JsValue, closure::Closure};
 use wasm_bindgen_futures::JsFuture;
 use web_sys::{Headers, MessageEvent, RequestInit, Response, WebSocket};
 
-use crate::{browser, sentence::Failure};
+use crate::{browser, json, sentence::Failure};
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
@@ -49,6 +47,21 @@ struct Problem {
     last_seen: Option<f64>,
 }
 
+#[derive(Serialize)]
+struct Named<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Hello<'a> {
+    owner: &'a str,
+}
+
+/// An answer of which nothing is of use here.
+#[derive(Deserialize)]
+struct Nothing {}
+
 #[derive(Deserialize)]
 struct List {
     devices: Vec<Device>,
@@ -60,22 +73,19 @@ pub(crate) async fn devices(secret: &str) -> Result<Vec<Device>, Failure> {
 }
 
 pub(crate) async fn enrolment_code(secret: &str, name: Option<&str>) -> Result<Code, Failure> {
-    let body = match name {
-        Some(name) => json!({ "name": name }),
-        None => json!({}),
-    };
-    call(secret, "POST", "/v1/codes", Some(body)).await
+    call(secret, "POST", "/v1/codes", Some(Named { name })).await
 }
 
 pub(crate) async fn rename(secret: &str, device: &str, name: &str) -> Result<(), Failure> {
     let path = format!("/v1/devices/{device}");
-    let _: Value = call(secret, "PATCH", &path, Some(json!({ "name": name }))).await?;
+    let named = Named { name: Some(name) };
+    let _: Nothing = call(secret, "PATCH", &path, Some(named)).await?;
     Ok(())
 }
 
 pub(crate) async fn revoke(secret: &str, device: &str) -> Result<(), Failure> {
     let path = format!("/v1/devices/{device}");
-    let _: Value = call(secret, "DELETE", &path, None).await?;
+    let _: Option<Nothing> = call(secret, "DELETE", &path, None).await?;
     Ok(())
 }
 
@@ -83,7 +93,7 @@ async fn call<T: DeserializeOwned>(
     secret: &str,
     method: &str,
     path: &str,
-    body: Option<Value>,
+    body: Option<Named<'_>>,
 ) -> Result<T, Failure> {
     let unreachable = |_: JsValue| Failure::new("registry_unreachable", "");
     let headers = Headers::new().map_err(unreachable)?;
@@ -97,7 +107,7 @@ async fn call<T: DeserializeOwned>(
         headers
             .set("content-type", "application/json")
             .map_err(unreachable)?;
-        init.set_body(&body.to_string().into());
+        init.set_body(&json::text(&body).into());
     }
     init.set_headers(&headers);
     let response = JsFuture::from(browser::window().fetch_with_str_and_init(path, &init))
@@ -105,12 +115,13 @@ async fn call<T: DeserializeOwned>(
         .map_err(unreachable)?
         .dyn_into::<Response>()
         .map_err(unreachable)?;
-    let body = JsFuture::from(response.array_buffer().map_err(unreachable)?)
+    let body = JsFuture::from(response.text().map_err(unreachable)?)
         .await
-        .map_err(unreachable)?;
-    let body = Uint8Array::new(&body).to_vec();
+        .map_err(unreachable)?
+        .as_string()
+        .unwrap_or_default();
     if !response.ok() {
-        let problem: Problem = serde_json::from_slice(&body).unwrap_or_default();
+        let problem: Problem = json::parse(&body).unwrap_or_default();
         return Err(Failure {
             code: problem.code,
             detail: problem.detail,
@@ -119,8 +130,8 @@ async fn call<T: DeserializeOwned>(
             new_device: None,
         });
     }
-    let body = if body.is_empty() { b"null" } else { &body[..] };
-    serde_json::from_slice(body).map_err(|error| Failure::new("bad_version", error.to_string()))
+    let body = if body.is_empty() { "null" } else { &body };
+    json::parse(body).ok_or_else(|| Failure::new("bad_version", "not the answer of a registry"))
 }
 
 /// News from the socket of live presence.
@@ -149,7 +160,7 @@ impl Presence {
         );
         let socket = WebSocket::new_with_str(&url, "ringback.owner.1").map_err(unreachable)?;
         let (sender, news) = mpsc::unbounded();
-        let hello = json!({ "owner": secret }).to_string();
+        let hello = json::text(&Hello { owner: secret });
         let opened = socket.clone();
         let on_open = Closure::<dyn FnMut(MessageEvent)>::new(move |_| {
             let _ = opened.send_with_str(&hello);
@@ -197,7 +208,7 @@ struct Message {
 }
 
 fn parse(text: &str) -> Option<News> {
-    let message: Message = serde_json::from_str(text).ok()?;
+    let message: Message = json::parse(text)?;
     if let Some(devices) = message.devices {
         return Some(News::All(devices));
     }

@@ -219,6 +219,10 @@ fn words(code: &str) -> (&'static str, &'static str) {
             "Too much is open over this link.",
             "Close a terminal or wait for a transfer.",
         ),
+        "no_listing" => (
+            "The device does not tell what it exposes.",
+            "Its agent is older than this page: update it there.",
+        ),
         "too_many_shells" => (
             "Too many terminals are open on the device.",
             "Close one of them; one that was left behind ends after a minute.",

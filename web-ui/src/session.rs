@@ -167,6 +167,11 @@ impl Call {
         };
         match link.services().await {
             Ok(list) => self.services.set(Reading::Here(list)),
+            // Agents of before this list do not have it.
+            Err(error) if error.code == "unknown_service" => {
+                self.services
+                    .set(Reading::Failed(Failure::new("no_listing", error.message)));
+            }
             Err(error) => self.services.set(Reading::Failed(error.into())),
         }
     }
@@ -186,6 +191,7 @@ impl Call {
         self.link_state.set(link.state());
         self.link.set(Some(link.clone()));
         self.stage.set(Stage::Linked);
+        self.password.set(String::new());
         self.wake();
         self.watch(app, &link);
         let first = link.clone();

@@ -152,6 +152,8 @@ pub(crate) struct Call {
     /// What was asked for: an ID or a name.
     pub(crate) target: StoredValue<String>,
     pub(crate) stage: RwSignal<Stage>,
+    /// The password as it was typed, until there is a link.
+    pub(crate) password: RwSignal<String>,
     pub(crate) steps: RwSignal<Vec<Seen>>,
     pub(crate) link: RwSignal<Option<Link>, LocalStorage>,
     pub(crate) link_state: RwSignal<LinkState>,
@@ -286,6 +288,7 @@ impl Call {
         Self {
             target: StoredValue::new(target.to_owned()),
             stage: RwSignal::new(Stage::Asking(None)),
+            password: RwSignal::new(String::new()),
             steps: RwSignal::new(Vec::new()),
             link: RwSignal::new_local(None),
             link_state: RwSignal::new(LinkState::Ended),

@@ -65,8 +65,9 @@ fn Ringing(call: Call) -> impl IntoView {
             <header class="ringing-head">
                 <h1>{title}</h1>
                 <p class="small faint">
-                    <code class="whole">{target.clone()}</code>
-                    {move || presence().map(|text| format!(" · {text}"))}
+                    // A name is the title already.
+                    {target.starts_with("rb1").then(|| view! { <code class="whole">{target.clone()}</code> })}
+                    {move || presence().map(|text| view! { <span class="presence-words">{text}</span> })}
                 </p>
             </header>
             <div class="ringing-picture">
@@ -92,12 +93,11 @@ fn Ringing(call: Call) -> impl IntoView {
 fn Asking(call: Call) -> impl IntoView {
     let app = App::current();
     let target = call.target.get_value();
-    let password = RwSignal::new(
-        app.link_password
-            .try_update_value(Option::take)
-            .flatten()
-            .unwrap_or_default(),
-    );
+    let password = call.password;
+    let given = app.link_password.try_update_value(Option::take).flatten();
+    if let Some(given) = given {
+        password.set(given);
+    }
     let with_link = !password.get_untracked().is_empty();
     let failure = Memo::new(move |_| match call.stage.get() {
         Stage::Asking(failure) => failure,
@@ -135,7 +135,11 @@ fn Asking(call: Call) -> impl IntoView {
             },
         );
     };
-    browser::focus(if with_link || known.get_untracked() { "call" } else { "password" });
+    let wrong = failure.with_untracked(|failure| {
+        failure.as_ref().is_some_and(|failure| failure.is("wrong_password"))
+    });
+    let ready = !wrong && (with_link || known.get_untracked());
+    browser::focus(if ready { "call" } else { "password" });
     let submit = move |event: web_sys::SubmitEvent| {
         event.prevent_default();
         ring(false);

@@ -68,10 +68,11 @@ pub(crate) fn DevicesScreen() -> impl IntoView {
                 <ul class="devices">
                     <For
                         each=move || active.get()
-                        key=|device| serde_json::to_string(&(
-                            &device.id, &device.name, device.online, device.agent.as_deref(), &device.via,
-                            device.last_seen.map(|seen| seen as u64),
-                        )).unwrap_or_default()
+                        // A row is made anew whenever anything in it has changed.
+                        key=|device| (
+                            device.id.clone(), device.name.clone(), device.online, device.agent.clone(),
+                            device.via.clone(), device.last_seen.map(|seen| seen as u64),
+                        )
                         let:device
                     >
                         <DeviceRow device asked />

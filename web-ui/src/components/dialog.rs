@@ -22,11 +22,18 @@ pub(crate) fn Dialog(
             });
         }
     });
+    // A dialog that is closed gives the focus back to what opened it; one that is taken away does not.
+    on_cleanup(move || {
+        if let Some(dialog) = node.try_get_untracked().flatten() {
+            dialog.close();
+        }
+    });
     let close = on_close.clone();
     view! {
         <dialog
             node_ref=node
             class="dialog"
+            closedby="any"
             aria-labelledby="dialog-title"
             on:close=move |_| on_close()
         >

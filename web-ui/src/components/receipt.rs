@@ -8,7 +8,7 @@ use super::{
     dialog::{CopyButton, Dialog},
 };
 use crate::{
-    figures,
+    figures, json,
     plain::plain,
     state::{Call, Seen},
 };
@@ -30,7 +30,7 @@ pub(crate) fn ReceiptDialog(
         call.receipt.with(|receipt| {
             receipt
                 .as_ref()
-                .and_then(|receipt| serde_json::to_string_pretty(receipt).ok())
+                .map(json::readable)
                 .unwrap_or_default()
         })
     });
@@ -115,7 +115,7 @@ fn address(candidate: Option<&Candidate>) -> String {
         other => other,
     };
     if candidate.address.is_empty() {
-        format!("{} (hidden by the browser)", plain(kind, 20))
+        format!("{}, hidden by the browser", plain(kind, 20))
     } else {
         format!(
             "{} {}:{}",

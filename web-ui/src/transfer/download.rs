@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     browser::{self, Keep},
-    folder,
+    folder, json,
     pieces::{self, Pieces, Range},
     plain,
     sentence::Failure,
@@ -67,7 +67,7 @@ pub(crate) fn unfinished(target: &str, service: &str) -> Vec<Record> {
     for key in keys {
         let record = Keep::Browser
             .read(&key)
-            .and_then(|text| serde_json::from_str::<Record>(&text).ok());
+            .and_then(|text| json::parse::<Record>(&text));
         match record {
             Some(record) if record.done => {
                 Keep::Browser.remove(&key);
@@ -88,7 +88,7 @@ impl Download {
         let stored = hex(&name_of(&[target, service, path, &entry.version]));
         let known = Keep::Browser
             .read(&format!("{RECORD}{stored}"))
-            .and_then(|text| serde_json::from_str::<Record>(&text).ok())
+            .and_then(|text| json::parse::<Record>(&text))
             .filter(|record| !record.done);
         let record = known.unwrap_or_else(|| Record {
             stored,
@@ -287,9 +287,8 @@ impl Download {
 
     fn note(&self) {
         let record = self.record.borrow();
-        if let Ok(text) = serde_json::to_string(&*record) {
-            Keep::Browser.write(&format!("{RECORD}{}", record.stored), &text);
-        }
+        let key = format!("{RECORD}{}", record.stored);
+        Keep::Browser.write(&key, &json::text(&*record));
     }
 }
 
