@@ -152,7 +152,9 @@ impl Driver {
             self.take(&batch).await?;
         }
         if self.timeout <= now {
-            self.rtc.handle_input(Input::Timeout(now)).map_err(broken)?;
+            self.rtc
+                .handle_input(Input::Timeout(now))
+                .map_err(|error| broken(&error))?;
         }
         self.drain().await?;
         self.note_work();
@@ -182,7 +184,9 @@ impl Driver {
             if !self.inlet.knows(from) && !self.socket.browsers().add(&self.inlet, from) {
                 continue;
             }
-            self.rtc.handle_input(input).map_err(broken)?;
+            self.rtc
+                .handle_input(input)
+                .map_err(|error| broken(&error))?;
             self.drain().await?;
         }
         Ok(())
@@ -191,7 +195,7 @@ impl Driver {
     /// Takes all that str0m has to give.
     async fn drain(&mut self) -> Result<(), End> {
         loop {
-            match self.rtc.poll_output().map_err(broken)? {
+            match self.rtc.poll_output().map_err(|error| broken(&error))? {
                 Output::Timeout(at) => {
                     self.timeout = at;
                     return Ok(());
@@ -318,7 +322,9 @@ impl Driver {
                 continue;
             };
             // Cannot be over str0m's own limit, which is far from this one.
-            data_channel.write(true, &message).map_err(broken)?;
+            data_channel
+                .write(true, &message)
+                .map_err(|error| broken(&error))?;
             any = true;
             under_way += message.len();
             self.written += message.len() as u64;
@@ -387,7 +393,7 @@ impl Drop for Driver {
     }
 }
 
-fn broken(error: RtcError) -> End {
+fn broken(error: &RtcError) -> End {
     End::Gone(format!("the browser's connection broke: {error}"))
 }
 

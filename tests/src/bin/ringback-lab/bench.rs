@@ -1,10 +1,12 @@
 //! `ringback-lab bench`: every figure, measured between the same namespaces in one run.
 
 mod browser;
+mod caller;
 mod figure;
 mod first_byte;
 mod idle;
 mod new_stream;
+mod paths;
 mod peer;
 mod registry;
 mod report;
@@ -26,8 +28,8 @@ use ringback_tests::{
     agent::{self, Device},
     case::Stage,
     lab::{
-        DEVICE_PUBLIC, file_server::FileServer, impairment::Impairment, kind::Kind,
-        process::Process,
+        DEVICE_PUBLIC, Lab, file_server::FileServer, impairment::Impairment, kind::Kind,
+        process::Process, registry::Registry,
     },
 };
 use serde::Serialize;
@@ -72,6 +74,7 @@ enum Part {
     FirstByte,
     Registry,
     Worker,
+    Paths,
     Browser,
 }
 
@@ -88,6 +91,7 @@ struct Figures {
     first_byte: Option<first_byte::Figures>,
     registry: Option<registry::Figures>,
     worker: Option<worker::Figures>,
+    paths: Option<paths::Figures>,
     browser: Option<browser::Figures>,
 }
 
@@ -137,6 +141,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             Part::FirstByte => figures.first_byte = Some(first_byte::measure(&bench, runs)?),
             Part::Registry => figures.registry = Some(registry::measure(runs)?),
             Part::Worker => figures.worker = Some(worker::measure()?),
+            Part::Paths => figures.paths = Some(paths::measure(runs, arguments.bytes)?),
             Part::Browser => figures.browser = Some(browser::measure(runs)?),
         }
         keep(&figures)?;
@@ -177,6 +182,9 @@ impl Figures {
         if let Some(figures) = &self.worker {
             figures.report(report);
         }
+        if let Some(figures) = &self.paths {
+            figures.report(report);
+        }
         if let Some(figures) = &self.browser {
             figures.report(report);
         }
@@ -198,12 +206,12 @@ impl Bench {
         stage.lab().caller().set_kind(Kind::Open)?;
         stage.lab().device().set_kind(Kind::Open)?;
         let senders = [
-            sender(&stage, "tcp-serve", TCP_PORT)?,
-            sender(&stage, "quinn-serve", QUINN_PORT)?,
+            sender(stage.lab(), "tcp-serve", TCP_PORT)?,
+            sender(stage.lab(), "quinn-serve", QUINN_PORT)?,
         ];
         let talkers = talk::start(stage.lab().device().host())?;
         Ok(Self {
-            device: device(&stage, "nas")?,
+            device: services(stage.lab(), stage.registry(), "nas")?,
             _senders: senders,
             _talkers: talkers,
             stage,
@@ -212,7 +220,7 @@ impl Bench {
 
     /// A further device on the device's host, with the same services.
     fn device(&self, name: &str) -> Result<Device> {
-        device(&self.stage, name)
+        services(self.stage.lab(), self.stage.registry(), name)
     }
 
     /// A `ringback-lab` command on the caller's host.
@@ -263,19 +271,19 @@ fn versions(dumbpipe: Option<&Path>) -> Result<BTreeMap<&'static str, String>> {
     Ok(versions)
 }
 
-fn device(stage: &Stage, name: &str) -> Result<Device> {
+/// A device on the device's host, with all services.
+fn services(lab: &Lab, registry: &Registry, name: &str) -> Result<Device> {
     let bulk = format!("127.0.0.1:{TCP_PORT}");
     let talks = Talk::ALL.map(Talk::exposed);
     let mut services = vec![("bulk", bulk.as_str())];
     services.extend(talks.iter().map(|(name, target)| (*name, target.as_str())));
-    let host = stage.lab().device().host();
-    Device::start(stage.lab(), stage.registry(), host, name, &services)
+    Device::start(lab, registry, lab.device().host(), name, &services)
 }
 
-fn sender(stage: &Stage, command: &str, port: u16) -> Result<Process> {
-    let mut sender = stage.lab().device().command(std::env::current_exe()?);
+fn sender(lab: &Lab, command: &str, port: u16) -> Result<Process> {
+    let mut sender = lab.device().command(std::env::current_exe()?);
     sender.arg(command).arg(format!("0.0.0.0:{port}"));
-    let process = stage.lab().spawn(command, sender)?;
+    let process = lab.spawn(command, sender)?;
     process.stdout_line(Duration::from_secs(10), |line| line == "listening")?;
     Ok(process)
 }
