@@ -446,7 +446,12 @@ impl Agent {
             }
             (AnswerTo::Lan(sender), answer) => {
                 let frame = match answer {
-                    Ok(reply) => Answered { call: 0, reply }.into(),
+                    Ok(reply) => Answered {
+                        call: 0,
+                        reply,
+                        ice: None,
+                    }
+                    .into(),
                     Err(refusal) => Refused {
                         call: 0,
                         refusal: refusal.encode(),

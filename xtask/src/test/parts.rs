@@ -9,13 +9,15 @@ use super::Part;
 use crate::{
     child, say,
     setup::{self, Need, Packages},
+    site,
     wasm::{self, Toolchain},
-    worker,
+    wasm_pkg, web, worker,
 };
 
 /// The test programs that make up the NAT part; the others of the package are end to end.
 const NAT_TESTS: &str = "package(ringback-tests) & binary(/^(lab|nat)/)";
-const E2E_TESTS: &str = "package(ringback-tests) & not binary(/^(lab|nat)/)";
+const BROWSER_TESTS: &str = "package(ringback-tests) & binary(/^browser/)";
+const E2E_TESTS: &str = "package(ringback-tests) & not binary(/^(lab|nat|browser)/)";
 const UNIT_TESTS: &str = "not package(ringback-tests)";
 
 impl Part {
@@ -39,7 +41,11 @@ impl Part {
                 Need::WasmBindgen,
             ],
             Self::Worker => worker_and(&[]),
-            Self::E2e | Self::Nat => worker_and(&[Need::Packages(Packages::Lab), Need::Nextest]),
+            Self::E2e | Self::Browser | Self::Nat => worker_and(&[
+                Need::Packages(Packages::Lab),
+                Need::Packages(Packages::Browser),
+                Need::Nextest,
+            ]),
             Self::Deny => vec![Need::CargoDeny],
             Self::Docs => vec![Need::Packages(Packages::Build)],
         }
@@ -61,6 +67,12 @@ impl Part {
             Self::Wasm => wasm(),
             Self::Worker => deploy_dry(),
             Self::E2e => in_namespaces(E2E_TESTS),
+            Self::Browser => {
+                web::build()?;
+                site::run()?;
+                wasm_pkg::build()?;
+                in_namespaces(BROWSER_TESTS)
+            }
             Self::Nat => in_namespaces(NAT_TESTS),
             Self::Deny => deny(),
             Self::Docs => docs(),

@@ -1,5 +1,6 @@
 //! `ringback-lab bench`: every figure, measured between the same namespaces in one run.
 
+mod browser;
 mod caller;
 mod figure;
 mod first_byte;
@@ -76,6 +77,7 @@ enum Part {
     Worker,
     Paths,
     Loss,
+    Browser,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -93,6 +95,7 @@ struct Figures {
     worker: Option<worker::Figures>,
     paths: Option<paths::Figures>,
     loss: Vec<loss::Case>,
+    browser: Option<browser::Figures>,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -143,6 +146,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             Part::Worker => figures.worker = Some(worker::measure()?),
             Part::Loss => figures.loss = loss::measure(&bench, runs)?,
             Part::Paths => figures.paths = Some(paths::measure(runs, arguments.bytes)?),
+            Part::Browser => figures.browser = Some(browser::measure(runs)?),
         }
         keep(&figures)?;
     }
@@ -187,6 +191,9 @@ impl Figures {
         }
         for case in &self.loss {
             case.report(report);
+        }
+        if let Some(figures) = &self.browser {
+            figures.report(report);
         }
     }
 }

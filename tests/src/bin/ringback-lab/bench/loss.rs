@@ -96,7 +96,7 @@ fn sender(bench: &Bench, at: usize) -> Result<Process> {
 fn run_of(bench: &Bench, what: &str, server: &str, bytes: u64) -> Result<f64> {
     let mut command = bench.lab_command()?;
     command.args([what, server]);
-    fetch(command, bytes)
+    Ok(fetch(command, bytes)?.megabits_s)
 }
 
 impl Case {
