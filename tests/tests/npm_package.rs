@@ -257,18 +257,27 @@ fn a_remembered_page_needs_no_password_any_more() -> Result<()> {
     assert_eq!(contact["name"], "nas");
     assert_eq!(contact["remembered"], true);
     assert_eq!(contact["registry"], place.registry.origin());
-    let callers = place.device.profile.ok(["callers", "--json"]);
+    let callers = place.device.profile.ok(["--json", "callers"]);
     let id = first["id"].as_str().context("an ID")?;
     assert!(callers.contains(id), "{callers}");
 
     // Another time: from the database.
     place.open()?;
+    place.expose("echo", echo()?);
     let said: String = place.run(
-        "const link = await registry.call({ device: 'nas' });
+        "globalThis.link = await registry.call({ device: 'nas' });
+         globalThis.stream = link.open('echo');
+         await stream.opened;
          return await text(link.open('hello').readable)",
     )?;
     assert_eq!(said, "hello, page");
-    place.device.profile.ok(["callers", "forget", id]);
+    place.device.profile.ok(["callers", "revoke", id]);
+    let ended: Value = place.run(
+        "const read = await outcome(() => all(stream.readable));
+         return { read: read.code, end: await link.closed }",
+    )?;
+    assert_eq!(ended["read"], "revoked", "{ended}");
+    assert_eq!(ended["end"]["code"], "revoked", "{ended}");
     let (code, _) = place.failure("registry.call({ device: 'nas' })")?;
     assert_eq!(code, "unknown_caller");
     let contacts: Value = place.run("return await ringback.Contacts.list()")?;

@@ -36,7 +36,10 @@ const LAB: &[Entry] = &[
     ("curl", "curl"),
     ("faketime", "faketime"),
 ];
-const BROWSER: &[Entry] = &[("chromium", "chromium")];
+const BROWSER: &[Entry] = &[
+    ("chromium", "chromium"),
+    ("chromedriver", "chromium-driver"),
+];
 
 impl Packages {
     fn entries(self) -> &'static [Entry] {

@@ -35,6 +35,7 @@ impl Part {
                 Need::Npm,
             ],
             Self::Wasm => vec![
+                Need::Packages(Packages::Browser),
                 Need::Node,
                 Need::Clippy,
                 Need::WasmTarget,
@@ -107,26 +108,46 @@ fn nextest(filter: &str) -> Result<Command> {
 
 fn wasm() -> Result<()> {
     let toolchain = Toolchain::require()?;
-    let mut tests = toolchain.cargo()?;
-    tests
-        .args(["test", "--package", "ringback-protocol", "--test", "wasm"])
-        .args(["--target", wasm::TARGET])
-        .env(
-            "CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER",
-            place::wasm_bindgen("wasm-bindgen-test-runner")?,
-        );
-    child::run(&mut tests)?;
-    let mut lints = toolchain.cargo()?;
-    lints
-        .args(["clippy", "--quiet", "--target", wasm::TARGET, "--lib"])
-        .args([
-            "--package",
-            "ringback-protocol",
-            "--package",
-            "ringback-worker",
-        ])
-        .args(["--", "-D", "warnings"]);
-    child::run(&mut lints)
+    let test = |arguments: &[&str]| -> Result<()> {
+        let mut tests = toolchain.cargo()?;
+        tests
+            .args(["test", "--target", wasm::TARGET])
+            .args(arguments)
+            .env(
+                "CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER",
+                place::wasm_bindgen("wasm-bindgen-test-runner")?,
+            );
+        // Those that need a browser are run in one by its driver.
+        if let Some(driver) = place::command("chromedriver") {
+            tests.env("CHROMEDRIVER", driver);
+        }
+        child::run(&mut tests)
+    };
+    test(&["--package", "ringback-protocol", "--test", "wasm"])?;
+    test(&["--package", "ringback-wasm", "--features", "npm", "--lib"])?;
+    let lint = |arguments: &[&str]| -> Result<()> {
+        let mut lints = toolchain.cargo()?;
+        lints
+            .args(["clippy", "--quiet", "--target", wasm::TARGET])
+            .args(arguments)
+            .args(["--", "-D", "warnings"]);
+        child::run(&mut lints)
+    };
+    lint(&[
+        "--lib",
+        "--package",
+        "ringback-protocol",
+        "--package",
+        "ringback-worker",
+    ])?;
+    lint(&["--lib", "--package", "ringback-wasm"])?;
+    lint(&[
+        "--all-targets",
+        "--package",
+        "ringback-wasm",
+        "--features",
+        "npm",
+    ])
 }
 
 /// Builds the registry, and has wrangler do everything of a deployment but the upload.
@@ -144,6 +165,7 @@ fn deploy_dry() -> Result<()> {
 fn in_namespaces(filter: &str) -> Result<()> {
     check_namespaces()?;
     worker::build()?;
+    wasm_pkg::build()?;
     child::run(cargo().args(["build", "--workspace", "--bins", "--quiet"]))?;
     let mut tests = nextest(filter)?;
     tests
