@@ -35,17 +35,16 @@ class Sheets {
   }
 }
 
-function setAttribute(name, value) {
+// The letters of a line are spans, and copies of spans.
+HTMLSpanElement.prototype.setAttribute = function (name, value) {
   if (name === "style") this.style.cssText = value;
   else Element.prototype.setAttribute.call(this, name, value);
-}
+};
 
 function styledDocument(sheets) {
   const createElement = (name, options) => {
     if (name === "style") return sheets.element();
-    const element = document.createElement(name, options);
-    element.setAttribute = setAttribute;
-    return element;
+    return document.createElement(name, options);
   };
   return new Proxy(document, {
     get(target, key) {
