@@ -130,7 +130,7 @@ fn hostile_file_names_are_text() -> Result<()> {
         }
     }
     for name in ["<img src=x", "picture.svg", "picture.png"] {
-        page.click("button", &format!("{name}"))?;
+        page.click("button", name)?;
         page.until("document.querySelector('.preview')")?;
         page.until("!document.querySelector('.preview .spinner')")?;
         is_untouched(page)?;

@@ -93,7 +93,7 @@ fn files(stage: &Stage, browser: &Browser, visit: &Visit) -> Result<()> {
 
     let local = tempfile::TempDir::new()?;
     let photo = local.path().join("photo.raw");
-    let content: Vec<u8> = (0..5_000_000u32).map(|n| (n * n >> 7) as u8).collect();
+    let content: Vec<u8> = (0..5_000_000u32).map(|n| ((n * n) >> 7) as u8).collect();
     std::fs::write(&photo, &content)?;
     visit.upload(&photo)?;
     visit.until_transfer("photo.raw", "verified on the device", PATIENCE)?;
