@@ -520,8 +520,8 @@ pub(crate) fn unix_time(offset: i128) -> UnixTime {
 fn explain(outcome: Outcome) -> anyhow::Error {
     match outcome {
         Outcome::Accepted(_) => unreachable!("handled by the caller"),
-        Outcome::Refused(refusal) => explain_refusal(&refusal),
-        Outcome::Failed(failed) => explain_failed(&failed),
+        Outcome::Refused(refusal) => explain_refusal(&refusal).about(&refusal.code),
+        Outcome::Failed(failed) => explain_failed(&failed).about(&failed.code),
         Outcome::RegistryMisbehaved(what) => Failure::new(
             Exit::Trust,
             format!("the registry is not to be trusted: {what}"),

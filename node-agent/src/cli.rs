@@ -62,12 +62,7 @@ pub enum Command {
     /// Be the UDP front of a registry: devices without a connection register here and are notified
     Beacon(Beacon),
     /// Name a service of this host or its LAN that callers may use
-    Expose {
-        /// The name that callers use
-        name: String,
-        /// HOST:PORT, tcp://HOST:PORT or http://HOST[:PORT]
-        address: String,
-    },
+    Expose(Expose),
     /// Take a service away again
     Unexpose {
         /// The service's name
@@ -79,6 +74,12 @@ pub enum Command {
     Connect(Connect),
     /// Call a device and connect its service to standard input and output
     Pipe(Pipe),
+    /// Open a terminal on a device
+    Shell(Shell),
+    /// Fetch a file from a device
+    Get(Get),
+    /// Send a file to a device
+    Send(Send),
     /// What the agent of this host is doing
     Status,
     /// Find out what stands between this host and its peers, and what to switch on
@@ -258,6 +259,24 @@ pub struct Beacon {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Examples: ringback expose ssh 127.0.0.1:22
+          ringback expose printer http://192.168.1.5
+          ringback expose docs files:/srv/docs --writable
+          ringback expose shell
+          ringback expose dial")]
+pub struct Expose {
+    /// The name that callers use
+    pub name: String,
+    /// HOST:PORT, tcp://HOST:PORT, http://HOST[:PORT], https://HOST[:PORT], files:DIR,
+    /// shell (a terminal on this host), or dial (have this host call other devices)
+    /// [default: the name, if it is shell or dial]
+    pub service: Option<String>,
+    /// Of files: callers may change them, too
+    #[arg(long)]
+    pub writable: bool,
+}
+
+#[derive(Debug, Args)]
 pub struct Target {
     #[command(flatten)]
     pub registry: RegistryArgs,
@@ -297,6 +316,55 @@ pub struct Pipe {
     /// The device (a contact, a name at the registry, or an ID) and its service, as nas:ssh
     #[arg(value_name = "DEVICE:SERVICE")]
     pub device: String,
+    #[command(flatten)]
+    pub target: Target,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Ends with the exit code of the shell. If the link breaks, the device is called again, and the
+shell goes on where it was. ~. at the start of a line leaves it."
+)]
+pub struct Shell {
+    /// The device (a contact, a name at the registry, or an ID), and the service's name if it is
+    /// not shell
+    #[arg(value_name = "DEVICE[:SERVICE]")]
+    pub device: String,
+    #[command(flatten)]
+    pub target: Target,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "The first part of PATH is the service's name: nas:docs/letters/may.pdf is letters/may.pdf in docs.
+A transfer that was interrupted goes on where it was when the same command is given again."
+)]
+pub struct Get {
+    /// The device, one of its files services, and a file there
+    #[arg(value_name = "DEVICE:PATH")]
+    pub from: String,
+    /// Where to put it [default: the same name, here]
+    #[arg(value_name = "FILE")]
+    pub to: Option<PathBuf>,
+    #[command(flatten)]
+    pub target: Target,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "The first part of PATH is the service's name: nas:docs/letters/ puts the file into letters in docs.
+A transfer that was interrupted goes on where it was when the same command is given again."
+)]
+pub struct Send {
+    /// The file to send
+    #[arg(value_name = "FILE")]
+    pub from: PathBuf,
+    /// The device, one of its files services, and a file or folder there
+    #[arg(value_name = "DEVICE:PATH")]
+    pub to: String,
+    /// Fail rather than replace a file
+    #[arg(long)]
+    pub keep: bool,
     #[command(flatten)]
     pub target: Target,
 }

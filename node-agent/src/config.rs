@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use serde::Deserialize;
-use toml_edit::{DocumentMut, Item, Table, value};
+use toml_edit::{DocumentMut, InlineTable, Item, Table, value};
 
 use crate::failure::{Exit, Failure};
 use crate::profile::{Profile, write_atomically};
@@ -120,7 +120,15 @@ impl Config {
             let services = document
                 .entry("services")
                 .or_insert(Item::Table(Table::new()));
-            services[name] = value(service.to_string());
+            services[name] = match service {
+                Service::Files(folder) if folder.writable => {
+                    let mut table = InlineTable::new();
+                    table.insert("files", folder.path.to_string_lossy().as_ref().into());
+                    table.insert("writable", true.into());
+                    value(table)
+                }
+                service => value(service.to_string()),
+            };
         })
     }
 

@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 
 use crate::beacon::OnBeacon;
 use crate::beacon::front::{BeaconStatus, Handle};
-use crate::caller::{Caller, Location, Ring, Signalling};
+use crate::caller::{Caller, Ring};
 use crate::device::{Agent, Presence};
 use crate::failure::Failure;
 use crate::forward::{self, CallRequest, Event};
@@ -157,14 +157,7 @@ async fn serve_call(
     mut reader: BufReader<OwnedReadHalf>,
     mut write: OwnedWriteHalf,
 ) -> Result<()> {
-    let caller = Caller {
-        key: agent.key.clone(),
-        endpoint: agent.endpoint.clone(),
-        signalling: Signalling::Agent(agent.placements.clone()),
-        location: Location::Known,
-        forwarding: agent.forwarding.get().cloned(),
-        links: agent.calls.clone(),
-    };
+    let caller = agent.caller();
     let CallRequest { ring, listens } = call;
     if listens.is_empty() {
         return serve_pipe(&caller, &ring, reader, write).await;

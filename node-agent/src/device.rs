@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::beacon::OnBeacon;
-use crate::caller::{OpenLinks, Placement, unix_time};
+use crate::caller::{Caller, Location, OpenLinks, Placement, Signalling, unix_time};
 use crate::copy;
 use crate::endpoint::Endpoint;
 use crate::failure::{Exit, Failure};
@@ -30,7 +30,7 @@ use crate::registry::{Registry, RegistrySocket, connect_socket};
 use crate::relay::OwnRelay;
 use crate::remembered::{Remembered, RememberedCallers};
 use crate::rtc::Ending;
-use crate::service::Service;
+use crate::service::{self, Dials, Ready, Sending, Service, Shells, Uploads};
 use crate::serving::{LinkStatus, ServedLink};
 use crate::stream::Stream;
 
@@ -61,6 +61,9 @@ pub(crate) struct Agent {
     links: Mutex<Vec<Serving>>,
     /// Links that this host has to other devices.
     pub(crate) calls: Arc<OpenLinks>,
+    pub(crate) shells: Shells,
+    pub(crate) uploads: Arc<Uploads>,
+    pub(crate) dials: Dials,
     frames: mpsc::Sender<Frame>,
     /// Set once port mapping has been started.
     pub(crate) forwarding: OnceLock<Forwarding>,
@@ -133,6 +136,9 @@ impl Agent {
             beacon: watch::Sender::default(),
             links: Mutex::default(),
             calls: Arc::default(),
+            shells: Shells::default(),
+            uploads: Arc::default(),
+            dials: Dials::default(),
             frames,
             forwarding: OnceLock::new(),
             placements,
@@ -166,6 +172,26 @@ impl Agent {
         self.services.read().expect("not poisoned").clone()
     }
 
+    pub(crate) fn service(&self, name: &str) -> Option<Service> {
+        self.services
+            .read()
+            .expect("not poisoned")
+            .get(name)
+            .cloned()
+    }
+
+    /// What calls of this agent's own are made with.
+    pub(crate) fn caller(&self) -> Caller {
+        Caller {
+            key: self.key.clone(),
+            endpoint: self.endpoint.clone(),
+            signalling: Signalling::Agent(self.placements.clone()),
+            location: Location::Known,
+            forwarding: self.forwarding.get().cloned(),
+            links: self.calls.clone(),
+        }
+    }
+
     pub(crate) fn links(&self) -> Vec<LinkStatus> {
         let links = self.links.lock().expect("not poisoned");
         links
@@ -176,6 +202,7 @@ impl Agent {
 
     /// Ends the links of a caller whose right to call was taken away.
     pub(crate) fn disconnect(&self, caller: &PeerId) {
+        self.shells.end(caller);
         let links = self.links.lock().expect("not poisoned");
         let theirs = links.iter().filter(|s| s.link.peer() == *caller);
         theirs.for_each(|serving| serving.link.revoke());
@@ -184,13 +211,14 @@ impl Agent {
     /// Tells all browsers that this end is going away, and waits until they know or have had their
     /// time.
     pub(crate) async fn close_browsers(&self) {
-        let links = self.links.lock().expect("not poisoned");
-        let browsers = links.iter().filter_map(|serving| match &serving.link {
-            ServedLink::Browser(link) => Some(link.clone()),
-            ServedLink::Agent(_) => None,
-        });
-        let browsers: Vec<_> = browsers.collect();
-        drop(links);
+        let browsers: Vec<_> = {
+            let links = self.links.lock().expect("not poisoned");
+            let browsers = links.iter().filter_map(|serving| match &serving.link {
+                ServedLink::Browser(link) => Some(link.clone()),
+                ServedLink::Agent(_) => None,
+            });
+            browsers.collect()
+        };
         for link in &browsers {
             link.close(Ending::ShuttingDown);
         }
@@ -357,9 +385,9 @@ impl Agent {
             since: unix_time(0),
         });
         while let Some(stream) = link.accept().await {
-            let agent = self.clone();
+            let (agent, caller) = (self.clone(), link.peer());
             tokio::spawn(async move {
-                if let Err(error) = agent.serve_stream(stream).await {
+                if let Err(error) = agent.serve_stream(caller, stream).await {
                     tracing::debug!("a stream ended: {error:#}");
                 }
             });
@@ -373,37 +401,29 @@ impl Agent {
     }
 
     /// Serves a stream of a link of either kind.
-    async fn serve_stream(&self, mut stream: Stream) -> Result<()> {
+    async fn serve_stream(self: &Arc<Self>, caller: PeerId, mut stream: Stream) -> Result<()> {
         let open = stream.read_open().await?;
-        let service = self
-            .services
-            .read()
-            .expect("not poisoned")
-            .get(&open.service)
-            .cloned();
-        let connected = match service {
-            Some(service) => service
-                .connect()
-                .await
-                .map_err(|error| (Code::ServiceUnreachable, error.to_string())),
-            None => Err((Code::UnknownService, String::new())),
-        };
-        match connected {
-            Ok(mut tcp) => {
-                let copied = async {
-                    stream.answer(&Opening::Opened).await?;
-                    copy::both_ways(tcp.split(), stream).await
-                };
-                if let Err(error) = copied.await {
-                    copy::reset(&tcp);
-                    return Err(error.into());
-                }
+        let mut tcp = match service::prepare(self, &open).await {
+            Ok(Ready::Tcp(tcp)) => tcp,
+            Ok(ready) => {
+                stream.answer(&Opening::Opened).await?;
+                let Stream { reader, writer } = stream;
+                return ready.run(self, caller, reader, Sending::new(writer)).await;
             }
             Err((code, detail)) => {
                 let refused = StreamRefused { code, detail };
                 stream.answer(&Opening::Refused(refused)).await?;
                 stream.writer.finish();
+                return Ok(());
             }
+        };
+        let copied = async {
+            stream.answer(&Opening::Opened).await?;
+            copy::both_ways(tcp.split(), stream).await
+        };
+        if let Err(error) = copied.await {
+            copy::reset(&tcp);
+            return Err(error.into());
         }
         Ok(())
     }

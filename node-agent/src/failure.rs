@@ -2,6 +2,8 @@
 
 use std::io;
 
+use ringback_protocol::Code;
+
 /// Why a command ended, by who has to do something about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
@@ -29,17 +31,39 @@ pub enum Exit {
 pub struct Failure {
     exit: Exit,
     message: String,
+    /// The other side's word for it.
+    code: Option<Code>,
 }
+
+/// The command has ended with the exit code of what it ran, which has said all there is to say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("ended with exit code {0}")]
+pub struct Ended(pub u8);
 
 impl Failure {
     pub fn new(exit: Exit, message: impl Into<String>) -> Self {
         Self {
             exit,
             message: message.into(),
+            code: None,
         }
     }
 
+    /// The same, of what the other side has a word for (PROTOCOL §13).
+    pub(crate) fn about(mut self, code: &Code) -> Self {
+        self.code = Some(code.clone());
+        self
+    }
+
+    pub(crate) fn code(error: &anyhow::Error) -> Option<Code> {
+        let mut causes = error.chain();
+        causes.find_map(|cause| cause.downcast_ref::<Self>()?.code.clone())
+    }
+
     pub fn exit_code(error: &anyhow::Error) -> u8 {
+        if let Some(Ended(code)) = error.downcast_ref() {
+            return *code;
+        }
         error
             .chain()
             .find_map(|cause| cause.downcast_ref::<Self>())
@@ -60,7 +84,7 @@ impl Failure {
             .into_iter()
             .find(|known| *known as u8 == exit)
             .unwrap_or(Exit::Other);
-        Self { exit, message }
+        Self::new(exit, message)
     }
 
     /// Whoever read our output has stopped reading: that is no error.

@@ -34,4 +34,4 @@ mod serving;
 mod stream;
 
 pub use commands::run;
-pub use failure::Failure;
+pub use failure::{Ended, Failure};

@@ -153,6 +153,11 @@ impl Answer {
         &mut self.recv
     }
 
+    /// The same, for whoever goes on without this.
+    pub(crate) fn into_stream(self) -> StreamReader {
+        self.recv
+    }
+
     /// Waits for the device's word. Must be called once, before the stream is read.
     pub(crate) async fn confirm(&mut self) -> Result<()> {
         let frame = self.recv.read_header().await?;

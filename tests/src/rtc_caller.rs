@@ -27,7 +27,7 @@ use str0m::{Candidate as IceCandidate, Event, IceConnectionState, Input, Output,
 /// How long anything may take on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 /// Bytes that wait in SCTP at most, as a page would watch `bufferedAmount`.
-const BUFFERED: usize = 1 << 20;
+const BUFFERED: usize = 256 << 10;
 
 /// One end of a WebRTC connection, driven by whoever waits for something.
 pub struct Browser {
@@ -212,30 +212,20 @@ impl Browser {
     ) -> Result<bool> {
         let end = Instant::now() + patience;
         loop {
+            self.turn()?;
+            let done = done(self);
+            // What was written meanwhile goes out, too.
             let timeout = self.turn()?;
-            if done(self) {
-                // What it has written meanwhile goes out, too.
-                self.turn()?;
+            if done {
                 return Ok(true);
             }
             let now = Instant::now();
             if now >= end {
                 return Ok(false);
             }
-            if self.has_news() {
-                continue;
-            }
             let wait = timeout.min(end).saturating_duration_since(now);
             self.receive(wait.max(Duration::from_millis(1)))?;
         }
-    }
-
-    /// Has `done` written something?
-    fn has_news(&self) -> bool {
-        let ready = |stream: &Stream| {
-            stream.open && !stream.closed && stream.held.is_none() && stream.channel.has_message()
-        };
-        self.streams.values().any(ready)
     }
 
     fn turn(&mut self) -> Result<Instant> {

@@ -12,6 +12,7 @@ mod site;
 mod test;
 mod wasm;
 mod wasm_pkg;
+mod web;
 mod worker;
 
 use std::process::ExitCode;
@@ -39,6 +40,8 @@ enum Command {
     Worker(worker::Arguments),
     /// Build the browser's client as an npm package into wasm-pkg/pkg, and pack it
     WasmPkg(wasm_pkg::Arguments),
+    /// Build the registry's page into web-ui/dist and state its size
+    Web(web::Arguments),
     /// Put the pages that are deployed beside the worker in place, with their headers
     Pages,
     /// Make a whole call on this machine: registry, device, caller, and a file through the link
@@ -71,6 +74,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Setup(arguments) => setup::run(&arguments)?,
         Command::Worker(arguments) => worker::run(&arguments)?,
         Command::WasmPkg(arguments) => wasm_pkg::run(&arguments)?,
+        Command::Web(arguments) => web::run(&arguments)?,
         Command::Pages => site::run()?,
         Command::Demo(arguments) => demo::run(&arguments)?,
         Command::Nat(arguments) => lab::run("nat", &arguments)?,

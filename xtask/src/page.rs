@@ -1,6 +1,10 @@
 //! Rust for a web page: compiled to wasm32, with the JavaScript around it, as small as it gets.
 
-use std::{fs, path::Path, time::Instant};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
@@ -33,6 +37,8 @@ pub(crate) struct Page<'a> {
     /// The files made are `NAME.js`, `NAME_bg.wasm`, and with types `NAME.d.ts`.
     pub(crate) name: &'a str,
     pub(crate) types: bool,
+    /// Compiler flags of its own, which make it compile its dependencies apart from others'.
+    pub(crate) flags: &'a str,
 }
 
 impl Page<'_> {
@@ -42,6 +48,12 @@ impl Page<'_> {
         let start = Instant::now();
         let toolchain = Toolchain::require()?;
         let mut cargo = toolchain.cargo()?;
+        let target = self.target_dir(&toolchain);
+        if !self.flags.is_empty() {
+            cargo
+                .env("CARGO_TARGET_DIR", &target)
+                .env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS", self.flags);
+        }
         cargo
             .args(["build", "--quiet", "--profile", "wasm", "--lib"])
             .args(["--target", wasm::TARGET, "--package", self.package]);
@@ -50,8 +62,7 @@ impl Page<'_> {
         }
         child::run(&mut cargo)?;
         let library = self.package.replace('-', "_");
-        let compiled = toolchain
-            .target_dir()
+        let compiled = target
             .join(wasm::TARGET)
             .join(format!("wasm/{library}.wasm"));
         let stamp = self.stamp(&compiled)?;
@@ -69,6 +80,15 @@ impl Page<'_> {
             say::duration(start.elapsed())
         ));
         Ok(true)
+    }
+
+    fn target_dir(&self, toolchain: &Toolchain) -> PathBuf {
+        let shared = toolchain.target_dir();
+        if self.flags.is_empty() {
+            return shared;
+        }
+        let name = shared.file_name().unwrap_or_default().to_string_lossy();
+        shared.with_file_name(format!("{name}-{}", self.name))
     }
 
     fn bind(&self, compiled: &Path, output: &Path) -> Result<()> {

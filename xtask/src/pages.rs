@@ -25,8 +25,16 @@ pub struct Pages {
     pub rewrites: &'static [(&'static str, &'static str)],
 }
 
-/// Device links are all the same page; what comes behind `/d/` is read by it.
-const DEVICE_LINKS: &[(&str, &str)] = &[("/d/*", "/")];
+/// Device links and the page's screens are all the same page, which reads the path.
+const SCREENS: &[(&str, &str)] = &[
+    ("/d/*", "/"),
+    ("/sign-in", "/"),
+    ("/contacts", "/"),
+    ("/settings", "/"),
+];
+
+/// Names in this folder have a hash of their content: they never change.
+const HASHED: &str = "/assets/*";
 
 /// What the page may use of a device's sensors and the like: nothing.
 const PERMISSIONS: &str = "accelerometer=(), autoplay=(), camera=(), display-capture=(), \
@@ -52,8 +60,17 @@ impl Pages {
         Ok(Self {
             directory: place::page(),
             assets,
-            headers: vec![("/*", headers)],
-            rewrites: DEVICE_LINKS,
+            headers: vec![
+                ("/*", headers),
+                (
+                    HASHED,
+                    vec![(
+                        "Cache-Control",
+                        "public, max-age=31536000, immutable".to_owned(),
+                    )],
+                ),
+            ],
+            rewrites: SCREENS,
         })
     }
 

@@ -22,6 +22,7 @@ const PAGE: Page<'static> = Page {
     features: &["npm"],
     name: "ringback",
     types: true,
+    flags: "",
 };
 
 #[derive(clap::Args, Debug)]

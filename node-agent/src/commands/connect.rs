@@ -40,9 +40,9 @@ pub(super) struct Prepared {
     pub(super) resolved: Resolved,
     pub(super) registry: Registry,
     pub(super) config: Config,
-    agent: Option<Control>,
+    pub(super) agent: Option<Control>,
     /// As the agent knows it.
-    public: Option<IpAddr>,
+    pub(super) public: Option<IpAddr>,
 }
 
 pub(super) async fn forward(global: &Global, profile: &Profile, connect: Connect) -> Result<()> {
@@ -354,14 +354,14 @@ async fn pipe_by_agent(mut agent: Control, ring: &Ring, shown: &Shown<'_>) -> Re
 }
 
 /// Shows what happens, and notes what a call has shown of the device.
-struct Shown<'a> {
-    global: &'a Global,
-    profile: &'a Profile,
-    name: Option<String>,
-    direct_only: bool,
+pub(super) struct Shown<'a> {
+    pub(super) global: &'a Global,
+    pub(super) profile: &'a Profile,
+    pub(super) name: Option<String>,
+    pub(super) direct_only: bool,
     /// What the agent knows, or else the endpoint of this process.
-    public: Option<IpAddr>,
-    endpoint: Option<Endpoint>,
+    pub(super) public: Option<IpAddr>,
+    pub(super) endpoint: Option<Endpoint>,
 }
 
 impl Shown<'_> {
@@ -378,7 +378,7 @@ impl Shown<'_> {
         page.finish()
     }
 
-    fn show(&self, event: Event) -> Result<()> {
+    pub(super) fn show(&self, event: Event) -> Result<()> {
         match &event {
             Event::Failed { exit, message } => bail!(Failure::from_code(*exit, message.clone())),
             Event::Connected {

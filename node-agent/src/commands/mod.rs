@@ -6,11 +6,14 @@ mod callers;
 mod connect;
 mod contacts;
 mod doctor;
+mod line;
 mod page;
 mod services;
+mod shell;
 mod status;
 mod target;
 mod terminal;
+mod transfer;
 pub(crate) mod up;
 
 use anyhow::{Context as _, Result};
@@ -40,11 +43,14 @@ async fn dispatch(cli: Cli, profile: Profile) -> Result<()> {
     match command {
         Command::Up(up) => up::run(&global, profile, up).await,
         Command::Beacon(beacon) => beacon::run(&global, &profile, beacon).await,
-        Command::Expose { name, address } => services::expose(&profile, &name, &address).await,
+        Command::Expose(expose) => services::expose(&profile, &expose).await,
         Command::Unexpose { name } => services::unexpose(&profile, &name).await,
         Command::Services => services::list(&global, &profile),
         Command::Connect(connect) => connect::forward(&global, &profile, connect).await,
         Command::Pipe(pipe) => connect::pipe(&global, &profile, pipe).await,
+        Command::Shell(shell) => shell::run(&global, &profile, shell).await,
+        Command::Get(get) => transfer::get(&global, &profile, get).await,
+        Command::Send(send) => transfer::send(&global, &profile, send).await,
         Command::Doctor(doctor) => doctor::run(&global, &profile, doctor).await,
         Command::Status => status::run(&global, &profile).await,
         Command::Contacts { action } => contacts::run(&global, &profile, action),

@@ -3,19 +3,44 @@
 use anyhow::{Result, bail};
 
 use super::terminal::{self, say};
-use crate::cli::Global;
+use crate::cli::{Expose, Global};
 use crate::config::Config;
 use crate::control::{Ask, Control};
 use crate::failure::{Exit, Failure};
 use crate::profile::Profile;
-use crate::service::Service;
+use crate::service::{Folder, Service};
 
-pub(super) async fn expose(profile: &Profile, name: &str, address: &str) -> Result<()> {
-    ringback_protocol::name::check(name)
-        .map_err(|e| Failure::new(Exit::Usage, format!("'{name}': {e}")))?;
-    let service: Service = address
-        .parse()
-        .map_err(|e| Failure::new(Exit::Usage, format!("{e}")))?;
+pub(super) async fn expose(profile: &Profile, expose: &Expose) -> Result<()> {
+    let Expose {
+        name,
+        service,
+        writable,
+    } = expose;
+    let usage = |message: String| Failure::new(Exit::Usage, message);
+    ringback_protocol::name::check(name).map_err(|e| usage(format!("'{name}': {e}")))?;
+    let service = match service {
+        Some(service) => read(service)?,
+        None if ["shell", "dial"].contains(&name.as_str()) => read(name)?,
+        None => bail!(usage(format!(
+            "what is '{name}'? Give an address as 127.0.0.1:22, http://192.168.1.5 or files:/srv/docs"
+        ))),
+    };
+    let service = match service {
+        Service::Files(folder) => {
+            if !folder.path.is_dir() {
+                bail!(usage(format!(
+                    "'{}' is not a folder",
+                    folder.path.display()
+                )));
+            }
+            Service::Files(Folder {
+                writable: *writable,
+                ..folder
+            })
+        }
+        _ if *writable => bail!(usage("only files can be --writable".into())),
+        service => service,
+    };
     Config::expose(profile, name, &service)?;
     let running = tell_agent(profile).await?;
     say!(
@@ -27,6 +52,19 @@ pub(super) async fn expose(profile: &Profile, name: &str, address: &str) -> Resu
         }
     );
     Ok(())
+}
+
+/// As a person writes it: a folder may be relative to where they are.
+fn read(text: &str) -> Result<Service> {
+    let absolute = match text.strip_prefix("files:") {
+        Some(path) if !path.is_empty() => {
+            let path = std::path::absolute(path)?;
+            format!("files:{}", path.display())
+        }
+        _ => text.to_owned(),
+    };
+    let service = absolute.parse::<Service>();
+    Ok(service.map_err(|error| Failure::new(Exit::Usage, error.to_string()))?)
 }
 
 pub(super) async fn unexpose(profile: &Profile, name: &str) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 use hyper::Method;
-use ringback_protocol::{Code, PeerId, UnixTime};
+use ringback_protocol::{PeerId, UnixTime};
 use serde::{Deserialize, Serialize};
 
 use super::terminal::{self, say};
@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::contacts::{Contact, Contacts};
 use crate::failure::{Exit, Failure};
 use crate::profile::Profile;
-use crate::registry::{Connection, Problem, Registry};
+use crate::registry::{Connection, Registry};
 use crate::relay::OwnRelay;
 
 /// A target that can be called.
@@ -77,7 +77,7 @@ async fn info(profile: &Profile, registry: &Registry) -> Result<KnownServers> {
         .await?
     {
         Ok(info) => info,
-        Err(problem) => bail!(refusal(&problem)),
+        Err(problem) => bail!(problem.refusal()),
     };
     connection.keep(registry);
     let relays = info.beacons.into_iter().filter(|beacon| beacon.relay);
@@ -184,7 +184,7 @@ async fn by_name(
     {
         return Ok(id);
     }
-    let Some(id) = alias(registry, name).await? else {
+    let Some(id) = registry.alias(name).await? else {
         bail!(Failure::new(
             Exit::Offline,
             format!(
@@ -222,7 +222,7 @@ pub(super) async fn explain(
     if Failure::exit_code(&error) != Exit::Offline as u8 {
         return error;
     }
-    match alias(registry, name).await {
+    match registry.alias(name).await {
         Ok(Some(id)) if id != resolved.ring.device => Failure::new(
             Exit::Trust,
             format!(
@@ -234,29 +234,4 @@ pub(super) async fn explain(
         .into(),
         _ => error,
     }
-}
-
-/// What the registry says that a name means.
-async fn alias(registry: &Registry, name: &str) -> Result<Option<PeerId>> {
-    #[derive(Deserialize)]
-    struct Alias {
-        device: PeerId,
-    }
-    let mut connection = Connection::open(registry).await?;
-    let answer = connection
-        .json::<Alias>(Method::GET, &format!("/v1/aliases/{name}"), None)
-        .await?;
-    connection.keep(registry);
-    match answer {
-        Ok(alias) => Ok(Some(alias.device)),
-        Err(problem) if problem.code == Code::UnknownAlias => Ok(None),
-        Err(problem) => bail!(refusal(&problem)),
-    }
-}
-
-fn refusal(problem: &Problem) -> Failure {
-    Failure::new(
-        Exit::Registry,
-        format!("the registry refuses: {}", problem.code.title()),
-    )
 }

@@ -45,6 +45,14 @@ pub(crate) struct Problem {
     pub(crate) time_ms: Option<u64>,
 }
 
+impl Problem {
+    /// For the person at the keyboard.
+    pub(crate) fn refusal(&self) -> Failure {
+        let text = format!("the registry refuses: {}", self.code.title());
+        Failure::new(Exit::Registry, text).about(&self.code)
+    }
+}
+
 /// The frames that answer a request, as they come.
 pub(crate) struct Frames {
     body: Incoming,

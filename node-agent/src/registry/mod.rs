@@ -1,5 +1,6 @@
 //! The registry from an agent's side: its address, HTTPS calls, and the device's socket.
 
+mod alias;
 mod fast_open;
 mod health;
 mod http;

@@ -84,7 +84,7 @@ pub struct Started {
     /// between are lost.
     #[cbor(n(2), default)]
     pub from: u64,
-    /// Bytes of input that the shell has got. The caller sends what is behind them (again).
+    /// Bytes of input that the device has. The caller sends what is behind them (again).
     #[cbor(n(3), default)]
     pub input: u64,
 }

@@ -9,13 +9,15 @@ use super::Part;
 use crate::{
     child, say,
     setup::{self, Need, Packages},
+    site,
     wasm::{self, Toolchain},
-    wasm_pkg, worker,
+    wasm_pkg, web, worker,
 };
 
 /// The test programs that make up the NAT part; the others of the package are end to end.
 const NAT_TESTS: &str = "package(ringback-tests) & binary(/^(lab|nat)/)";
-const E2E_TESTS: &str = "package(ringback-tests) & not binary(/^(lab|nat)/)";
+const BROWSER_TESTS: &str = "package(ringback-tests) & binary(/^browser/)";
+const E2E_TESTS: &str = "package(ringback-tests) & not binary(/^(lab|nat|browser)/)";
 const UNIT_TESTS: &str = "not package(ringback-tests)";
 
 impl Part {
@@ -40,7 +42,7 @@ impl Part {
                 Need::WasmBindgen,
             ],
             Self::Worker => worker_and(&[]),
-            Self::E2e | Self::Nat => worker_and(&[
+            Self::E2e | Self::Browser | Self::Nat => worker_and(&[
                 Need::Packages(Packages::Lab),
                 Need::Packages(Packages::Browser),
                 Need::Nextest,
@@ -66,6 +68,12 @@ impl Part {
             Self::Wasm => wasm(),
             Self::Worker => deploy_dry(),
             Self::E2e => in_namespaces(E2E_TESTS),
+            Self::Browser => {
+                web::build()?;
+                site::run()?;
+                wasm_pkg::build()?;
+                in_namespaces(BROWSER_TESTS)
+            }
             Self::Nat => in_namespaces(NAT_TESTS),
             Self::Deny => deny(),
             Self::Docs => docs(),

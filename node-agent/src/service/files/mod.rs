@@ -1,0 +1,171 @@
+//! A folder of this host for callers (PROTOCOL §20.3): one operation per stream. `folder` is the
+//! only way to the disk and does not lead out of what is exposed.
+
+mod folder;
+mod transfer;
+mod upload;
+
+use std::sync::Arc;
+
+use anyhow::{Result, bail};
+use ringback_protocol::service::MAX_FRAME;
+use ringback_protocol::service::files::{Entries, FileAnswer, FileError, FileRequest, Op};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::sync::mpsc;
+
+use super::{Folder, Frames};
+use folder::{Fault, Outcome, Root};
+pub(crate) use upload::Uploads;
+
+/// After an early answer to an upload: how long what is still on its way is taken.
+const DRAIN_PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// Serves one stream.
+pub(super) async fn serve<R, W>(
+    uploads: &Arc<Uploads>,
+    folder: &Folder,
+    recv: R,
+    mut send: W,
+) -> Result<()>
+where
+    R: AsyncRead + Unpin + Send,
+    W: AsyncWrite + Unpin + Send,
+{
+    let mut frames = Frames::new(recv, MAX_FRAME);
+    let Some(frame) = frames.next().await? else {
+        bail!("no request came");
+    };
+    let request = match FileRequest::decode(&frame) {
+        Ok(request) => request,
+        Err(error) => {
+            let fault = Fault::new(FileError::BadRequest, error.to_string());
+            return answer(&mut send, &fault.into()).await;
+        }
+    };
+    tracing::debug!(op = %request.op, path = request.path, "files");
+    let mut recv = frames.into_inner();
+    // Blocking threads are many, and not endless.
+    let _slot = uploads.slot().await;
+    let folder = folder.clone();
+    match request.op {
+        Op::List => list(folder, request, &mut send).await,
+        Op::Read => transfer::read(folder, request, &mut send).await,
+        Op::Write => {
+            let uploads = uploads.clone();
+            let written = transfer::write(uploads, folder, request, &mut recv).await;
+            answer(&mut send, &written.into_answer()).await?;
+            // The caller is told before it has sent all: what is on its way must not turn the
+            // answer into a reset.
+            let mut nowhere = tokio::io::sink();
+            let drain = tokio::io::copy(&mut recv, &mut nowhere);
+            let _ = tokio::time::timeout(DRAIN_PATIENCE, drain).await;
+            Ok(())
+        }
+        _ => {
+            let uploads = uploads.clone();
+            let done = blocking(move || at_once(&uploads, &folder, &request)).await;
+            answer(&mut send, &done.into_answer()).await
+        }
+    }
+}
+
+/// Operations that are one question and one answer.
+fn at_once(uploads: &Uploads, folder: &Folder, request: &FileRequest) -> Outcome<FileAnswer> {
+    let root = Root::open(folder)?;
+    let path = request.path.as_str();
+    let entry = |entry| FileAnswer {
+        entry: Some(entry),
+        writable: folder.writable,
+        ..FileAnswer::default()
+    };
+    match &request.op {
+        Op::Stat => match request.upload {
+            Some(_) => uploads.received(&root, request).map(|received| FileAnswer {
+                received: Some(received),
+                writable: folder.writable,
+                ..FileAnswer::default()
+            }),
+            None => root.stat(path).map(entry),
+        },
+        Op::Commit => uploads.commit(&root, request).map(entry),
+        Op::Abandon => uploads
+            .abandon(&root, request)
+            .map(|()| FileAnswer::default()),
+        Op::Mkdir => root.mkdir(path).map(entry),
+        Op::Remove => root.remove(path).map(|()| FileAnswer::default()),
+        Op::Rename => {
+            let to = request.to.as_deref();
+            let to = to.ok_or_else(|| Fault::new(FileError::BadRequest, "rename to what?"))?;
+            root.rename(path, to).map(entry)
+        }
+        Op::Hash => {
+            let (file, entry) = root.open_file(path, request.version.as_deref())?;
+            let sha256 = transfer::hash(&file)?;
+            folder::check_unchanged(&file, &entry)?;
+            Ok(FileAnswer {
+                entry: Some(entry),
+                sha256: Some(sha256),
+                ..FileAnswer::default()
+            })
+        }
+        op => Err(Fault::new(
+            FileError::BadRequest,
+            format!("what is '{op}'?"),
+        )),
+    }
+}
+
+async fn list(
+    folder: Folder,
+    request: FileRequest,
+    send: &mut (impl AsyncWrite + Unpin),
+) -> Result<()> {
+    let (sender, mut batches) = mpsc::channel::<Entries>(4);
+    let writable = folder.writable;
+    let opened = blocking(move || Root::open(&folder)?.list(&request.path)).await;
+    let listing = match opened {
+        Ok(listing) => listing,
+        Err(fault) => return answer(send, &fault.into()).await,
+    };
+    let head = FileAnswer {
+        writable,
+        ..FileAnswer::default()
+    };
+    send.write_all(&head.encode()).await?;
+    let reading = tokio::task::spawn_blocking(move || {
+        listing.run(|entries| sender.blocking_send(Entries { entries }).is_ok())
+    });
+    while let Some(entries) = batches.recv().await {
+        send.write_all(&entries.encode()).await?;
+    }
+    // A list that could not be read to its end is reset.
+    reading.await??;
+    Ok(send.shutdown().await?)
+}
+
+async fn answer(send: &mut (impl AsyncWrite + Unpin), answer: &FileAnswer) -> Result<()> {
+    send.write_all(&answer.encode()).await?;
+    Ok(send.shutdown().await?)
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Outcome<T> + Send + 'static,
+) -> Outcome<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(_) => Err(Fault::new(FileError::Io, "the agent is ending")),
+    }
+}
+
+trait IntoAnswer {
+    fn into_answer(self) -> FileAnswer;
+}
+
+impl IntoAnswer for Outcome<FileAnswer> {
+    fn into_answer(self) -> FileAnswer {
+        self.unwrap_or_else(FileAnswer::from)
+    }
+}
+
+#[cfg(test)]
+mod tests;

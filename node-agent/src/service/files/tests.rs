@@ -1,0 +1,378 @@
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::sync::Arc;
+
+use ringback_protocol::service::files::{
+    Entries, EntryKind, FileAnswer, FileError, FileRequest, Op, Range,
+};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use sha2::{Digest as _, Sha256};
+
+use super::*;
+
+/// A folder with neighbours that must not be reached.
+struct Disk {
+    dir: tempfile::TempDir,
+    uploads: Arc<Uploads>,
+}
+
+impl Disk {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("docs")).unwrap();
+        fs::write(dir.path().join("secret"), "secret").unwrap();
+        Self {
+            dir,
+            uploads: Arc::default(),
+        }
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.dir.path().join("docs").join(name)
+    }
+
+    /// What a stream with this request and these bytes is answered; an error is a stream that
+    /// broke off.
+    async fn stream(
+        &self,
+        writable: bool,
+        request: FileRequest,
+        bytes: &[u8],
+    ) -> std::io::Result<Vec<u8>> {
+        let (ours, theirs) = tokio::io::duplex(64 * 1024);
+        let (recv, send) = tokio::io::split(theirs);
+        let folder = Folder::new(self.dir.path().join("docs"), writable).unwrap();
+        let uploads = self.uploads.clone();
+        let served = tokio::spawn(async move { serve(&uploads, &folder, recv, send).await });
+        let (mut read, mut write) = tokio::io::split(ours);
+        let said = async {
+            write.write_all(&request.encode()).await?;
+            write.write_all(bytes).await?;
+            write.shutdown().await
+        };
+        let mut answer = Vec::new();
+        let (said, heard) = tokio::join!(said, read.read_to_end(&mut answer));
+        // What is said behind the answer need not be heard.
+        let _ = said;
+        heard?;
+        match served.await.unwrap() {
+            Ok(()) => Ok(answer),
+            Err(error) => Err(std::io::Error::other(error.to_string())),
+        }
+    }
+
+    async fn ask(&self, request: FileRequest) -> FileAnswer {
+        let answer = self.stream(true, request, b"").await.unwrap();
+        FileAnswer::decode(&answer[2..]).unwrap()
+    }
+
+    async fn write(&self, request: FileRequest, bytes: &[u8]) -> FileAnswer {
+        let answer = self.stream(true, request, bytes).await.unwrap();
+        FileAnswer::decode(&answer[2..]).unwrap()
+    }
+
+    async fn read(&self, path: &str) -> Result<Vec<u8>, FileError> {
+        let answer = self
+            .stream(false, FileRequest::new(Op::Read, path), b"")
+            .await
+            .unwrap();
+        let length = usize::from(u16::from_be_bytes([answer[0], answer[1]]));
+        let (head, bytes) = answer[2..].split_at(length);
+        match FileAnswer::decode(head).unwrap().code {
+            None => Ok(bytes.to_vec()),
+            Some(code) => Err(code),
+        }
+    }
+}
+
+fn part(path: &str, id: u8, size: u64, offset: u64) -> FileRequest {
+    FileRequest {
+        upload: Some([id; 16]),
+        size: Some(size),
+        offset,
+        ..FileRequest::new(Op::Write, path)
+    }
+}
+
+fn of(op: Op, path: &str, id: u8) -> FileRequest {
+    FileRequest {
+        upload: Some([id; 16]),
+        ..FileRequest::new(op, path)
+    }
+}
+
+#[tokio::test]
+async fn nothing_leads_out_of_the_folder() {
+    let disk = Disk::new();
+    fs::create_dir(disk.path("sub")).unwrap();
+    fs::write(disk.path("sub/inside"), "inside").unwrap();
+    for (link, to) in [
+        ("absolute", disk.dir.path().join("secret")),
+        ("relative", "../secret".into()),
+        ("up", "..".into()),
+        ("root", "/".into()),
+        ("loop", "loop".into()),
+        ("good", "sub/inside".into()),
+        ("goodsub", "sub".into()),
+        ("around", "../docs/sub/inside".into()),
+    ] {
+        symlink(to, disk.path(link)).unwrap();
+    }
+    for path in [
+        "absolute",
+        "relative",
+        "up/secret",
+        "root/etc/passwd",
+        "loop",
+    ] {
+        let refused = disk.read(path).await.unwrap_err();
+        assert_eq!(refused, FileError::NotAllowed, "{path}");
+    }
+    // Back inside by way of the outside is outside.
+    disk.read("around").await.unwrap_err();
+    for path in [
+        "../secret",
+        "/etc/passwd",
+        "sub/../../secret",
+        "./sub",
+        "sub//inside",
+    ] {
+        assert_eq!(disk.read(path).await, Err(FileError::BadPath), "{path}");
+    }
+    assert_eq!(disk.read("good").await, Ok(b"inside".to_vec()));
+    assert_eq!(disk.read("goodsub/inside").await, Ok(b"inside".to_vec()));
+
+    // Nor do changes.
+    for path in ["up/new", "root/tmp/ringback-new", "absolute/new"] {
+        let answer = disk.ask(FileRequest::new(Op::Mkdir, path)).await;
+        assert!(answer.code.is_some(), "{path}");
+        let answer = disk.write(part(path, 1, 1, 0), b"x").await;
+        assert!(answer.code.is_some(), "{path}");
+    }
+    let rename = FileRequest {
+        to: Some("up/stolen".into()),
+        ..FileRequest::new(Op::Rename, "sub/inside")
+    };
+    assert_eq!(disk.ask(rename).await.code, Some(FileError::NotAllowed));
+    // A link is removed and replaced itself, not what it points to.
+    assert_eq!(
+        disk.write(part("absolute", 1, 3, 0), b"new").await.code,
+        None
+    );
+    assert_eq!(disk.ask(of(Op::Commit, "absolute", 1)).await.code, None);
+    assert_eq!(
+        disk.ask(FileRequest::new(Op::Remove, "relative"))
+            .await
+            .code,
+        None
+    );
+    assert_eq!(fs::read(disk.path("absolute")).unwrap(), b"new");
+    assert_eq!(fs::read(disk.dir.path().join("secret")).unwrap(), b"secret");
+    let mut around: Vec<_> = fs::read_dir(disk.dir.path())
+        .unwrap()
+        .map(|found| found.unwrap().file_name())
+        .collect();
+    around.sort();
+    assert_eq!(around, ["docs", "secret"]);
+}
+
+#[tokio::test]
+async fn devices_and_pipes_are_not_opened() {
+    let disk = Disk::new();
+    let pipe = disk.path("pipe");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.unwrap().success());
+    assert_eq!(disk.read("pipe").await, Err(FileError::NotAllowed));
+    assert_eq!(disk.read("").await, Err(FileError::IsFolder));
+}
+
+#[tokio::test]
+async fn parts_come_in_any_order_and_the_target_changes_at_once() {
+    let disk = Disk::new();
+    fs::write(disk.path("file"), "old").unwrap();
+    let size = 10;
+    assert_eq!(
+        disk.write(part("file", 1, size, 6), b"ghij").await.code,
+        None
+    );
+    assert_eq!(disk.write(part("file", 1, size, 0), b"ab").await.code, None);
+    let there = disk.ask(of(Op::Stat, "file", 1)).await.received;
+    assert_eq!(there, Some(vec![Range(0, 2), Range(6, 10)]));
+    // Not all is there: not a byte of the target changes, and nothing of the upload is to be seen.
+    let early = disk.ask(of(Op::Commit, "file", 1)).await;
+    assert_eq!(early.code, Some(FileError::Incomplete));
+    assert_eq!(disk.read("file").await, Ok(b"old".to_vec()));
+    let list = disk
+        .stream(false, FileRequest::new(Op::List, ""), b"")
+        .await
+        .unwrap();
+    let head = 2 + usize::from(u16::from_be_bytes([list[0], list[1]]));
+    let entries = Entries::decode(&list[head + 2..]).unwrap().entries;
+    assert_eq!(entries.len(), 1, "{entries:?}");
+    for found in fs::read_dir(disk.path("")).unwrap() {
+        let name = found.unwrap().file_name().into_string().unwrap();
+        if name != "file" {
+            assert_eq!(disk.read(&name).await, Err(FileError::NotFound), "{name}");
+        }
+    }
+
+    assert_eq!(
+        disk.write(part("file", 1, size, 2), b"cdef").await.code,
+        None
+    );
+    // What was read before is another version then.
+    let before = disk
+        .ask(FileRequest::new(Op::Stat, "file"))
+        .await
+        .entry
+        .unwrap();
+    let wrong = FileRequest {
+        sha256: Some([0; 32]),
+        ..of(Op::Commit, "file", 2)
+    };
+    assert_eq!(disk.ask(wrong).await.code, Some(FileError::NotFound));
+    let right = FileRequest {
+        sha256: Some(Sha256::digest(b"abcdefghij").into()),
+        modified_ms: Some(1_500_000_000_123),
+        ..of(Op::Commit, "file", 1)
+    };
+    let entry = disk.ask(right).await.entry.unwrap();
+    assert_eq!((entry.size, entry.modified_ms), (10, 1_500_000_000_123));
+    assert_eq!(disk.read("file").await, Ok(b"abcdefghij".to_vec()));
+    let stale = FileRequest {
+        version: Some(before.version),
+        ..FileRequest::new(Op::Hash, "file")
+    };
+    assert_eq!(disk.ask(stale).await.code, Some(FileError::Changed));
+    assert_eq!(fs::read_dir(disk.path("")).unwrap().count(), 1);
+}
+
+#[tokio::test]
+async fn what_is_not_what_was_sent_never_takes_the_place() {
+    let disk = Disk::new();
+    fs::write(disk.path("file"), "old").unwrap();
+    disk.write(part("file", 1, 3, 0), b"bad").await;
+    let commit = FileRequest {
+        sha256: Some(Sha256::digest(b"new").into()),
+        ..of(Op::Commit, "file", 1)
+    };
+    assert_eq!(disk.ask(commit).await.code, Some(FileError::Mismatch));
+    assert_eq!(disk.read("file").await, Ok(b"old".to_vec()));
+    assert_eq!(fs::read_dir(disk.path("")).unwrap().count(), 1);
+
+    // More than was said, an empty file, one that is there already, a folder.
+    let more = disk.write(part("file", 1, 3, 0), b"four").await;
+    assert_eq!(more.code, Some(FileError::BadRequest));
+    assert_eq!(disk.write(part("empty", 1, 0, 0), b"").await.code, None);
+    assert_eq!(disk.ask(of(Op::Commit, "empty", 1)).await.code, None);
+    assert_eq!(disk.read("empty").await, Ok(vec![]));
+    disk.write(part("file", 2, 1, 0), b"x").await;
+    let keep = FileRequest {
+        keep: true,
+        ..of(Op::Commit, "file", 2)
+    };
+    assert_eq!(disk.ask(keep).await.code, Some(FileError::Exists));
+    assert_eq!(disk.ask(of(Op::Abandon, "file", 2)).await.code, None);
+    fs::create_dir(disk.path("folder")).unwrap();
+    disk.write(part("folder", 3, 1, 0), b"x").await;
+    let folder = disk.ask(of(Op::Commit, "folder", 3)).await;
+    assert_eq!(folder.code, Some(FileError::IsFolder));
+}
+
+#[tokio::test]
+async fn a_file_that_changes_while_it_is_read_is_not_a_whole_one() {
+    let disk = Disk::new();
+    // More than the queue and the pipe hold, so that reading stops in the middle.
+    let size = 8 << 20;
+    fs::write(disk.path("file"), vec![1; size]).unwrap();
+    let (ours, theirs) = tokio::io::duplex(64 * 1024);
+    let (recv, send) = tokio::io::split(theirs);
+    let folder = Folder::new(disk.path(""), false).unwrap();
+    let uploads = disk.uploads.clone();
+    let served = tokio::spawn(async move { serve(&uploads, &folder, recv, send).await });
+    let (mut read, mut write) = tokio::io::split(ours);
+    let request = FileRequest::new(Op::Read, "file").encode();
+    write.write_all(&request).await.unwrap();
+    read.read_exact(&mut [0; 1000]).await.unwrap();
+    fs::write(disk.path("file"), vec![2; size]).unwrap();
+    tokio::io::copy(&mut read, &mut tokio::io::sink())
+        .await
+        .unwrap();
+    served.await.unwrap().unwrap_err();
+}
+
+#[tokio::test]
+async fn only_what_is_writable_is_written() {
+    let disk = Disk::new();
+    fs::write(disk.path("file"), "old").unwrap();
+    let to = Some("other".to_owned());
+    for request in [
+        part("file", 1, 1, 0),
+        of(Op::Commit, "file", 1),
+        of(Op::Abandon, "file", 1),
+        FileRequest::new(Op::Mkdir, "new"),
+        FileRequest::new(Op::Remove, "file"),
+        FileRequest {
+            to,
+            ..FileRequest::new(Op::Rename, "file")
+        },
+    ] {
+        let answer = disk.stream(false, request.clone(), b"").await.unwrap();
+        let answer = FileAnswer::decode(&answer[2..]).unwrap();
+        assert_eq!(answer.code, Some(FileError::ReadOnly), "{request:?}");
+        assert!(!answer.writable);
+    }
+    assert_eq!(fs::read_dir(disk.path("")).unwrap().count(), 1);
+}
+
+#[tokio::test]
+async fn folders_are_made_renamed_and_removed() {
+    let disk = Disk::new();
+    let made = disk
+        .ask(FileRequest::new(Op::Mkdir, "a"))
+        .await
+        .entry
+        .unwrap();
+    assert_eq!(made.kind, EntryKind::Folder);
+    let again = disk.ask(FileRequest::new(Op::Mkdir, "a")).await;
+    assert_eq!(again.code, Some(FileError::Exists));
+    fs::write(disk.path("a/file"), "x").unwrap();
+    let full = disk.ask(FileRequest::new(Op::Remove, "a")).await;
+    assert_eq!(full.code, Some(FileError::NotEmpty));
+    fs::write(disk.path("there"), "y").unwrap();
+    for (to, code) in [("there", Some(FileError::Exists)), ("moved", None)] {
+        let rename = FileRequest {
+            to: Some(to.into()),
+            ..FileRequest::new(Op::Rename, "a/file")
+        };
+        assert_eq!(disk.ask(rename).await.code, code);
+    }
+    assert_eq!(fs::read(disk.path("there")).unwrap(), b"y");
+    assert_eq!(disk.ask(FileRequest::new(Op::Remove, "a")).await.code, None);
+    let root = disk.ask(FileRequest::new(Op::Remove, "")).await;
+    assert_eq!(root.code, Some(FileError::BadPath));
+}
+
+#[tokio::test]
+async fn old_uploads_are_removed_when_their_folder_is_listed() {
+    let disk = Disk::new();
+    disk.write(part("file", 1, 3, 0), b"abc").await;
+    disk.write(part("file", 2, 3, 0), b"abc").await;
+    let mut files: Vec<_> = fs::read_dir(disk.path(""))
+        .unwrap()
+        .map(|f| f.unwrap().path())
+        .collect();
+    files.sort();
+    assert_eq!(files.len(), 4);
+    let old = std::time::SystemTime::now() - std::time::Duration::from_secs(8 * 24 * 3600);
+    for file in &files[..2] {
+        let file = fs::File::options().write(true).open(file).unwrap();
+        file.set_modified(old).unwrap();
+    }
+    disk.stream(true, FileRequest::new(Op::List, ""), b"")
+        .await
+        .unwrap();
+    let left = fs::read_dir(disk.path("")).unwrap().count();
+    assert_eq!(left, 2, "one upload with its journal");
+}

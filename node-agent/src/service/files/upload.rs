@@ -1,0 +1,394 @@
+//! Uploads: a part file beside the target, a journal of the ranges that are safely in it, and the
+//! moment when it takes the target's place.
+//!
+//! A range is noted only when its bytes have been synced. So whatever the agent or its host dies of,
+//! what the journal says is there; and what it does not say is sent again.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
+use std::sync::{Arc, Mutex, RwLock, Weak};
+use std::time::{Duration, UNIX_EPOCH};
+
+use cap_std::fs::{Dir, OpenOptions};
+use ringback_protocol::service::files::{
+    Entry, FileError, FileRequest, MAX_RANGES, Range, UploadId, add_range, missing_ranges,
+};
+use sha2::{Digest as _, Sha256};
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use super::folder::{Fault, Outcome, Place, Root, UPLOAD_PREFIX, entry, rename_new};
+use super::transfer;
+
+/// Operations at a time; each has a thread. More wait for their turn.
+const SLOTS: usize = 64;
+/// Bytes of one note in the journal: start and end.
+const NOTE: usize = 16;
+
+/// The uploads of this agent.
+#[derive(Debug)]
+pub(crate) struct Uploads {
+    slots: Semaphore,
+    /// Those that streams are writing, by their part file's place.
+    active: Mutex<HashMap<Key, Weak<Active>>>,
+    /// Only one stream at a time makes the files of an upload.
+    making: Mutex<()>,
+}
+
+/// Device and inode of the folder, and the files' stem.
+type Key = (u64, u64, String);
+
+/// What the streams of one upload share.
+#[derive(Debug, Default)]
+struct Active {
+    /// True: it has been committed or abandoned. Held for reading while bytes are written.
+    over: RwLock<bool>,
+}
+
+/// An upload that a stream writes to.
+#[derive(Debug)]
+pub(super) struct Part {
+    file: File,
+    journal: File,
+    size: u64,
+    active: Arc<Active>,
+    /// Written and not yet noted.
+    unsynced: Range,
+    files: Files,
+}
+
+/// Where the files of an upload are.
+#[derive(Debug)]
+struct Files {
+    dir: Dir,
+    stem: String,
+}
+
+impl Default for Uploads {
+    fn default() -> Self {
+        Self {
+            slots: Semaphore::new(SLOTS),
+            active: Mutex::default(),
+            making: Mutex::default(),
+        }
+    }
+}
+
+impl Uploads {
+    pub(super) async fn slot(&self) -> SemaphorePermit<'_> {
+        self.slots.acquire().await.expect("never closed")
+    }
+
+    /// Opens the part file for writing from `offset` on; makes it, with all the room it will need.
+    pub(super) fn open(&self, root: &Root, request: &FileRequest) -> Outcome<Part> {
+        let (place, id) = named(root, request)?;
+        let size = request
+            .size
+            .ok_or_else(|| Fault::new(FileError::BadRequest, "of what size?"))?;
+        if request.offset > size {
+            return Err(Fault::new(FileError::BadRequest, "behind the end"));
+        }
+        let files = Files::of(place, &id);
+        let _making = self.making.lock().expect("not poisoned");
+        let (file, journal) = match files.open(size)? {
+            Some(open) => open,
+            None => files.make(size)?,
+        };
+        let active = self.active(&files)?;
+        Ok(Part {
+            file,
+            journal,
+            size,
+            active,
+            unsynced: Range(request.offset, request.offset),
+            files,
+        })
+    }
+
+    /// The ranges that are there.
+    pub(super) fn received(&self, root: &Root, request: &FileRequest) -> Outcome<Vec<Range>> {
+        let (place, id) = named(root, request)?;
+        let files = Files::of(place, &id);
+        let mut received = match files.journal()? {
+            Some(mut journal) => read_journal(&mut journal)?.1,
+            None => Vec::new(),
+        };
+        received.truncate(MAX_RANGES);
+        Ok(received)
+    }
+
+    /// Puts the upload in the target's place.
+    pub(super) fn commit(&self, root: &Root, request: &FileRequest) -> Outcome<Entry> {
+        let (place, id) = named(root, request)?;
+        let (dir, name) = (place.dir.try_clone()?, place.name.clone());
+        let files = Files::of(place, &id);
+        let active = self.active(&files)?;
+        // Waits for the streams that are writing just now; later ones are told that it is over.
+        let mut over = active.over.write().expect("not poisoned");
+        let Some((file, mut journal)) = files.open_existing()? else {
+            return Err(Fault::new(FileError::NotFound, "no such upload"));
+        };
+        let (size, received) = read_journal(&mut journal)?;
+        if request.size.is_some_and(|asked| asked != size) {
+            return Err(Fault::new(
+                FileError::BadRequest,
+                format!("it has {size} bytes"),
+            ));
+        }
+        if let Some(missing) = missing_ranges(&received, size).first() {
+            let missing = format!("bytes {} to {} are missing", missing.0, missing.1);
+            return Err(Fault::new(FileError::Incomplete, missing));
+        }
+        if let Some(sha256) = request.sha256
+            && transfer::hash(&file)? != sha256
+        {
+            *over = true;
+            files.remove();
+            return Err(Fault::new(
+                FileError::Mismatch,
+                "the SHA-256 is another one",
+            ));
+        }
+        match dir.symlink_metadata(&name) {
+            Ok(target) if target.is_dir() => return Err(Fault::new(FileError::IsFolder, "")),
+            Ok(target) if target.is_file() => {
+                use cap_std::fs::PermissionsExt as _;
+                let mode = target.permissions().mode() & 0o777;
+                file.set_permissions(std::fs::Permissions::from_mode(mode))?;
+            }
+            _ => {}
+        }
+        if let Some(modified) = request.modified_ms {
+            let time = UNIX_EPOCH.checked_add(Duration::from_millis(modified));
+            let time = time.ok_or_else(|| Fault::new(FileError::BadRequest, "no such time"))?;
+            file.set_modified(time)?;
+        }
+        file.sync_all()?;
+        if request.keep {
+            rename_new(&dir, &files.part_name(), &dir, &name)?;
+        } else {
+            rustix::fs::renameat(&dir, files.part_name(), &dir, &name)?;
+        }
+        *over = true;
+        // The file is in its place: what is left of its upload is of no more use to anybody.
+        let _ = dir.remove_file(files.journal_name());
+        sync_dir(&dir)?;
+        Ok(entry(&name, &dir.symlink_metadata(&name)?))
+    }
+
+    pub(super) fn abandon(&self, root: &Root, request: &FileRequest) -> Outcome<()> {
+        let (place, id) = named(root, request)?;
+        let files = Files::of(place, &id);
+        let active = self.active(&files)?;
+        *active.over.write().expect("not poisoned") = true;
+        files.remove();
+        Ok(())
+    }
+
+    fn active(&self, files: &Files) -> Outcome<Arc<Active>> {
+        use cap_std::fs::MetadataExt as _;
+        let dir = files.dir.dir_metadata()?;
+        let key = (dir.dev(), dir.ino(), files.stem.clone());
+        let mut all = self.active.lock().expect("not poisoned");
+        all.retain(|_, active| active.strong_count() > 0);
+        if let Some(active) = all.get(&key).and_then(Weak::upgrade) {
+            // One that is being committed may fail to be, and is not waited for here.
+            let is_over = active.over.try_read().is_ok_and(|over| *over);
+            if !is_over {
+                return Ok(active);
+            }
+        }
+        let active = Arc::<Active>::default();
+        all.insert(key, Arc::downgrade(&active));
+        Ok(active)
+    }
+}
+
+fn named(root: &Root, request: &FileRequest) -> Outcome<(Place, UploadId)> {
+    let upload = request
+        .upload
+        .ok_or_else(|| Fault::new(FileError::BadRequest, "which upload?"))?;
+    Ok((root.place(&request.path)?, upload))
+}
+
+impl Part {
+    /// Bytes that may still follow.
+    pub(super) fn room(&self) -> u64 {
+        self.size - self.unsynced.1
+    }
+
+    pub(super) fn unsynced(&self) -> u64 {
+        self.unsynced.1 - self.unsynced.0
+    }
+
+    /// Writes the next bytes. A full disk ends the upload.
+    pub(super) fn write(&mut self, bytes: &[u8]) -> Outcome<()> {
+        if bytes.len() as u64 > self.room() {
+            return Err(Fault::new(
+                FileError::BadRequest,
+                "more bytes than the file has",
+            ));
+        }
+        let written = {
+            // Not while the file is taking its place, and not after.
+            let over = self.active.over.read().expect("not poisoned");
+            if *over {
+                return Err(Fault::new(FileError::Changed, "the upload is over"));
+            }
+            self.file.write_all_at(bytes, self.unsynced.1)
+        };
+        self.or_give_up(written.map_err(Fault::from))?;
+        self.unsynced.1 += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Makes sure of what was written, and notes it.
+    pub(super) fn sync(&mut self) -> Outcome<()> {
+        if self.unsynced() == 0 {
+            return Ok(());
+        }
+        let synced = self.file.sync_data().and_then(|()| {
+            let mut note = [0; NOTE];
+            note[..8].copy_from_slice(&self.unsynced.0.to_be_bytes());
+            note[8..].copy_from_slice(&self.unsynced.1.to_be_bytes());
+            // In one call and at the end, whoever else notes something.
+            (&self.journal).write_all(&note)
+        });
+        self.unsynced.0 = self.unsynced.1;
+        self.or_give_up(synced.map_err(Fault::from))
+    }
+
+    fn or_give_up(&self, done: Outcome<()>) -> Outcome<()> {
+        if let Err(fault) = &done
+            && fault.code == FileError::NoSpace
+        {
+            *self.active.over.write().expect("not poisoned") = true;
+            self.files.remove();
+        }
+        done
+    }
+}
+
+impl Files {
+    /// The names come from the target's name and the caller's ID, so that equal IDs of different
+    /// targets do not meet.
+    fn of(place: Place, id: &UploadId) -> Self {
+        let digest = Sha256::new()
+            .chain_update(id)
+            .chain_update(place.name.as_bytes())
+            .finalize();
+        Self {
+            dir: place.dir,
+            stem: format!("{UPLOAD_PREFIX}{}", hex::encode(&digest[..16])),
+        }
+    }
+
+    fn part_name(&self) -> String {
+        format!("{}.part", self.stem)
+    }
+
+    fn journal_name(&self) -> String {
+        format!("{}.ranges", self.stem)
+    }
+
+    fn journal(&self) -> Outcome<Option<File>> {
+        let mut options = OpenOptions::new();
+        options.read(true).append(true);
+        self.existing(&self.journal_name(), &options)
+    }
+
+    fn existing(&self, name: &str, options: &OpenOptions) -> Outcome<Option<File>> {
+        match self.dir.open_with(name, options) {
+            Ok(file) => Ok(Some(file.into_std())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn open_existing(&self) -> Outcome<Option<(File, File)>> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true);
+        let part = self.existing(&self.part_name(), &options)?;
+        Ok(part.zip(self.journal()?))
+    }
+
+    /// What is there of an upload of this size.
+    fn open(&self, size: u64) -> Outcome<Option<(File, File)>> {
+        let Some((part, mut journal)) = self.open_existing()? else {
+            return Ok(None);
+        };
+        match read_journal(&mut journal) {
+            Ok((noted, _)) if noted == size => Ok(Some((part, journal))),
+            // Another file by now, or a journal that was not finished.
+            _ => Ok(None),
+        }
+    }
+
+    fn make(&self, size: u64) -> Outcome<(File, File)> {
+        self.remove();
+        let make = || -> Outcome<(File, File)> {
+            let mut options = OpenOptions::new();
+            options.read(true).write(true).create_new(true);
+            let part = self.dir.open_with(self.part_name(), &options)?.into_std();
+            reserve(&part, size)?;
+            let mut options = OpenOptions::new();
+            options.read(true).append(true).create_new(true);
+            let journal = self.dir.open_with(self.journal_name(), &options)?;
+            let mut journal = journal.into_std();
+            journal.write_all(&size.to_be_bytes())?;
+            Ok((part, journal))
+        };
+        make().inspect_err(|_| self.remove())
+    }
+
+    fn remove(&self) {
+        for name in [self.part_name(), self.journal_name()] {
+            // What is not there need not be removed; what can not be is removed when it is old.
+            let _ = self.dir.remove_file(name);
+        }
+    }
+}
+
+/// Room on the disk for the whole file, so that a full disk is known before anything is sent.
+fn reserve(file: &File, size: u64) -> Outcome<()> {
+    if size == 0 {
+        return Ok(());
+    }
+    #[cfg(target_os = "linux")]
+    match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, size) {
+        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {}
+        reserved => return Ok(reserved?),
+    }
+    let free = rustix::fs::fstatvfs(file)?;
+    if free.f_bavail.saturating_mul(free.f_frsize) < size {
+        return Err(Fault::new(FileError::NoSpace, "No space left on device"));
+    }
+    Ok(file.set_len(size)?)
+}
+
+/// The size of the file and the ranges of it that are there.
+fn read_journal(journal: &mut File) -> Outcome<(u64, Vec<Range>)> {
+    let mut bytes = Vec::new();
+    io::Seek::rewind(journal)?;
+    journal.read_to_end(&mut bytes)?;
+    let number = |bytes: &[u8]| u64::from_be_bytes(bytes.try_into().expect("eight bytes"));
+    let Some((size, notes)) = bytes.split_at_checked(8) else {
+        return Err(Fault::new(FileError::Io, "the upload's journal is damaged"));
+    };
+    let size = number(size);
+    let mut received = Vec::new();
+    // The last note may not have been finished.
+    for note in notes.chunks_exact(NOTE) {
+        let range = Range(number(&note[..8]), number(&note[8..]).min(size));
+        add_range(&mut received, range);
+    }
+    Ok((size, received))
+}
+
+fn sync_dir(dir: &Dir) -> Outcome<()> {
+    use rustix::fs::{Mode, OFlags};
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let dir = rustix::fs::openat(dir, ".", flags, Mode::empty())?;
+    Ok(rustix::fs::fsync(dir)?)
+}

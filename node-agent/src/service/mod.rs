@@ -1,0 +1,321 @@
+//! Services: what a device exposes by name (PROTOCOL §20). Nothing else is reachable through it.
+//!
+//! A stream is served in two steps, so that what can not be served is refused in the stream's
+//! header: [`prepare`] finds the service and reaches it, and [`Ready::run`] speaks its protocol
+//! over whatever carries the stream's bytes.
+
+mod address;
+mod dial;
+mod files;
+mod http;
+mod shell;
+mod stream;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+
+use anyhow::Result;
+use ringback_protocol::service::listing::{DeviceInfo, Kind, LISTING, Listing, ServiceInfo};
+use ringback_protocol::stream::{Mode, Open};
+use ringback_protocol::{Code, PeerId};
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use crate::device::{Agent, Presence};
+use address::Address;
+pub(crate) use dial::Dials;
+pub(crate) use files::Uploads;
+pub(crate) use shell::Shells;
+pub(crate) use stream::{Frames, Sending};
+
+/// What is behind a name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Written", into = "Written")]
+pub(crate) enum Service {
+    Tcp(Address),
+    /// TCP too; the scheme tells people and browsers what speaks there.
+    Http(Address),
+    Https(Address),
+    /// A terminal with the login shell of the agent's user.
+    Shell,
+    Files(Folder),
+    /// Callers may have this agent call other devices.
+    Dial,
+}
+
+/// A folder of this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Folder {
+    /// Absolute.
+    pub(crate) path: PathBuf,
+    pub(crate) writable: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum BadService {
+    #[error(
+        "'{0}' is not a service; one looks like 127.0.0.1:22, tcp://nas.local:22, http://192.168.1.5:80, https://nas.local, files:/srv/docs, shell or dial"
+    )]
+    Unknown(String),
+    #[error("'{0}' is not an absolute path, as files:/srv/docs has one")]
+    RelativePath(String),
+}
+
+impl Service {
+    pub(crate) fn kind(&self) -> Kind {
+        match self {
+            Self::Tcp(_) => Kind::Tcp,
+            Self::Http(_) | Self::Https(_) => Kind::Http,
+            Self::Shell => Kind::Shell,
+            Self::Files(_) => Kind::Files,
+            Self::Dial => Kind::Dial,
+        }
+    }
+
+    fn info(&self, name: &str) -> ServiceInfo {
+        ServiceInfo {
+            name: name.to_owned(),
+            kind: self.kind(),
+            writable: match self {
+                Self::Files(folder) => Some(folder.writable),
+                _ => None,
+            },
+            // Where a folder is on the device is nobody's business.
+            target: match self {
+                Self::Tcp(_) | Self::Http(_) | Self::Https(_) => Some(self.to_string()),
+                _ => None,
+            },
+        }
+    }
+}
+
+/// A service that a stream can be connected to.
+pub(crate) enum Ready {
+    Tcp(TcpStream),
+    Http(http::Host),
+    Listing(Vec<u8>),
+    Shell,
+    Files(Folder),
+    Dial,
+}
+
+/// Finds what a stream is for and reaches it; the error goes into the stream's header.
+pub(crate) async fn prepare(agent: &Agent, open: &Open) -> Result<Ready, (Code, String)> {
+    let unreachable = |error: std::io::Error| (Code::ServiceUnreachable, error.to_string());
+    if open.service == LISTING && open.mode == Mode::Raw {
+        return Ok(Ready::Listing(listing(agent).to_json()));
+    }
+    let service = agent.service(&open.service);
+    let service = service.ok_or((Code::UnknownService, String::new()))?;
+    match (service, open.mode) {
+        (Service::Tcp(address) | Service::Http(address) | Service::Https(address), Mode::Raw) => {
+            Ok(Ready::Tcp(address.connect().await.map_err(unreachable)?))
+        }
+        (Service::Http(address), Mode::Http) => {
+            let host = http::Host::plain(&address).await;
+            Ok(Ready::Http(host.map_err(unreachable)?))
+        }
+        (Service::Https(address), Mode::Http) => {
+            let host = http::Host::tls(&address).await;
+            Ok(Ready::Http(host.map_err(unreachable)?))
+        }
+        (Service::Shell, Mode::Raw) => Ok(Ready::Shell),
+        (Service::Files(folder), Mode::Raw) => Ok(Ready::Files(folder)),
+        (Service::Dial, Mode::Raw) => Ok(Ready::Dial),
+        _ => Err((Code::BadMode, String::new())),
+    }
+}
+
+impl Ready {
+    /// Serves a stream behind its header. `send` that is dropped before it was shut down is a
+    /// stream that broke off.
+    pub(crate) async fn run<R, W>(
+        self,
+        agent: &Arc<Agent>,
+        caller: PeerId,
+        recv: R,
+        mut send: W,
+    ) -> Result<()>
+    where
+        R: AsyncRead + Unpin + Send + 'static,
+        W: AsyncWrite + Unpin + Send + 'static,
+    {
+        match self {
+            Self::Tcp(_) => unreachable!("copied by the agent itself, without frames"),
+            Self::Listing(json) => {
+                send.write_all(&json).await?;
+                Ok(send.shutdown().await?)
+            }
+            Self::Http(host) => host.exchange(recv, send).await,
+            Self::Shell => agent.shells.serve(caller, recv, send).await,
+            Self::Files(folder) => files::serve(&agent.uploads, &folder, recv, send).await,
+            Self::Dial => dial::serve(agent, recv, send).await,
+        }
+    }
+}
+
+fn listing(agent: &Agent) -> Listing {
+    let name = match &*agent.presence.borrow() {
+        Presence::Registered { name, .. } => Some(name.clone()),
+        _ => None,
+    };
+    Listing {
+        device: DeviceInfo {
+            id: agent.key.id(),
+            agent: concat!("ringback/", env!("CARGO_PKG_VERSION")).into(),
+            name,
+        },
+        services: agent
+            .services()
+            .iter()
+            .map(|(name, service)| service.info(name))
+            .collect(),
+    }
+}
+
+impl FromStr for Service {
+    type Err = BadService;
+
+    fn from_str(text: &str) -> Result<Self, BadService> {
+        let bad = || BadService::Unknown(text.to_owned());
+        match text {
+            "shell" => return Ok(Self::Shell),
+            "dial" => return Ok(Self::Dial),
+            _ => {}
+        }
+        if let Some(path) = text.strip_prefix("files:") {
+            return Ok(Self::Files(Folder::new(path, false)?));
+        }
+        let address = |text, default_port| Address::parse(text, default_port).ok_or_else(bad);
+        let host = |rest: &'_ str| rest.strip_suffix('/').unwrap_or(rest).to_owned();
+        match text.split_once("://") {
+            Some(("tcp", rest)) => Ok(Self::Tcp(address(rest, None)?)),
+            Some(("http", rest)) => Ok(Self::Http(address(&host(rest), Some(80))?)),
+            Some(("https", rest)) => Ok(Self::Https(address(&host(rest), Some(443))?)),
+            Some(_) => Err(bad()),
+            None => Ok(Self::Tcp(address(text, None)?)),
+        }
+    }
+}
+
+impl fmt::Display for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Http(address) => write!(f, "http://{address}"),
+            Self::Https(address) => write!(f, "https://{address}"),
+            Self::Shell => f.write_str("shell"),
+            Self::Dial => f.write_str("dial"),
+            Self::Files(folder) => {
+                write!(f, "files:{}", folder.path.display())?;
+                if folder.writable {
+                    f.write_str(" (writable)")?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Folder {
+    pub(crate) fn new(path: impl AsRef<Path>, writable: bool) -> Result<Self, BadService> {
+        let path = path.as_ref();
+        if !path.is_absolute() {
+            return Err(BadService::RelativePath(path.display().to_string()));
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            writable,
+        })
+    }
+}
+
+/// How a service stands in `config.toml`: `"files:/srv/docs"`, or
+/// `{ files = "/srv/docs", writable = true }`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(
+    untagged,
+    expecting = "a service is a text, or { files = \"/DIR\", writable = true }"
+)]
+pub(crate) enum Written {
+    Text(String),
+    Files {
+        files: String,
+        #[serde(default)]
+        writable: bool,
+    },
+}
+
+impl TryFrom<Written> for Service {
+    type Error = BadService;
+
+    fn try_from(written: Written) -> Result<Self, BadService> {
+        match written {
+            Written::Text(text) => text.parse(),
+            Written::Files { files, writable } => Ok(Self::Files(Folder::new(files, writable)?)),
+        }
+    }
+}
+
+impl From<Service> for Written {
+    fn from(service: Service) -> Self {
+        match service {
+            Service::Files(folder) if folder.writable => Self::Files {
+                files: folder.path.to_string_lossy().into_owned(),
+                writable: true,
+            },
+            service => Self::Text(service.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_people_write() {
+        for (text, shown) in [
+            ("127.0.0.1:22", "127.0.0.1:22"),
+            ("tcp://nas.local:22", "nas.local:22"),
+            ("http://192.168.1.5", "http://192.168.1.5:80"),
+            ("http://192.168.1.5:8080/", "http://192.168.1.5:8080"),
+            ("https://nas.local/", "https://nas.local:443"),
+            ("[::1]:22", "[::1]:22"),
+            ("shell", "shell"),
+            ("dial", "dial"),
+            ("files:/srv/our docs", "files:/srv/our docs"),
+        ] {
+            assert_eq!(
+                text.parse::<Service>().unwrap().to_string(),
+                shown,
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn refuses_what_is_no_service() {
+        for text in [
+            "",
+            "22",
+            "host",
+            ":22",
+            "host:0",
+            "host:99999",
+            "ftp://host:21",
+            "::1:22:",
+            "a b:1",
+            "http://",
+            "https://:443",
+            "files:",
+            "files:docs",
+            "Shell",
+        ] {
+            assert!(text.parse::<Service>().is_err(), "{text}");
+        }
+    }
+}
