@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::fmt;
 use std::rc::Rc;
 
-use futures_util::future::{Either, join, select};
+use futures_util::future::{Either, join, join3, select};
 use hpke::rand_core::UnwrapErr;
 use ringback_protocol::call::{Call, Outcome, Progress};
 use ringback_protocol::envelope::{LIFETIME, Proof as Right, Request};
@@ -187,9 +187,11 @@ pub(crate) async fn call(
         listener: RefCell::new(listener),
     });
     let peer = Peer::new(&registry.ice_servers(true))?;
-    let (found, offered) = join(find(registry, &options), peer.offer()).await;
+    let finding = find(registry, &options);
+    let (found, offered, identity) = join3(finding, peer.offer(), Identity::load()).await;
     let target = found?;
     offered?;
+    let identity = identity?;
     log.note(Step::Registry, None);
     log.note(Step::Gathering, None);
     let proving = prove(options.proof, target.device);
@@ -197,7 +199,7 @@ pub(crate) async fn call(
     log.note(Step::Gathered, Some(gathered.to_string()));
     let ring = Ring {
         registry,
-        identity: Identity::load().await?,
+        identity,
         device: target.device,
         proof: proof?,
         service: options.service,

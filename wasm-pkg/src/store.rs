@@ -35,6 +35,7 @@ impl Store {
             }
         });
         request.set_onupgradeneeded(Some(upgrade.as_ref().unchecked_ref()));
+        let _asking = Asking(&request);
         let database: IdbDatabase = finished(&request).await?.unchecked_into();
         Ok(Self { database })
     }
@@ -101,10 +102,28 @@ async fn finished(request: &IdbRequest) -> Result<JsValue, JsValue> {
     });
     request.set_onsuccess(Some(on_success.as_ref().unchecked_ref()));
     request.set_onerror(Some(on_error.as_ref().unchecked_ref()));
-    let result = done.await;
-    request.set_onsuccess(None);
-    request.set_onerror(None);
-    result.unwrap_or(Err(JsValue::UNDEFINED))
+    let _handlers = Handlers(request);
+    done.await.unwrap_or(Err(JsValue::UNDEFINED))
+}
+
+/// Takes the handlers away before they are dropped, also when nobody waits for the end any more: the
+/// browser would call what is not there.
+struct Handlers<'a>(&'a IdbRequest);
+
+impl Drop for Handlers<'_> {
+    fn drop(&mut self) {
+        self.0.set_onsuccess(None);
+        self.0.set_onerror(None);
+    }
+}
+
+/// The same for the opening of the database.
+struct Asking<'a>(&'a web_sys::IdbOpenDbRequest);
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.0.set_onupgradeneeded(None);
+    }
 }
 
 type Waiting = std::rc::Rc<std::cell::Cell<Option<oneshot::Sender<Result<JsValue, JsValue>>>>>;
