@@ -8,7 +8,7 @@ use std::{
     rc::Rc,
 };
 
-use futures::{FutureExt, channel::mpsc, StreamExt};
+use futures::{FutureExt, StreamExt, channel::mpsc};
 use js_sys::{Array, ArrayBuffer, Object, Reflect, Uint8Array};
 use leptos::{prelude::*, task::spawn_local};
 use ringback_protocol::service::{
@@ -107,7 +107,13 @@ impl Bridge {
             exchanges.borrow_mut().insert(id, sender);
             if let Err(failure) = bridge.exchange(id, &request, said, &port).await {
                 let (title, advice) = failure.sentence(browser::unix_s());
-                say(&port, id, "error", &format!("{title} {advice}").into(), None);
+                say(
+                    &port,
+                    id,
+                    "error",
+                    &format!("{title} {advice}").into(),
+                    None,
+                );
             }
             exchanges.borrow_mut().remove(&id);
             running.set(running.get() - 1);
@@ -270,7 +276,11 @@ impl Bridge {
         let headers = Array::new();
         for header in &response.headers {
             let name = header.name().to_ascii_lowercase();
-            let value: String = header.value().iter().map(|&byte| char::from(byte)).collect();
+            let value: String = header
+                .value()
+                .iter()
+                .map(|&byte| char::from(byte))
+                .collect();
             if name == "set-cookie" {
                 self.cookies.borrow_mut().set(&value, path);
                 continue;
@@ -298,7 +308,13 @@ impl Bridge {
 fn goes_out(name: &str) -> bool {
     !matches!(
         name.to_ascii_lowercase().as_str(),
-        "host" | "origin" | "referer" | "cookie" | "accept-encoding" | "content-length" | "user-agent"
+        "host"
+            | "origin"
+            | "referer"
+            | "cookie"
+            | "accept-encoding"
+            | "content-length"
+            | "user-agent"
     ) && !name.to_ascii_lowercase().starts_with("sec-")
 }
 

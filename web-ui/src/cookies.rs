@@ -103,7 +103,10 @@ mod tests {
             cookies.header("/files/home?x=1").as_deref(),
             Some("deep=1; view=list; session=abc")
         );
-        assert_eq!(cookies.header("/filesystem").as_deref(), Some("session=abc"));
+        assert_eq!(
+            cookies.header("/filesystem").as_deref(),
+            Some("session=abc")
+        );
     }
 
     #[test]

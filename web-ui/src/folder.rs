@@ -28,7 +28,11 @@ pub(crate) struct Listing {
 }
 
 /// Sends a request on a new stream, and nothing behind it yet.
-pub(crate) async fn begin(link: &Link, service: &str, request: &FileRequest) -> Result<Stream, Failure> {
+pub(crate) async fn begin(
+    link: &Link,
+    service: &str,
+    request: &FileRequest,
+) -> Result<Stream, Failure> {
     let stream = link.open(service, Mode::Raw)?;
     stream.write(&request.encode()).await?;
     Ok(stream)
@@ -52,7 +56,11 @@ pub(crate) async fn answered(stream: Stream) -> Result<Answered, Failure> {
 }
 
 /// An operation that takes nothing but its request.
-pub(crate) async fn operate(link: &Link, service: &str, request: &FileRequest) -> Result<Answered, Failure> {
+pub(crate) async fn operate(
+    link: &Link,
+    service: &str,
+    request: &FileRequest,
+) -> Result<Answered, Failure> {
     let stream = begin(link, service, request).await?;
     stream.finish();
     answered(stream).await
@@ -95,7 +103,12 @@ impl Answered {
 }
 
 /// The first `limit` bytes of a file.
-pub(crate) async fn head(link: &Link, service: &str, path: &str, limit: u64) -> Result<Vec<u8>, Failure> {
+pub(crate) async fn head(
+    link: &Link,
+    service: &str,
+    path: &str,
+    limit: u64,
+) -> Result<Vec<u8>, Failure> {
     let request = FileRequest {
         length: Some(limit),
         ..FileRequest::new(Op::Read, path)

@@ -53,7 +53,10 @@ mod tests {
     #[test]
     fn a_turned_name_is_seen_as_such() {
         assert_eq!(plain("photo\u{202e}gpj.exe", 80), "photo\u{fffd}gpj.exe");
-        assert_eq!(plain("a\nb\u{0}c\u{200b}", 80), "a\u{fffd}b\u{fffd}c\u{fffd}");
+        assert_eq!(
+            plain("a\nb\u{0}c\u{200b}", 80),
+            "a\u{fffd}b\u{fffd}c\u{fffd}"
+        );
         assert_eq!(plain("Grüße 東京", 80), "Grüße 東京");
     }
 

@@ -80,10 +80,7 @@ fn words(code: &str) -> (&'static str, &'static str) {
             "The device is reached, but the service behind it does not answer.",
             "See whether the program or the host that it leads to is running.",
         ),
-        "rate_limited" => (
-            "Too many attempts.",
-            "Wait a little before you try again.",
-        ),
+        "rate_limited" => ("Too many attempts.", "Wait a little before you try again."),
         // Of the registry.
         "device_offline" => (
             "The device is offline.",
@@ -113,10 +110,7 @@ fn words(code: &str) -> (&'static str, &'static str) {
             "This registry has no owner secret yet.",
             "Set OWNER_SECRET in its deployment, then sign in.",
         ),
-        "name_taken" => (
-            "Another device has that name.",
-            "Choose a different one.",
-        ),
+        "name_taken" => ("Another device has that name.", "Choose a different one."),
         "bad_code" => (
             "The enrolment code is unknown, used or expired.",
             "Make a new one.",
@@ -129,10 +123,7 @@ fn words(code: &str) -> (&'static str, &'static str) {
             "No direct path, and today's relay allowance is used up.",
             "Try from another network, or tomorrow.",
         ),
-        "too_large" => (
-            "That is more than the registry takes.",
-            "Nothing was sent.",
-        ),
+        "too_large" => ("That is more than the registry takes.", "Nothing was sent."),
         "bad_version" => (
             "This page and the device speak different versions.",
             "Reload the page; if it stays so, update the device's agent.",
@@ -174,10 +165,7 @@ fn words(code: &str) -> (&'static str, &'static str) {
             "This is not a device link, ID or name.",
             "IDs begin with rb1 and have 61 characters; a typing error is noticed.",
         ),
-        "bad_password" => (
-            "A password has 1 to 256 bytes.",
-            "Nothing was sent.",
-        ),
+        "bad_password" => ("A password has 1 to 256 bytes.", "Nothing was sent."),
         "unsupported" | "no_webrtc" => (
             "This browser lacks what a call needs.",
             "WebRTC and site data must be allowed for this page.",
@@ -231,10 +219,7 @@ fn words(code: &str) -> (&'static str, &'static str) {
             "This terminal was attached to from elsewhere.",
             "It goes on there.",
         ),
-        "can_not_start" => (
-            "The device can not start a shell.",
-            "Its log says why.",
-        ),
+        "can_not_start" => ("The device can not start a shell.", "Its log says why."),
         // Of a device that dials for this browser.
         "bad_listen" | "listen_in_use" => (
             "That local port is not free on the device.",
@@ -254,7 +239,10 @@ fn words(code: &str) -> (&'static str, &'static str) {
             "The device does not pass a page on that it can not tell from a forgery.",
         ),
         "timeout" => ("The page's host takes too long.", "Try again."),
-        "bad_response" => ("What answers there is no web server.", "Check the address on the device."),
+        "bad_response" => (
+            "What answers there is no web server.",
+            "Check the address on the device.",
+        ),
         // Of files (PROTOCOL.md, section 20.3).
         "file_not_found" => ("That file is no longer there.", "Reload the folder."),
         "not_allowed" => (
@@ -270,7 +258,10 @@ fn words(code: &str) -> (&'static str, &'static str) {
             "Start the transfer anew to get the new one.",
         ),
         "no_space" => ("The device's disk is full.", "Make room, then resume."),
-        "exists" => ("There is already something of that name.", "Choose another name."),
+        "exists" => (
+            "There is already something of that name.",
+            "Choose another name.",
+        ),
         "not_empty" => ("The folder is not empty.", "Remove what is in it first."),
         "bad_path" => (
             "The device does not take that name.",

@@ -9,7 +9,9 @@ use futures::{
 };
 use ringback_protocol::service::{
     FrameBuffer,
-    shell::{CONFIRM_EACH, Exited, KEPT_INPUT, MAX_CHUNK, ShellError, Size, Start, ToCaller, ToDevice},
+    shell::{
+        CONFIRM_EACH, Exited, KEPT_INPUT, MAX_CHUNK, ShellError, Size, Start, ToCaller, ToDevice,
+    },
 };
 use ringback_wasm::{Link, LinkState, Mode, Stream};
 
@@ -215,7 +217,9 @@ impl Shell {
     }
 
     fn confirm_input(&mut self, taken: u64) {
-        let more = taken.saturating_sub(self.taken).min(self.unconfirmed.len() as u64) as usize;
+        let more = taken
+            .saturating_sub(self.taken)
+            .min(self.unconfirmed.len() as u64) as usize;
         self.unconfirmed.drain(..more);
         self.sent = self.sent.saturating_sub(more);
         self.taken += more as u64;

@@ -47,7 +47,10 @@ pub(crate) fn build() -> Result<()> {
     let program = made.join("program");
     PAGE.build(&program)?;
     let bundle = Bundle::new(&made)?;
-    let wasm = bundle.hashed("app.wasm", &fs::read(program.join("ringback_web_ui_bg.wasm"))?)?;
+    let wasm = bundle.hashed(
+        "app.wasm",
+        &fs::read(program.join("ringback_web_ui_bg.wasm"))?,
+    )?;
     // The entry finds what wasm-bindgen made beside itself.
     fs::copy(source("js/entry.js"), program.join("entry.js"))?;
     let app = bundle.script(

@@ -55,7 +55,10 @@ fn Ringing(call: Call) -> impl IntoView {
                 "Online now".to_owned()
             } else {
                 device.last_seen.map_or("Never seen".to_owned(), |seen| {
-                    format!("Offline, last seen {}", figures::ago(browser::unix_s(), seen))
+                    format!(
+                        "Offline, last seen {}",
+                        figures::ago(browser::unix_s(), seen)
+                    )
                 })
             })
         })
@@ -112,7 +115,10 @@ fn Asking(call: Call) -> impl IntoView {
                     .as_ref()
                     .is_some_and(|failure| failure.is("unknown_caller"))
             });
-            !refused && app.contact(&target).is_some_and(|contact| contact.remembered)
+            !refused
+                && app
+                    .contact(&target)
+                    .is_some_and(|contact| contact.remembered)
         })
     };
     let by_password = RwSignal::new(with_link);
@@ -136,7 +142,9 @@ fn Asking(call: Call) -> impl IntoView {
         );
     };
     let wrong = failure.with_untracked(|failure| {
-        failure.as_ref().is_some_and(|failure| failure.is("wrong_password"))
+        failure
+            .as_ref()
+            .is_some_and(|failure| failure.is("wrong_password"))
     });
     let ready = !wrong && (with_link || known.get_untracked());
     browser::focus(if ready { "call" } else { "password" });
@@ -291,15 +299,14 @@ pub(crate) fn Steps(#[prop(into)] steps: Signal<Vec<Seen>>, going: Signal<bool>)
             .iter()
             // The end of gathering tells more than its beginning, and replaces it.
             .filter(|it| {
-                it.step != Step::Gathering
-                    || !seen.iter().any(|other| other.step == Step::Gathered)
+                it.step != Step::Gathering || !seen.iter().any(|other| other.step == Step::Gathered)
             })
             .map(|it| (it.step, Some(it.clone())))
             .collect();
         if going.get() {
             for step in MAIN {
-                let begun = step == Step::Gathered
-                    && rows.iter().any(|(seen, _)| *seen == Step::Gathering);
+                let begun =
+                    step == Step::Gathered && rows.iter().any(|(seen, _)| *seen == Step::Gathering);
                 if !begun && rows.iter().all(|(seen, _)| *seen != step) {
                     rows.push((step, None));
                 }

@@ -31,7 +31,10 @@ struct Told {
 enum State {
     Form(Option<Failure>),
     /// Where it listens, and over what path, once it does.
-    Running { listen: Option<String>, path: Option<String> },
+    Running {
+        listen: Option<String>,
+        path: Option<String>,
+    },
 }
 
 #[component]
@@ -62,13 +65,19 @@ pub(crate) fn Connect(call: Call, service: Service) -> impl IntoView {
         let dial = Dial {
             device: device.get_untracked().trim().to_owned(),
             service: far.get_untracked().trim().to_owned(),
-            listen: format!("127.0.0.1:{}", port.get_untracked().trim().parse::<u16>().unwrap_or(0)),
+            listen: format!(
+                "127.0.0.1:{}",
+                port.get_untracked().trim().parse::<u16>().unwrap_or(0)
+            ),
             password: (!given.is_empty()).then_some(given),
             remember: remember.get_untracked(),
         };
         password.set(String::new());
         told.set(Vec::new());
-        state.set(State::Running { listen: None, path: None });
+        state.set(State::Running {
+            listen: None,
+            path: None,
+        });
         spawn_local(async move {
             let failure = run(call, &name.get_value(), &dial, open, told, state).await;
             let _ = state.try_set(State::Form(failure));
@@ -82,7 +91,12 @@ pub(crate) fn Connect(call: Call, service: Service) -> impl IntoView {
             .filter(|device| !device.revoked)
             .filter_map(|device| device.name)
             .collect();
-        names.extend(app.contacts.get().into_iter().filter_map(|contact| contact.name));
+        names.extend(
+            app.contacts
+                .get()
+                .into_iter()
+                .filter_map(|contact| contact.name),
+        );
         names.sort();
         names.dedup();
         names

@@ -2,7 +2,10 @@
 
 use leptos::{prelude::*, task::spawn_local};
 
-use super::{dialog::Dialog, icon::{Icon, icon}};
+use super::{
+    dialog::Dialog,
+    icon::{Icon, icon},
+};
 use crate::{app::go, browser, figures, plain::plain, route::Route, session, state::App};
 
 #[component]

@@ -33,12 +33,20 @@ pub(crate) fn DevicesScreen() -> impl IntoView {
     let app = App::current();
     let asked = RwSignal::new(Asked::Nothing);
     let active = Memo::new(move |_| {
-        app.devices
-            .with(|list| list.iter().filter(|it| !it.revoked).cloned().collect::<Vec<_>>())
+        app.devices.with(|list| {
+            list.iter()
+                .filter(|it| !it.revoked)
+                .cloned()
+                .collect::<Vec<_>>()
+        })
     });
     let revoked = Memo::new(move |_| {
-        app.devices
-            .with(|list| list.iter().filter(|it| it.revoked).cloned().collect::<Vec<_>>())
+        app.devices.with(|list| {
+            list.iter()
+                .filter(|it| it.revoked)
+                .cloned()
+                .collect::<Vec<_>>()
+        })
     });
     let summary = move || {
         let all = active.with(Vec::len);

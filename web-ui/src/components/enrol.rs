@@ -2,7 +2,12 @@
 
 use leptos::{prelude::*, task::spawn_local};
 
-use super::{dialog::{CopyButton, Dialog}, failure::failure_note, icon::{Icon, icon}, qr::qr};
+use super::{
+    dialog::{CopyButton, Dialog},
+    failure::failure_note,
+    icon::{Icon, icon},
+    qr::qr,
+};
 use crate::{
     app::go,
     browser, figures,
@@ -72,10 +77,17 @@ fn NameForm(code: RwSignal<Option<Code>>) -> impl IntoView {
 #[component]
 fn Command(code: Code) -> impl IntoView {
     let app = App::current();
-    let command = format!("ringback up --registry {} --enroll {}", browser::origin(), code.code);
+    let command = format!(
+        "ringback up --registry {} --enroll {}",
+        browser::origin(),
+        code.code
+    );
     // The device that this code brings in is the one that was not there when it was made.
     let before = StoredValue::new(app.devices.with_untracked(|devices| {
-        devices.iter().map(|device| (device.id.clone(), device.revoked)).collect::<Vec<_>>()
+        devices
+            .iter()
+            .map(|device| (device.id.clone(), device.revoked))
+            .collect::<Vec<_>>()
     }));
     let arrived = Memo::new(move |_| {
         app.devices.with(|devices| {

@@ -28,7 +28,9 @@ enum State {
 #[component]
 pub(crate) fn LanPage(call: Call, service: Service) -> impl IntoView {
     let app = App::current();
-    let device = call.link.with_untracked(|link| link.as_ref().map(|link| link.device()));
+    let device = call
+        .link
+        .with_untracked(|link| link.as_ref().map(|link| link.device()));
     let lan_origin = app.registry.with_untracked(|registry| match registry {
         Reading::Here(info) => info.lan_origin.clone(),
         _ => None,
@@ -46,7 +48,10 @@ pub(crate) fn LanPage(call: Call, service: Service) -> impl IntoView {
     let listener = {
         let origin = origin.clone();
         move |event: MessageEvent| {
-            let Some(window) = frame.get_untracked().and_then(|frame| frame.content_window()) else {
+            let Some(window) = frame
+                .get_untracked()
+                .and_then(|frame| frame.content_window())
+            else {
                 return;
             };
             let source = event.source().map(JsValue::from);
@@ -70,7 +75,10 @@ pub(crate) fn LanPage(call: Call, service: Service) -> impl IntoView {
                 }
                 Some("taken") => state.set(State::Taken),
                 Some("failed") => {
-                    state.set(State::Failed(plain(&text("reason").unwrap_or_default(), 200)));
+                    state.set(State::Failed(plain(
+                        &text("reason").unwrap_or_default(),
+                        200,
+                    )));
                 }
                 _ => {}
             }
@@ -90,14 +98,20 @@ pub(crate) fn LanPage(call: Call, service: Service) -> impl IntoView {
     let tell = move |what: &'static str| {
         let origin = origin.clone();
         move |_: web_sys::MouseEvent| {
-            if let Some(window) = frame.get_untracked().and_then(|frame| frame.content_window()) {
+            if let Some(window) = frame
+                .get_untracked()
+                .and_then(|frame| frame.content_window())
+            {
                 let _ = window.post_message(&word(what), &origin);
             }
         }
     };
-    let target = service.target.as_deref().map_or_else(String::new, |target| {
-        plain(target.trim_end_matches('/'), 80)
-    });
+    let target = service
+        .target
+        .as_deref()
+        .map_or_else(String::new, |target| {
+            plain(target.trim_end_matches('/'), 80)
+        });
     let (home, reload) = (tell("go"), tell("reload"));
     view! {
         <div class="lan">

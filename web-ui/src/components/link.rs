@@ -142,7 +142,8 @@ pub(crate) fn sign(kind: &str) -> Icon {
 #[component]
 fn Tiles(call: Call) -> impl IntoView {
     let port = RwSignal::new(None::<Service>);
-    let tiles = move || match call.services.get() {
+    let tiles = move || {
+        match call.services.get() {
         Reading::Waiting => view! {
             <ul class="tiles" aria-busy="true">
                 {(0..3).map(|_| view! { <li class="tile ghost" aria-hidden="true"></li> }).collect_view()}
@@ -175,6 +176,7 @@ fn Tiles(call: Call) -> impl IntoView {
                 .collect_view();
             view! { <ul class="tiles">{tiles}</ul> }.into_any()
         }
+    }
     };
     view! {
         {tiles}

@@ -1,7 +1,10 @@
 //! The receipt of a call: every step with its time, every path with how it fared.
 
 use leptos::{prelude::*, task::spawn_local};
-use ringback_wasm::{PathKind, Receipt, receipt::{Candidate, Pair}};
+use ringback_wasm::{
+    PathKind, Receipt,
+    receipt::{Candidate, Pair},
+};
 
 use super::{
     call::Steps,
@@ -27,12 +30,8 @@ pub(crate) fn ReceiptDialog(
         }
     });
     let text = Signal::derive(move || {
-        call.receipt.with(|receipt| {
-            receipt
-                .as_ref()
-                .map(json::readable)
-                .unwrap_or_default()
-        })
+        call.receipt
+            .with(|receipt| receipt.as_ref().map(json::readable).unwrap_or_default())
     });
     let steps = Signal::derive(move || {
         call.receipt.with(|receipt| {
@@ -73,7 +72,10 @@ fn paths(receipt: &Receipt) -> AnyView {
         .into_iter()
         .take(12)
         .map(|pair| {
-            let (local, remote) = (receipt.local.get(pair.local), receipt.remote.get(pair.remote));
+            let (local, remote) = (
+                receipt.local.get(pair.local),
+                receipt.remote.get(pair.remote),
+            );
             view! {
                 <tr class:won=pair.won>
                     <td>{address(local)}</td>
@@ -85,7 +87,9 @@ fn paths(receipt: &Receipt) -> AnyView {
         .collect_view();
     let verdict = match receipt.path {
         PathKind::Direct => "The data flows directly between this browser and the device.",
-        PathKind::Turn => "No direct path was found: the data, still encrypted end to end, flows through a TURN server.",
+        PathKind::Turn => {
+            "No direct path was found: the data, still encrypted end to end, flows through a TURN server."
+        }
     };
     view! {
         <h3>"Paths"</h3>
@@ -136,7 +140,10 @@ fn outcome(pair: &Pair) -> String {
         (_, "succeeded") => format!("works{rtt}"),
         (_, "failed") => "no answer".into(),
         (_, "in-progress") if pair.requests_sent > 0 => {
-            format!("{} asked, {} answered", pair.requests_sent, pair.responses_received)
+            format!(
+                "{} asked, {} answered",
+                pair.requests_sent, pair.responses_received
+            )
         }
         _ => "not tried".into(),
     }

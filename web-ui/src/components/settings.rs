@@ -2,7 +2,11 @@
 
 use leptos::{prelude::*, task::spawn_local};
 
-use super::{dialog::{CopyButton, Dialog}, failure::failure_note, icon::{Icon, icon}};
+use super::{
+    dialog::{CopyButton, Dialog},
+    failure::failure_note,
+    icon::{Icon, icon},
+};
 use crate::{
     app, browser, figures,
     plain::plain,

@@ -2,7 +2,10 @@
 
 use leptos::{prelude::*, task::spawn_local};
 
-use super::{failure::failure_note, icon::{Icon, icon}};
+use super::{
+    failure::failure_note,
+    icon::{Icon, icon},
+};
 use crate::{app, browser, owner, route::Route, sentence::Failure, state::App};
 
 #[component]

@@ -6,7 +6,13 @@ use super::{
     diagram::{Diagram, Phase},
     icon::{Icon, icon},
 };
-use crate::{app::go, browser, figures, plain::plain, route::{Pasted, Route}, state::{App, Reading}};
+use crate::{
+    app::go,
+    browser, figures,
+    plain::plain,
+    route::{Pasted, Route},
+    state::{App, Reading},
+};
 
 #[component]
 pub(crate) fn WelcomeScreen() -> impl IntoView {
@@ -116,7 +122,9 @@ fn Recent() -> impl IntoView {
             .take(6)
             .map(|contact| {
                 let id = contact.id.to_string();
-                let name = contact.name.map_or_else(|| figures::short_id(&id), |name| plain(&name, 64));
+                let name = contact
+                    .name
+                    .map_or_else(|| figures::short_id(&id), |name| plain(&name, 64));
                 let route = Route::Device(id);
                 let when = figures::ago(browser::unix_s(), contact.last_used_ms / 1000.0);
                 view! {

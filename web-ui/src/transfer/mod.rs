@@ -70,7 +70,13 @@ enum Job {
 impl Transfer {
     pub(crate) fn download(call: Call, service: &str, path: &str, entry: &Entry) -> Self {
         let job = download::Download::new(&call.target.get_value(), service, path, entry);
-        let transfer = Self::new(call, service, &entry.name, Direction::Down, Job::Download(job));
+        let transfer = Self::new(
+            call,
+            service,
+            &entry.name,
+            Direction::Down,
+            Job::Download(job),
+        );
         transfer.size.set(entry.size as f64);
         transfer.resume();
         transfer
@@ -79,17 +85,27 @@ impl Transfer {
     /// A download that an earlier page has begun.
     pub(crate) fn of_unfinished(call: Call, service: &str, record: &download::Record) -> Self {
         let job = download::Download::of(record);
-        let transfer = Self::new(call, service, &record.name, Direction::Down, Job::Download(job));
+        let transfer = Self::new(
+            call,
+            service,
+            &record.name,
+            Direction::Down,
+            Job::Download(job),
+        );
         transfer.size.set(record.size as f64);
-        transfer
-            .done
-            .set(crate::pieces::total(&record.have) as f64);
+        transfer.done.set(crate::pieces::total(&record.have) as f64);
         transfer.state.set(State::Paused);
         transfer
     }
 
     /// Sends `file` to `path`; an existing file there is replaced only if `replace`.
-    pub(crate) fn upload(call: Call, service: &str, path: &str, file: web_sys::File, replace: bool) -> Self {
+    pub(crate) fn upload(
+        call: Call,
+        service: &str,
+        path: &str,
+        file: web_sys::File,
+        replace: bool,
+    ) -> Self {
         let name = path.rsplit('/').next().unwrap_or(path).to_owned();
         let size = file.size();
         let job = upload::Upload::new(path, file, replace);
@@ -168,9 +184,7 @@ impl Transfer {
         let mut breaks = 0;
         loop {
             let Some((number, link)) = self.call.link_other_than(lost).await else {
-                return self
-                    .state
-                    .set(State::Failed(Failure::new("link_lost", "")));
+                return self.state.set(State::Failed(Failure::new("link_lost", "")));
             };
             self.state.set(State::Running);
             let before = self.done.get_untracked();
@@ -183,12 +197,19 @@ impl Transfer {
             let Err(failure) = outcome else {
                 return self.state.set(State::Done);
             };
-            if !matches!(failure.code.as_str(), "link_closed" | "stream_reset" | "link_lost" | "too_many_streams") {
+            if !matches!(
+                failure.code.as_str(),
+                "link_closed" | "stream_reset" | "link_lost" | "too_many_streams"
+            ) {
                 return self.state.set(State::Failed(failure));
             }
             self.state.set(State::Waiting);
             // Progress shows that it was an accident.
-            breaks = if self.done.get_untracked() > before { 0 } else { breaks + 1 };
+            breaks = if self.done.get_untracked() > before {
+                0
+            } else {
+                breaks + 1
+            };
             if breaks > BREAKS {
                 return self.state.set(State::Failed(failure));
             }
@@ -211,7 +232,11 @@ impl Transfer {
             if then > 0.0 && now - then < 5_000.0 {
                 let rate = ((done as f64 - before) / (now - then) * 1000.0).max(0.0);
                 self.rate.update(|shown| {
-                    *shown = if *shown == 0.0 { rate } else { *shown * 0.6 + rate * 0.4 };
+                    *shown = if *shown == 0.0 {
+                        rate
+                    } else {
+                        *shown * 0.6 + rate * 0.4
+                    };
                 });
             }
         }

@@ -151,9 +151,10 @@ impl Upload {
                 Err(reason) if !reason.is("stream_reset") => Err(reason),
                 _ => Err(failure),
             },
-            Either::Right((Ok(_), _)) => {
-                Err(Failure::new("device_misbehaved", "an answer came too early"))
-            }
+            Either::Right((Ok(_), _)) => Err(Failure::new(
+                "device_misbehaved",
+                "an answer came too early",
+            )),
             Either::Right((Err(failure), _)) => Err(failure),
         }
     }

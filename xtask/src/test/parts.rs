@@ -116,6 +116,8 @@ fn wasm() -> Result<()> {
             "ringback-protocol",
             "--package",
             "ringback-worker",
+            "--package",
+            "ringback-web-ui",
         ])
         .args(["--", "-D", "warnings"]);
     child::run(&mut lints)

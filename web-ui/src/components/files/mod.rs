@@ -204,7 +204,10 @@ fn order(one: &Entry, other: &Entry) -> Ordering {
 }
 
 fn files_of(list: &web_sys::FileList) -> Vec<web_sys::File> {
-    (0..list.length()).rev().filter_map(|at| list.get(at)).collect()
+    (0..list.length())
+        .rev()
+        .filter_map(|at| list.get(at))
+        .collect()
 }
 
 #[component]
@@ -288,7 +291,8 @@ const PICKER: &str = "upload-files";
 
 #[component]
 fn Entries(browse: Browse) -> impl IntoView {
-    move || match browse.listing.get() {
+    move || {
+        match browse.listing.get() {
         Reading::Waiting => view! {
             <p class="waiting"><span class="spinner" aria-hidden="true"></span>"Reading the folder…"</p>
         }
@@ -328,6 +332,7 @@ fn Entries(browse: Browse) -> impl IntoView {
             }
             .into_any()
         }
+    }
     }
 }
 
@@ -387,8 +392,17 @@ fn row(browse: Browse, entry: Entry, writable: bool) -> AnyView {
 #[component]
 fn NameDialog(browse: Browse, entry: Option<Entry>) -> impl IntoView {
     let failure = RwSignal::new(None::<Failure>);
-    let title = if entry.is_some() { "Rename" } else { "New folder" };
-    let name = RwSignal::new(entry.as_ref().map(|entry| entry.name.clone()).unwrap_or_default());
+    let title = if entry.is_some() {
+        "Rename"
+    } else {
+        "New folder"
+    };
+    let name = RwSignal::new(
+        entry
+            .as_ref()
+            .map(|entry| entry.name.clone())
+            .unwrap_or_default(),
+    );
     browser::focus("entry-name");
     let submit = move |event: web_sys::SubmitEvent| {
         event.prevent_default();

@@ -7,12 +7,12 @@ use ringback_protocol::service::files::Entry;
 use web_sys::{Blob, BlobPropertyBag, Url};
 
 use super::{
-    Asked, Browse,
     super::{
         dialog::Dialog,
         failure::failure_note,
         icon::{Icon, icon},
     },
+    Asked, Browse,
 };
 use crate::{browser, figures, folder, plain::plain, sentence::Failure, state::App};
 
@@ -25,7 +25,10 @@ const TEXT: u64 = 512 << 10;
 enum Look {
     Waiting,
     Picture(String),
-    Text { text: String, cut: bool },
+    Text {
+        text: String,
+        cut: bool,
+    },
     /// Nothing to see; why.
     Nothing(&'static str),
     Failed(Failure),
@@ -62,7 +65,9 @@ pub(crate) fn Preview(browse: Browse, entry: Entry) -> impl IntoView {
             return;
         };
         let found = match kind {
-            Some(_) if size > PICTURE => Look::Nothing("The picture is too large to be shown here."),
+            Some(_) if size > PICTURE => {
+                Look::Nothing("The picture is too large to be shown here.")
+            }
             Some(kind) => match folder::head(&link, &service, &path, PICTURE).await {
                 Ok(bytes) => picture(&bytes, kind),
                 Err(failure) => Look::Failed(failure),
@@ -127,7 +132,10 @@ fn picture(bytes: &[u8], kind: &str) -> Look {
     let parts = Array::of1(&Uint8Array::from(bytes));
     Blob::new_with_u8_array_sequence_and_options(&parts, &options)
         .and_then(|blob| Url::create_object_url_with_blob(&blob))
-        .map_or(Look::Nothing("This picture can not be shown."), Look::Picture)
+        .map_or(
+            Look::Nothing("This picture can not be shown."),
+            Look::Picture,
+        )
 }
 
 fn text(bytes: &[u8], size: u64) -> Look {

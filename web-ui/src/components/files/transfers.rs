@@ -56,7 +56,11 @@ fn TransferRow(it: Transfer, transfers: RwSignal<Vec<Transfer>>) -> impl IntoVie
     let name = plain(&it.name.get_value(), 120);
     let part = move || {
         let size = it.size.get();
-        if size > 0.0 { it.done.get() / size } else { 1.0 }
+        if size > 0.0 {
+            it.done.get() / size
+        } else {
+            1.0
+        }
     };
     let words = move || {
         let (done, size) = (it.done.get(), it.size.get());
@@ -75,7 +79,10 @@ fn TransferRow(it: Transfer, transfers: RwSignal<Vec<Transfer>>) -> impl IntoVie
             State::Waiting => format!("{amount} · waiting for the link"),
             State::Checking => "Comparing the hashes…".into(),
             State::Done => match it.direction {
-                Direction::Down => format!("{} · verified, handed to your downloads", figures::bytes(size)),
+                Direction::Down => format!(
+                    "{} · verified, handed to your downloads",
+                    figures::bytes(size)
+                ),
                 Direction::Up => format!("{} · verified on the device", figures::bytes(size)),
             },
             State::Failed(_) => amount,
@@ -90,8 +97,11 @@ fn TransferRow(it: Transfer, transfers: RwSignal<Vec<Transfer>>) -> impl IntoVie
         transfers.update(|list| list.retain(|other| other.number != it.number));
     };
     let label = format!("Progress of {name}");
-    let (pause_label, resume_label, cancel_label) =
-        (format!("Pause {name}"), format!("Resume {name}"), format!("Cancel {name}"));
+    let (pause_label, resume_label, cancel_label) = (
+        format!("Pause {name}"),
+        format!("Resume {name}"),
+        format!("Cancel {name}"),
+    );
     view! {
         <li class="transfer" class:done=move || it.state.get() == State::Done>
             <span class="transfer-sign">{move || icon(if it.state.get() == State::Done { Icon::Check } else { sign })}</span>
