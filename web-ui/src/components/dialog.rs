@@ -1,5 +1,10 @@
 //! A modal dialog on the browser's own element: focus is kept inside, Escape closes it.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
 use leptos::{html, prelude::*};
 
 use super::icon::{Icon, icon};
@@ -23,7 +28,11 @@ pub(crate) fn Dialog(
         }
     });
     // A dialog that is closed gives the focus back to what opened it; one that is taken away does not.
+    // Its event comes later, when something else may have been asked already: that is not closed.
+    let taken_away = Arc::new(AtomicBool::new(false));
+    let leaving = taken_away.clone();
     on_cleanup(move || {
+        leaving.store(true, Ordering::Relaxed);
         if let Some(dialog) = node.try_get_untracked().flatten() {
             dialog.close();
         }
@@ -35,7 +44,11 @@ pub(crate) fn Dialog(
             class="dialog"
             closedby="any"
             aria-labelledby="dialog-title"
-            on:close=move |_| on_close()
+            on:close=move |_| {
+                if !taken_away.load(Ordering::Relaxed) {
+                    on_close();
+                }
+            }
         >
             <header class="dialog-head">
                 <h2 id="dialog-title">{title}</h2>
