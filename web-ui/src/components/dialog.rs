@@ -6,6 +6,8 @@ use std::sync::{
 };
 
 use leptos::{html, prelude::*};
+use wasm_bindgen::JsCast;
+use web_sys::HtmlElement;
 
 use super::icon::{Icon, icon};
 use crate::browser;
@@ -24,6 +26,13 @@ pub(crate) fn Dialog(
         {
             browser::after_render(move || {
                 let _ = dialog.show_modal();
+                // Where one types, else the choice that changes nothing; not on "Close".
+                let first = dialog.query_selector("input:not(.away), .actions button");
+                if let Ok(Some(first)) = first
+                    && let Ok(first) = first.dyn_into::<HtmlElement>()
+                {
+                    let _ = first.focus();
+                }
             });
         }
     });
