@@ -18,7 +18,8 @@ class Sheets {
   }
 
   element() {
-    const element = document.createElement("style");
+    // Not a <style>: even an empty one is against the policy.
+    const element = Document.prototype.createElement.call(document, "template");
     const sheet = new CSSStyleSheet();
     document.adoptedStyleSheets.push(sheet);
     this.made.push(sheet);
@@ -34,17 +35,16 @@ class Sheets {
   }
 }
 
-function setAttribute(name, value) {
+// The letters of a line are spans, and copies of spans.
+HTMLSpanElement.prototype.setAttribute = function (name, value) {
   if (name === "style") this.style.cssText = value;
   else Element.prototype.setAttribute.call(this, name, value);
-}
+};
 
 function styledDocument(sheets) {
   const createElement = (name, options) => {
     if (name === "style") return sheets.element();
-    const element = document.createElement(name, options);
-    element.setAttribute = setAttribute;
-    return element;
+    return document.createElement(name, options);
   };
   return new Proxy(document, {
     get(target, key) {
@@ -86,7 +86,15 @@ export async function open(element, styleSheet, tell) {
   });
   const fit = new FitAddon();
   terminal.loadAddon(fit);
-  terminal.open(element);
+  // Its scroll bar takes the page's own document, whatever it is told.
+  const createElement = document.createElement;
+  document.createElement = (name, options) =>
+    name === "style" ? sheets.element() : createElement.call(document, name, options);
+  try {
+    terminal.open(element);
+  } finally {
+    delete document.createElement;
+  }
   const refit = () => {
     if (element.clientWidth > 0 && element.clientHeight > 0) fit.fit();
   };
@@ -96,7 +104,7 @@ export async function open(element, styleSheet, tell) {
   terminal.onData((text) => tell("input", text));
   terminal.onBinary((text) => tell("binary", text));
   terminal.onResize(() => tell("resize"));
-  return {
+  const shown = {
     get cols() {
       return terminal.cols;
     },
@@ -119,4 +127,7 @@ export async function open(element, styleSheet, tell) {
       sheets.drop();
     },
   };
+  // For tests, which can not read what is drawn.
+  terminal.element.terminal = shown;
+  return shown;
 }

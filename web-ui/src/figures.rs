@@ -56,8 +56,10 @@ pub fn span(seconds: f64) -> String {
 /// How long ago `then` was, both in Unix seconds. Clocks differ: the future counts as now.
 pub fn ago(now: f64, then: f64) -> String {
     let passed = now - then;
-    if passed < 45.0 {
+    if passed < 60.0 {
         "just now".into()
+    } else if passed < 90.0 {
+        "1 min ago".into()
     } else {
         format!("{} ago", span(passed))
     }

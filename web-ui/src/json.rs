@@ -3,6 +3,7 @@
 use js_sys::JSON;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_wasm_bindgen::Serializer;
+use wasm_bindgen::JsValue;
 
 pub(crate) fn parse<T: DeserializeOwned>(text: &str) -> Option<T> {
     serde_wasm_bindgen::from_value(JSON::parse(text).ok()?).ok()
@@ -22,7 +23,7 @@ fn made<T: Serialize>(value: &T, indent: u32) -> String {
         .serialize(&Serializer::json_compatible())
         .ok()
         .and_then(|value| {
-            JSON::stringify_with_replacer_and_space(&value, &().into(), &indent.into()).ok()
+            JSON::stringify_with_replacer_and_space(&value, &JsValue::NULL, &indent.into()).ok()
         })
         .map(String::from)
         .unwrap_or_default()

@@ -166,7 +166,12 @@ impl Call {
             return;
         };
         match link.services().await {
-            Ok(list) => self.services.set(Reading::Here(list)),
+            Ok(mut list) => {
+                // What can be used in the tab comes first.
+                let kinds = ["shell", "files", "http", "dial"];
+                list.sort_by_key(|it| kinds.iter().position(|kind| *kind == it.kind).unwrap_or(9));
+                self.services.set(Reading::Here(list));
+            }
             // Agents of before this list do not have it.
             Err(error) if error.code == "unknown_service" => {
                 self.services

@@ -108,7 +108,7 @@ pub(crate) fn TerminalView(call: Call, number: u32, service: Service) -> impl In
     };
     view! {
         <div class="terminal-frame">
-            <div class="terminal" node_ref=place></div>
+            <div class="terminal-place" node_ref=place></div>
             <div class="terminal-keys" role="group" aria-label="Keys">
                 <button type="button" class="keycap" on:click=press("\x1b")>"Esc"</button>
                 <button type="button" class="keycap" on:click=press("\t")>"Tab"</button>
@@ -186,8 +186,6 @@ impl Xterm {
             .call3(&JsValue::NULL, place, &style.into(), tell.as_ref())?
             .dyn_into()?;
         let object = JsFuture::from(promise).await?;
-        // For tests, which can not read what is drawn.
-        let _ = Reflect::set(place, &"terminal".into(), &object);
         Ok(Self {
             object,
             events,

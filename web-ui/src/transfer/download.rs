@@ -2,7 +2,10 @@
 //! with the device's, then handed to the user. What has arrived is noted, so that another page can
 //! go on.
 
-use std::{cell::RefCell, rc::Rc};
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+};
 
 use futures::{
     channel::oneshot,
@@ -32,7 +35,7 @@ use crate::{
 /// Where records are kept; behind it comes the name of the stored file.
 const RECORD: &str = "ringback.download.";
 /// Bytes after which what has arrived is noted.
-const NOTE_EVERY: u64 = 4 << 20;
+const NOTE_EVERY: u64 = 1 << 20;
 
 /// What another page needs to go on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -52,6 +55,8 @@ pub(crate) struct Record {
 #[derive(Clone)]
 pub(super) struct Download {
     record: Rc<RefCell<Record>>,
+    /// Bytes that the note of it counts.
+    noted: Rc<Cell<u64>>,
 }
 
 /// Downloads from this service that earlier pages have left; what is done with is removed.
@@ -107,6 +112,7 @@ impl Download {
     pub(super) fn of(record: &Record) -> Self {
         Self {
             record: Rc::new(RefCell::new(record.clone())),
+            noted: Rc::default(),
         }
     }
 
@@ -214,7 +220,6 @@ impl Download {
         };
         let mut answered = folder::operate(link, service, &request).await?;
         let mut at = start;
-        let mut noted = start;
         while let Some(bytes) = answered.read().await? {
             let until = at + bytes.len() as u64;
             if until > end {
@@ -228,8 +233,8 @@ impl Download {
             };
             at = until;
             transfer.progress(total);
-            if at - noted >= NOTE_EVERY {
-                noted = at;
+            if total.abs_diff(self.noted.get()) >= NOTE_EVERY {
+                self.noted.set(total);
                 self.note();
             }
         }
