@@ -129,7 +129,7 @@ fn hostile_file_names_are_text() -> Result<()> {
             assert!(page.text()?.contains(name), "{name}");
         }
     }
-    for name in ["<img src=x", "picture.svg", "picture.png"] {
+    for name in [names[0], "picture.svg", "picture.png"] {
         page.click("button", name)?;
         page.until("document.querySelector('.preview')")?;
         page.until("!document.querySelector('.preview .spinner')")?;
