@@ -129,6 +129,8 @@ impl Browser {
         });
         direct.start_dtls(false)?;
         direct.start_sctp(false);
+        // Nothing happens by itself before the first tick.
+        self.rtc.handle_input(Input::Timeout(Instant::now()))?;
         Ok(())
     }
 

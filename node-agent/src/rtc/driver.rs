@@ -335,10 +335,13 @@ impl Driver {
             let Some(mut data_channel) = self.rtc.channel(id) else {
                 continue;
             };
-            // Cannot be over str0m's own limit, which is far from this one.
-            data_channel
-                .write(true, &message)
-                .map_err(|error| broken(&error))?;
+            let taken = data_channel.write(true, &message);
+            if !taken.map_err(|error| broken(&error))? {
+                // Its own limit is twice this one: what it has not taken would be missing.
+                return Err(End::Gone(
+                    "the browser acknowledges nothing any more".into(),
+                ));
+            }
             any = true;
             under_way += message.len();
             self.written += message.len() as u64;

@@ -100,7 +100,8 @@ fn configuration(credentials: &IceCreds) -> RtcConfig {
         .set_local_ice_credentials(credentials.clone())
         .clear_codecs()
         .set_mtu(DATAGRAM..=1500)
-        .set_sctp_max_buffered_amount(SEND_WINDOW)
+        // The driver keeps to the window itself.
+        .set_sctp_max_buffered_amount(2 * SEND_WINDOW)
         // SCTP's receive window is at least the largest message; none that is over what §19.2
         // allows is taken for all that.
         .set_sctp_max_message_size(RECEIVE_WINDOW)
