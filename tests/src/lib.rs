@@ -9,7 +9,7 @@
 //!
 //! [`registry`] is the worker alone, on the loopback, with clients that speak its protocol frame by
 //! frame, and [`room`] its relay; [`liar`] stands in front of it and lies; [`loopback`] has real
-//! agents there. [`browser`] is a browser's side of a call, where no browser is needed.
+//! agents there, [`place`] a device with services. [`browser`] is a browser's side of a call, where no browser is needed.
 
 pub mod agent;
 pub mod browser;
@@ -18,6 +18,7 @@ pub mod download;
 pub mod lab;
 pub mod liar;
 pub mod loopback;
+pub mod place;
 pub mod profile;
 pub mod quinn_stream;
 pub mod registry;
