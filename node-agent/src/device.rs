@@ -211,13 +211,14 @@ impl Agent {
     /// Tells all browsers that this end is going away, and waits until they know or have had their
     /// time.
     pub(crate) async fn close_browsers(&self) {
-        let links = self.links.lock().expect("not poisoned");
-        let browsers = links.iter().filter_map(|serving| match &serving.link {
-            ServedLink::Browser(link) => Some(link.clone()),
-            ServedLink::Agent(_) => None,
-        });
-        let browsers: Vec<_> = browsers.collect();
-        drop(links);
+        let browsers: Vec<_> = {
+            let links = self.links.lock().expect("not poisoned");
+            let browsers = links.iter().filter_map(|serving| match &serving.link {
+                ServedLink::Browser(link) => Some(link.clone()),
+                ServedLink::Agent(_) => None,
+            });
+            browsers.collect()
+        };
         for link in &browsers {
             link.close(Ending::ShuttingDown);
         }
@@ -445,7 +446,12 @@ impl Agent {
             }
             (AnswerTo::Lan(sender), answer) => {
                 let frame = match answer {
-                    Ok(reply) => Answered { call: 0, reply }.into(),
+                    Ok(reply) => Answered {
+                        call: 0,
+                        reply,
+                        ice: None,
+                    }
+                    .into(),
                     Err(refusal) => Refused {
                         call: 0,
                         refusal: refusal.encode(),

@@ -346,6 +346,9 @@ pub struct Answered {
     pub call: u64,
     #[cbor(n(1), with = "minicbor::bytes")]
     pub reply: Vec<u8>,
+    /// TURN servers for an admitted browser (§5.5): a JSON array of RTCIceServer.
+    #[n(2)]
+    pub ice: Option<String>,
 }
 
 /// Registry → caller: the device's signed refusal.

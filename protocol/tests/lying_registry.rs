@@ -62,7 +62,15 @@ fn answer(admitted: Admitted) -> Vec<u8> {
 }
 
 fn answered(call: &mut Call, reply: Vec<u8>) -> Outcome {
-    end(call, Answered { call: 0, reply }.into())
+    end(
+        call,
+        Answered {
+            call: 0,
+            reply,
+            ice: None,
+        }
+        .into(),
+    )
 }
 
 fn refused(call: &mut Call, refusal: &Refusal) -> Outcome {

@@ -537,3 +537,51 @@ fn searches_of_one_link_are_bounded_whatever_the_peer_names() {
     let searched = searched.count();
     assert!((3..=8).contains(&searched), "{searched} hosts: {probes:?}");
 }
+
+/// Lists of addresses of one link are taken 200 times, each only once; what comes later is
+/// authentic, and changes nothing.
+#[test]
+fn whereabouts_of_one_link_are_bounded() {
+    const MAX: usize = 200;
+    let (_, keys) = vector::seal();
+    let [device_at, caller_at] = [address("202.204.16.13:1"), address("4.17.168.2:1")];
+    let set = |role, peer| {
+        let named = [Candidate::udp(Kind::ServerReflexive, peer)];
+        PathSet::new(role, &keys.path, [role as u8; 32], &named, Duration::ZERO)
+    };
+    let mut device = set(Role::Device, caller_at);
+    let mut caller = set(Role::Caller, device_at);
+    let ping = device.poll_transmit().expect("a ping").datagram;
+    caller.handle_datagram(Via::udp(device_at), &ping, Duration::ZERO);
+    while caller.poll_transmit().is_some() {}
+    let mut taken = 0;
+    let mut last = None;
+    for number in 0..MAX + 20 {
+        let now = ms(number as u64);
+        let port = 1000 + number as u16;
+        let named = Candidate::udp(Kind::ServerReflexive, (caller_at.ip(), port).into());
+        caller.offer(&[named], Nat::EndpointIndependent, now);
+        let mut news = 0;
+        while let Some(transmit) = caller.poll_transmit() {
+            let from = Via::udp(caller_at);
+            for again in [false, true] {
+                match device.handle_datagram(from, &transmit.datagram, now) {
+                    Received::Candidates(candidates) => {
+                        assert!(!again, "a datagram counts once");
+                        last = candidates.first().map(|c| c.address.port());
+                        news += 1;
+                    }
+                    Received::Authentic => assert!(!again, "a datagram counts once"),
+                    Received::Nothing => assert!(again),
+                    other @ Received::Handshake(_) => panic!("{other:?}"),
+                }
+            }
+        }
+        taken += news;
+        assert_eq!(news, usize::from(number < MAX), "offer {number}");
+    }
+    assert_eq!((taken, last), (MAX, Some(1000 + MAX as u16 - 1)));
+    let named =
+        |tried: &ringback_protocol::receipt::Tried| tried.address.port() >= 1000 + MAX as u16;
+    assert!(!device.report().iter().any(named));
+}

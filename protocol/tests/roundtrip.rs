@@ -176,7 +176,8 @@ fn frame() -> impl Strategy<Value = Frame> {
         }),
         socket_address().prop_map(|public| Updated { public }.into()),
         call().prop_map(|call| Delivered { call }.into()),
-        (call(), blob()).prop_map(|(call, reply)| Answered { call, reply }.into()),
+        (call(), blob(), proptest::option::of("\\PC{0,64}"))
+            .prop_map(|(call, reply, ice)| Answered { call, reply, ice }.into()),
         (call(), blob()).prop_map(|(call, refusal)| Refused { call, refusal }.into()),
         (
             call(),

@@ -470,6 +470,7 @@ fn frames_of_the_registry_to_a_caller() {
         Answered {
             call: 0,
             reply: bytes(vector::REPLY),
+            ice: None,
         },
         vector::ANSWERED,
     );

@@ -12,6 +12,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use serde::Serialize;
 use serde_json::Value;
+use xtask::workerd::Config;
 
 use crate::{
     agent::{Call, Device, LOCAL, Way},
@@ -175,9 +176,14 @@ impl fmt::Display for Case {
 impl Stage {
     /// Builds the lab and starts the servers.
     pub fn set() -> Result<Self> {
+        Self::set_with(Ok)
+    }
+
+    /// The same with another configuration of the registry.
+    pub fn set_with(change: impl FnOnce(Config) -> Result<Config>) -> Result<Self> {
         let lab = Lab::builder().build()?;
         let coturn = Coturn::start(&lab)?;
-        let registry = Registry::start(&lab)?;
+        let registry = Registry::start_with(&lab, change)?;
         let nas = lab.device().add_host("nas", NAS)?;
         // By IPv6 too, for a device that has nothing else.
         let nas6 = lab.device().add_ipv6(&nas, NAS.octets()[3])?;

@@ -25,6 +25,7 @@ pub mod certificate;
 pub mod content;
 pub mod coturn;
 pub mod counter;
+pub mod cut;
 pub mod file_server;
 pub mod forwarder;
 pub mod impairment;
@@ -59,6 +60,7 @@ use serde::{Deserialize, Serialize};
 
 use self::{
     counter::Counter,
+    cut::Cut,
     forwarder::Forwarder,
     impairment::{Impairment, Scope},
     kind::Kind,
@@ -265,6 +267,13 @@ impl Lab {
             );
         }
         self.inet.nft(&script)
+    }
+
+    /// Drops what a [`Cut`] says between the caller's site and the device's, until called again, or
+    /// until one of them gets another public address.
+    pub fn cut(&self, what: Cut) -> Result<()> {
+        let sides = [&self.caller, &self.device].map(|site| (site.leg(), site.public()));
+        what.apply(&self.inet, sides)
     }
 
     /// Starts a program in a namespace of this lab; its output goes to `dir()/NAME.{out,err}`.

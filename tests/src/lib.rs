@@ -9,18 +9,25 @@
 //!
 //! [`registry`] is the worker alone, on the loopback, with clients that speak its protocol frame by
 //! frame, and [`room`] its relay; [`liar`] stands in front of it and lies; [`loopback`] has real
-//! agents there, [`place`] a device with services. [`browser`] is a browser's side of a call, where no browser is needed.
+//! agents there, [`place`] a device with services. [`browser`] is a real Chromium, on this host or
+//! in the lab; [`rtc_caller`] is a browser's side of a call, where no browser is needed.
 
 pub mod agent;
 pub mod browser;
 pub mod case;
 pub mod download;
 pub mod lab;
+pub mod lan_site;
 pub mod liar;
 pub mod loopback;
+pub mod npm;
 pub mod place;
 pub mod profile;
 pub mod quinn_stream;
 pub mod registry;
 pub mod room;
+pub mod rtc_caller;
+pub mod static_site;
 pub mod transfer;
+pub mod turn;
+pub mod visit;

@@ -8,9 +8,9 @@ use ringback_protocol::stream::{Mode, Open, Opening};
 use serde_json::json;
 use str0m::channel::{ChannelConfig, ChannelId};
 
-use crate::browser::{Asking, Browser, accepted, take};
 use crate::loopback::{Device, PASSWORD, Profile};
 use crate::registry::{Registry, new_key};
+use crate::rtc_caller::{Asking, Browser, accepted, take};
 
 pub struct Place {
     runtime: tokio::runtime::Runtime,

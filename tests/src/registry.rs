@@ -267,15 +267,7 @@ impl Registry {
                 envelope,
             )
             .await;
-        assert_eq!(response.status(), 200, "the request is taken");
-        assert_eq!(
-            response.headers()["content-type"],
-            "application/octet-stream"
-        );
-        Ring {
-            body: response.into_body(),
-            frames: FrameReader::default(),
-        }
+        Ring::of(response)
     }
 
     /// Rings a device, which the registry refuses.
@@ -298,6 +290,19 @@ pub struct Ring {
 }
 
 impl Ring {
+    /// The response to a request that is taken.
+    pub fn of(response: hyper::Response<Incoming>) -> Self {
+        assert_eq!(response.status(), 200, "the request is taken");
+        assert_eq!(
+            response.headers()["content-type"],
+            "application/octet-stream"
+        );
+        Self {
+            body: response.into_body(),
+            frames: FrameReader::default(),
+        }
+    }
+
     /// The next frame; `None` at the end.
     pub async fn next(&mut self) -> Option<Frame> {
         loop {

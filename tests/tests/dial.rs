@@ -7,9 +7,9 @@ use anyhow::{Context as _, Result};
 use ringback_protocol::service::FrameBuffer;
 use ringback_protocol::service::dial::{Dial, DialEvent, DialKind};
 use ringback_protocol::stream::Mode;
-use ringback_tests::browser::Browser;
 use ringback_tests::loopback::PASSWORD;
 use ringback_tests::place::{Place, open, say};
+use ringback_tests::rtc_caller::Browser;
 use str0m::channel::ChannelId;
 
 fn dial(device: &str, password: Option<&str>) -> Dial {

@@ -365,10 +365,11 @@ async fn a_request_for_another_device_is_refused() {
 async fn an_altered_reply_ends_the_call() {
     let scene = Scene::set().await;
     let lie = |frame| match frame {
-        Frame::Answered(Answered { call, reply }) => vec![
+        Frame::Answered(Answered { call, reply, .. }) => vec![
             Answered {
                 call,
                 reply: flipped(&reply),
+                ice: None,
             }
             .into(),
         ],
@@ -403,6 +404,7 @@ async fn the_reply_to_somebody_else_ends_the_call() {
             Answered {
                 call,
                 reply: reply.clone(),
+                ice: None,
             }
             .into()
         })

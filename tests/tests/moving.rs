@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use ringback_tests::{
     download::Download,
     lab::{
-        Lab, beacon::Beacon, coturn::Coturn, file_server::FileServer, kind::Kind,
+        Lab, beacon::Beacon, coturn::Coturn, cut::Cut, file_server::FileServer, kind::Kind,
         registry::Registry,
     },
     profile::{Connect, Profile, until},
@@ -48,37 +48,6 @@ impl<'a> Scene<'a> {
         let local = Profile::local(LOCAL);
         Download::start(self.caller.namespace(), local, 7, SIZE, Some(RATE))
     }
-}
-
-/// What the core drops between the two sites; the registry stays reachable.
-#[derive(Clone, Copy)]
-enum Cut {
-    Nothing,
-    Udp,
-    All,
-}
-
-fn cut(lab: &Lab, what: Cut) -> Result<()> {
-    let rule = match what {
-        Cut::Nothing => "",
-        Cut::Udp => "meta l4proto udp drop",
-        Cut::All => "drop",
-    };
-    let rules = match what {
-        Cut::Nothing => String::new(),
-        _ => format!(
-            "iifname \"caller\" oifname \"device\" {rule}\n\
-             iifname \"device\" oifname \"caller\" {rule}\n"
-        ),
-    };
-    let script = format!(
-        "table ip cut\ndelete table ip cut\ntable ip cut {{\nchain forward {{\n\
-         type filter hook forward priority 0\n{rules}}}\n}}\n"
-    );
-    let mut nft = lab.inet().command("nft");
-    let output = nft.arg(script).output()?;
-    ensure!(output.status.success(), "nft: {output:?}");
-    Ok(())
 }
 
 /// Waits for the event that says that the link's path is of that kind now.
@@ -150,10 +119,10 @@ fn udp_blocked_between_the_sites_gives_way_to_tcp_and_back() -> Result<()> {
     let download = scene.download()?;
     download.await_bytes(20_000_000)?;
     download.longest_pause();
-    cut(&lab, Cut::Udp)?;
+    lab.cut(Cut::Udp)?;
     await_path(&connect, "direct", "tcp")?;
     pause(&download, "UDP blocked, TCP not known before", UNKNOWN)?;
-    cut(&lab, Cut::Nothing)?;
+    lab.cut(Cut::Nothing)?;
     await_path(&connect, "direct", "udp")?;
     pause(&download, "TCP → UDP", KNOWN)?;
     finish(download)
@@ -164,20 +133,20 @@ fn relay_to_direct_to_relay_to_direct() -> Result<()> {
     let lab = Lab::builder().build()?;
     let mut scene = Scene::set(&lab)?;
     let up = scene.device.up(&scene.registry, &[])?;
-    cut(&lab, Cut::All)?;
+    lab.cut(Cut::All)?;
     let connect = scene.caller.connect(&up.id, &[(LOCAL, "web")])?;
     await_path(&connect, "relay", "websocket")?;
     let download = scene.download()?;
     download.await_bytes(2_000_000)?;
     download.longest_pause();
-    cut(&lab, Cut::Nothing)?;
+    lab.cut(Cut::Nothing)?;
     await_path(&connect, "direct", "udp")?;
     pause(&download, "relay → direct", KNOWN)?;
     for round in 1..=2 {
-        cut(&lab, Cut::All)?;
+        lab.cut(Cut::All)?;
         await_path(&connect, "relay", "websocket")?;
         pause(&download, &format!("direct → relay, {round}"), KNOWN)?;
-        cut(&lab, Cut::Nothing)?;
+        lab.cut(Cut::Nothing)?;
         await_path(&connect, "direct", "udp")?;
         pause(&download, &format!("relay → direct, {round}"), KNOWN)?;
     }
@@ -193,7 +162,7 @@ fn a_link_on_the_relay_survives_a_restart_of_the_registry() -> Result<()> {
     let lab = Lab::builder().build()?;
     let mut scene = Scene::set(&lab)?;
     let up = scene.device.up(&scene.registry, &[])?;
-    cut(&lab, Cut::All)?;
+    lab.cut(Cut::All)?;
     let connect = scene.caller.connect(&up.id, &[(LOCAL, "web")])?;
     await_path(&connect, "relay", "websocket")?;
     let download = Download::start(
@@ -228,13 +197,16 @@ fn the_device_gets_another_address_and_other_ports() -> Result<()> {
     download.await_bytes(400_000_000)?;
     download.longest_pause();
     lab.change_public_address(lab.device(), Ipv4Addr::new(202, 204, 16, 99))?;
+    await_change(&download)?;
     pause(&download, "another public address of the device", UNKNOWN)?;
     await_path(&connect, "direct", "udp")?;
     pause(&download, "direct again", KNOWN)?;
     lab.device().forget_mappings()?;
+    await_change(&download)?;
     pause(&download, "other ports on the device's router", UNKNOWN)?;
     await_path(&connect, "direct", "udp")?;
     lab.device().reboot_router(Duration::from_millis(500))?;
+    await_change(&download)?;
     pause(&download, "restart of the device's router, 0.5 s", UNKNOWN)?;
     await_path(&connect, "direct", "udp")?;
     finish(download)
@@ -285,7 +257,7 @@ fn an_owners_relay_is_preferred_to_the_registrys() -> Result<()> {
     device.expose(&[("web", "http://127.0.0.1")])?;
     let caller = Profile::new(&lab, &registry, lab.caller().host(), "laptop");
     let up = device.up(&registry, &[])?;
-    cut(&lab, Cut::All)?;
+    lab.cut(Cut::All)?;
     let connect = caller.connect(&up.id, &[(LOCAL, "web")])?;
     await_path(&connect, "relay", "udp")?;
     let before = lab.registry_traffic()?;

@@ -339,7 +339,17 @@ async fn a_request_waits_until_it_is_fetched_and_answered() {
     let reply = answer(&registry, &device, &frames).await;
     assert_eq!((reply.status, &reply.body), (204, &Value::Null));
     let reply = vec![7; 3000];
-    assert_eq!(first.next().await, Some(Answered { call: 0, reply }.into()));
+    assert_eq!(
+        first.next().await,
+        Some(
+            Answered {
+                call: 0,
+                reply,
+                ice: None
+            }
+            .into()
+        )
+    );
     assert_eq!(first.next().await, None);
     let refusal = vec![9; 90];
     assert_eq!(
@@ -379,7 +389,14 @@ async fn a_placed_request_waits_as_well() {
     let reply = vec![1];
     assert_eq!(
         of_caller.next().await,
-        Incident::Frame(Answered { call: 5, reply }.into())
+        Incident::Frame(
+            Answered {
+                call: 5,
+                reply,
+                ice: None
+            }
+            .into()
+        )
     );
 }
 

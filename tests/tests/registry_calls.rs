@@ -40,7 +40,17 @@ async fn a_request_is_delivered_and_answered() {
             reply: reply.clone(),
         })
         .await;
-    assert_eq!(ring.next().await, Some(Answered { call: 0, reply }.into()));
+    assert_eq!(
+        ring.next().await,
+        Some(
+            Answered {
+                call: 0,
+                reply,
+                ice: None
+            }
+            .into()
+        )
+    );
     assert_eq!(ring.next().await, None);
     // What comes late reaches nobody.
     socket
@@ -464,7 +474,8 @@ async fn a_device_places_calls_of_its_own() {
         Incident::Frame(
             Answered {
                 call: 41,
-                reply: vec![1]
+                reply: vec![1],
+                ice: None,
             }
             .into()
         )
@@ -492,7 +503,8 @@ async fn a_device_places_calls_of_its_own() {
         Incident::Frame(
             Answered {
                 call: 8,
-                reply: vec![3]
+                reply: vec![3],
+                ice: None,
             }
             .into()
         )

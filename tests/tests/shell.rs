@@ -10,9 +10,9 @@ use ringback_protocol::service::shell::{
     Exited, KEPT_OUTPUT, MAX_SHELLS, ShellError, Size, Start, Started, ToCaller, ToDevice,
 };
 use ringback_protocol::stream::Mode;
-use ringback_tests::browser::Browser;
 use ringback_tests::loopback::{Ended, Profile};
 use ringback_tests::place::{Place, open};
+use ringback_tests::rtc_caller::Browser;
 use str0m::channel::ChannelId;
 
 /// A browser's terminal.
@@ -281,7 +281,7 @@ fn shells_are_few_and_end_with_the_callers_right() -> Result<()> {
     let started = Instant::now();
     while alive() {
         anyhow::ensure!(
-            started.elapsed() < ringback_tests::browser::PATIENCE,
+            started.elapsed() < ringback_tests::rtc_caller::PATIENCE,
             "it runs on"
         );
         std::thread::sleep(Duration::from_millis(20));

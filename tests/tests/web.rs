@@ -8,8 +8,8 @@ use std::sync::mpsc::{self, Receiver};
 use anyhow::Result;
 use ringback_protocol::service::http::{Header, HttpAnswer, HttpError, HttpRequest, HttpResponse};
 use ringback_protocol::stream::Mode;
-use ringback_tests::browser::{Browser, PATIENCE};
 use ringback_tests::place::{Place, open, say, split_frame};
+use ringback_tests::rtc_caller::{Browser, PATIENCE};
 
 /// A host that answers each request with these bytes, and tells of each head and body that came.
 fn host(answer: impl Into<Vec<u8>>) -> Result<(SocketAddr, Receiver<(Vec<String>, Vec<u8>)>)> {

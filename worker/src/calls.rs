@@ -83,7 +83,15 @@ impl Call {
                 *self = Self::Ringing;
                 Step::Tell(vec![Delivered { call: 0 }.into()])
             }
-            (state, Event::Answer(reply)) => self.end(state, Answered { call: 0, reply }.into()),
+            (state, Event::Answer(reply)) => self.end(
+                state,
+                Answered {
+                    call: 0,
+                    reply,
+                    ice: None,
+                }
+                .into(),
+            ),
             (state, Event::Refuse(refusal)) => self.end(state, Refused { call: 0, refusal }.into()),
             (Self::Delivering, Event::Timeout) => Step::CloseSocket,
             (Self::Ringing, Event::Timeout) => {

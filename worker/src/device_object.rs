@@ -44,6 +44,7 @@ use self::waiting::{FetchWindows, Waiting};
 use crate::attachment::{Attachment, Stage};
 use crate::calls::CallTable;
 use crate::deadline::{Deadline, Watched};
+use crate::ice::Turn;
 use crate::limits::RequestWindow;
 use crate::problem::Problem;
 
@@ -65,6 +66,8 @@ pub(crate) mod close {
 mod header {
     pub(super) const DEVICE: &str = "ringback-device";
     pub(super) const CALLER: &str = "ringback-caller";
+    /// The caller takes ICE servers.
+    pub(super) const BROWSER: &str = "ringback-browser";
     pub(super) const ORIGIN: &str = "ringback-origin";
     pub(super) const FROM: &str = "ringback-from";
     /// The device that a beacon is told of.
@@ -94,15 +97,19 @@ pub async fn socket(
 }
 
 /// Relays an envelope whose signature by `caller` is verified. The answer is a stream (§5.3) or a
-/// problem.
+/// problem. A browser that is admitted is told of TURN servers.
 pub async fn request(
     env: &Env,
     device: &PeerId,
     caller: &PeerId,
     envelope: &[u8],
+    is_browser: bool,
 ) -> worker::Result<Response> {
     let headers = headers_for(device)?;
     headers.set(header::CALLER, &caller.to_string())?;
+    if is_browser {
+        headers.set(header::BROWSER, "1")?;
+    }
     let body = js_sys::Uint8Array::from(envelope);
     fetch(
         env,
@@ -243,6 +250,7 @@ impl DurableObject for DeviceObject {
             waiting: RefCell::default(),
             fetched: RefCell::default(),
             known: RefCell::default(),
+            turn: Turn::default(),
         };
         Self {
             shared: Rc::new(shared),
@@ -264,8 +272,11 @@ impl DurableObject for DeviceObject {
                 .accept(device, text(header::ORIGIN)?, text(header::FROM)?),
             "/requests" => {
                 let caller = id(header::CALLER)?;
+                let is_browser = headers.has(header::BROWSER)?;
                 let envelope = request.bytes().await?;
-                self.shared.relay(&device, &caller, envelope).await
+                self.shared
+                    .relay(&device, &caller, envelope, is_browser)
+                    .await
             }
             "/waiting" => self.shared.fetch_waiting(),
             "/answers" => {
@@ -342,6 +353,8 @@ struct Shared {
     waiting: RefCell<BTreeMap<u64, Waiting>>,
     fetched: RefCell<FetchWindows>,
     known: RefCell<KnownDevices>,
+    /// For admitted browsers.
+    turn: Turn,
 }
 
 impl Watched for Shared {

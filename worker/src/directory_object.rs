@@ -14,30 +14,36 @@
 //! presence checks, both of which may start from nothing.
 //!
 //! Files: `storage` has the tables; `devices`, `enrolment`, `beacons` and `relay` the
-//! answers.
+//! answers; `owners` the pages that watch the list.
 
 mod beacons;
 mod devices;
 mod enrolment;
+mod owners;
 mod relay;
 mod storage;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::rc::Rc;
 
 use minicbor::{Decode, Encode};
 use ringback_protocol::{Code, PeerId};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use worker::worker_sys::WebSocketRequestResponsePair;
 use worker::{
-    Date, DurableObject, Env, Method, Request, RequestInit, Response, SqlStorage, State,
-    durable_object, wasm_bindgen,
+    Date, DurableObject, Env, Headers, Method, Request, RequestInit, Response, SqlStorage, State,
+    WebSocket, WebSocketIncomingMessage, durable_object, wasm_bindgen,
 };
 
 pub use beacons::ListedBeacon;
+pub use owners::SUBPROTOCOL;
 pub use relay::{Lease, Spent, Terms};
+
+use owners::Owners;
 
 use crate::limits::Window;
 use crate::policy::PolicyChange;
@@ -184,10 +190,24 @@ pub async fn ask<T: DeserializeOwned>(env: &Env, ask: &Ask) -> Result<T, Problem
         .unwrap_or_else(|error| Err(Problem::internal("asking the directory", &error)))
 }
 
-#[durable_object(fetch)]
+/// Opens a socket for a page that watches the list (§5.6).
+pub async fn socket(env: &Env) -> worker::Result<Response> {
+    let headers = Headers::new();
+    headers.set("upgrade", "websocket")?;
+    let mut init = RequestInit::new();
+    init.with_method(Method::Get).with_headers(headers);
+    let request = Request::new_with_init("https://directory/socket", &init)?;
+    env.durable_object(BINDING)?
+        .get_by_name(NAME)?
+        .fetch_with_request(request)
+        .await
+}
+
+#[durable_object(websocket)]
 pub struct DirectoryObject {
     sql: SqlStorage,
     env: Env,
+    owners: Rc<Owners>,
     failed_codes: RefCell<Window>,
     /// Unix time of the last sign of life that a presence check or a beacon has brought.
     checked: RefCell<HashMap<PeerId, u64>>,
@@ -205,8 +225,12 @@ impl DurableObject for DirectoryObject {
     fn new(state: State, env: Env) -> Self {
         let sql = state.storage().sql();
         storage::prepare(&sql).expect("the tables can be made");
+        let pair =
+            WebSocketRequestResponsePair::new("ping", "pong").expect("two short texts are a pair");
+        state.set_websocket_auto_response(&pair);
         Self {
             sql,
+            owners: Owners::new(state, env.clone()),
             env,
             failed_codes: RefCell::default(),
             checked: RefCell::default(),
@@ -215,6 +239,9 @@ impl DurableObject for DirectoryObject {
     }
 
     async fn fetch(&self, mut request: Request) -> worker::Result<Response> {
+        if request.path() == "/socket" {
+            return self.owners.accept();
+        }
         let ask: Ask = serde_json::from_slice(&request.bytes().await?)?;
         let answer = match self.answer(ask).await {
             Ok(answer) => Ok(answer),
@@ -224,6 +251,30 @@ impl DurableObject for DirectoryObject {
             }
         };
         Response::from_json(&answer)
+    }
+
+    async fn websocket_message(
+        &self,
+        socket: WebSocket,
+        message: WebSocketIncomingMessage,
+    ) -> worker::Result<()> {
+        self.handle_message(socket, message).await;
+        Ok(())
+    }
+
+    async fn websocket_close(
+        &self,
+        socket: WebSocket,
+        _: usize,
+        _: String,
+        _: bool,
+    ) -> worker::Result<()> {
+        socket.close(Some(1000), Some("")).ok();
+        Ok(())
+    }
+
+    async fn websocket_error(&self, _: WebSocket, _: worker::Error) -> worker::Result<()> {
+        Ok(())
     }
 }
 

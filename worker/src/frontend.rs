@@ -17,12 +17,13 @@ use worker::{
 };
 
 use crate::calls::caller_of;
+use crate::cross_origin::AllowedPage;
 use crate::directory_object::{Ask, EnrolledAs, ask};
 use crate::enrolment_code::EnrolmentCode;
 use crate::policy::{Policy, PolicyChange};
 use crate::problem::Problem;
 use crate::routes::{self, Match, Operation};
-use crate::{device_object, openapi, origin, owner, relay_object};
+use crate::{device_object, directory_object, ice, openapi, origin, owner, relay_object};
 
 /// Bytes of the largest request body (§14).
 const MAX_BODY: usize = 64 * 1024;
@@ -36,12 +37,26 @@ const MAX_CLOCK_ERROR_MS: u64 = 120_000;
 
 #[event(fetch)]
 async fn fetch(mut request: Request, env: Env, _: Context) -> worker::Result<Response> {
-    let is_head = request.inner().method() == "HEAD";
-    let response = match respond(&mut request, &env).await {
+    let method = request.inner().method();
+    let preflight = header(&request, "access-control-request-method")
+        .filter(|_| method == "OPTIONS" && header(&request, "origin").is_some());
+    let page = allowed_page(&request, &env, preflight.as_deref().unwrap_or(&method));
+    let mut response = match respond(&mut request, &env).await {
         Ok(response) => response,
         Err(problem) => problem.into_response()?,
     };
-    finish(response, is_head)
+    if let (Some(page), true) = (&page, preflight.is_some()) {
+        for (name, value) in page.preflight_headers() {
+            response.headers_mut().set(name, value)?;
+        }
+    }
+    finish(response, method == "HEAD", page.as_ref())
+}
+
+fn allowed_page(request: &Request, env: &Env, method: &str) -> Option<AllowedPage> {
+    let allowed = env.var("ALLOWED_ORIGINS").ok()?.to_string();
+    let origin = header(request, "origin");
+    AllowedPage::find(origin.as_deref(), &allowed, method, &request.path())
 }
 
 #[derive(Deserialize)]
@@ -112,10 +127,14 @@ async fn respond(request: &mut Request, env: &Env) -> Result<Response, Problem> 
         Operation::Enrol => enrol(request, env, &origin).await,
         Operation::Socket => {
             let device = device()?;
-            check_websocket(request)?;
+            check_websocket(request, device_object::SUBPROTOCOL)?;
             device_object::socket(env, &device, &origin, &peer_address(request))
                 .await
                 .map_err(fault)
+        }
+        Operation::OwnerSocket => {
+            check_websocket(request, directory_object::SUBPROTOCOL)?;
+            directory_object::socket(env).await.map_err(fault)
         }
         Operation::Request => call(request, env, &device()?).await,
         Operation::Fetch => fetch_waiting(request, env, &device()?, &origin).await,
@@ -124,7 +143,7 @@ async fn respond(request: &mut Request, env: &Env) -> Result<Response, Problem> 
             let room = parameter
                 .parse::<Room>()
                 .map_err(|error| bad_request(error.to_string()))?;
-            check_websocket(request)?;
+            check_websocket(request, device_object::SUBPROTOCOL)?;
             relay_object::socket(env, &room, &origin)
                 .await
                 .map_err(fault)
@@ -166,7 +185,11 @@ async fn registry(env: &Env) -> Result<Response, Problem> {
         "protocol_versions": [VERSION],
         "time": Date::now().as_millis() / 1000,
         "stun_servers": device_object::stun_servers(env),
+        "ice_servers": ice::public(env),
     });
+    if let Some(lan_origin) = ice::text(env, "LAN_ORIGIN") {
+        registry["lan_origin"] = lan_origin.into();
+    }
     let Value::Object(known) = ask::<Value>(env, &Ask::Registry).await? else {
         return Err(Problem::new(
             Code::Internal,
@@ -229,7 +252,7 @@ async fn new_code(request: &mut Request, env: &Env) -> Result<Response, Problem>
     )
 }
 
-fn check_websocket(request: &Request) -> Result<(), Problem> {
+fn check_websocket(request: &Request, subprotocol: &str) -> Result<(), Problem> {
     if !header(request, "upgrade").is_some_and(|upgrade| upgrade.eq_ignore_ascii_case("websocket"))
     {
         return Err(bad_request("this path takes WebSocket connections only"));
@@ -237,12 +260,9 @@ fn check_websocket(request: &Request) -> Result<(), Problem> {
     let offered = header(request, "sec-websocket-protocol").unwrap_or_default();
     if !offered
         .split(',')
-        .any(|protocol| protocol.trim() == device_object::SUBPROTOCOL)
+        .any(|protocol| protocol.trim() == subprotocol)
     {
-        let detail = format!(
-            "the WebSocket must offer the subprotocol {}",
-            device_object::SUBPROTOCOL
-        );
+        let detail = format!("the WebSocket must offer the subprotocol {subprotocol}");
         return Err(Problem::new(Code::BadVersion, detail));
     }
     Ok(())
@@ -318,7 +338,9 @@ fn not_signed(origin: &str) -> Problem {
 async fn call(request: &mut Request, env: &Env, device: &PeerId) -> Result<Response, Problem> {
     let envelope = body(request).await?;
     let caller = caller_of(&envelope, device)?;
-    device_object::request(env, device, &caller, &envelope)
+    // Browsers send it with every POST, and nobody else has a use for TURN.
+    let is_browser = header(request, "origin").is_some();
+    device_object::request(env, device, &caller, &envelope, is_browser)
         .await
         .map_err(fault)
 }
@@ -424,9 +446,13 @@ fn with_header(mut response: Response, name: &str, value: &str) -> Result<Respon
     Ok(response)
 }
 
-/// The headers that every response has. None of them opens the API to other origins: the web UI
-/// comes from this one, and programs do not ask.
-fn finish(response: Response, is_head: bool) -> worker::Result<Response> {
+/// The headers that every response has. Only a page that the owner has listed is let in from another
+/// origin: the web UI comes from this one, and programs do not ask.
+fn finish(
+    response: Response,
+    is_head: bool,
+    page: Option<&AllowedPage>,
+) -> worker::Result<Response> {
     if response.status_code() == 101 {
         return Ok(response);
     }
@@ -444,7 +470,12 @@ fn finish(response: Response, is_head: bool) -> worker::Result<Response> {
         ("referrer-policy", "no-referrer"),
         ("strict-transport-security", "max-age=31536000"),
         ("x-content-type-options", "nosniff"),
+        // What is allowed depends on who asks.
+        ("vary", "origin"),
     ] {
+        headers.set(name, value)?;
+    }
+    for (name, value) in page.iter().flat_map(|page| page.headers()) {
         headers.set(name, value)?;
     }
     let (builder, body) = response.into_parts();

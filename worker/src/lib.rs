@@ -14,15 +14,17 @@
 //! object knows only its sockets, a room only who is in it.
 //!
 //! Files that decide without doing I/O, and are tested natively: [`routes`], [`origin`],
-//! [`owner`], [`policy`], [`problem`], [`enrolment_code`], [`limits`], [`calls`], [`attachment`].
+//! [`owner`], [`cross_origin`], [`policy`], [`problem`], [`enrolment_code`], [`limits`], [`calls`], [`attachment`].
 
 pub mod attachment;
 pub mod calls;
+pub mod cross_origin;
 pub mod deadline;
 pub mod device_object;
 pub mod directory_object;
 pub mod enrolment_code;
 pub mod frontend;
+pub mod ice;
 pub mod limits;
 mod log;
 pub mod openapi;

@@ -9,18 +9,19 @@ use crate::problem::Problem;
 /// Does the `Authorization` header carry the owner secret? The comparison takes the same time
 /// wherever the two differ, and whatever their lengths.
 pub fn authorise(authorization: Option<&str>, secret: Option<&str>) -> Result<(), Problem> {
-    let Some(secret) = secret.filter(|secret| !secret.is_empty()) else {
-        return Err(Problem::new(
-            Code::OwnerSecretUnset,
-            "set the secret OWNER_SECRET of this deployment, then use it as the bearer token",
-        ));
-    };
+    let secret = set(secret)?;
     let Some(given) = authorization.and_then(bearer) else {
         return Err(Problem::new(
             Code::Unauthorized,
             "send the owner secret as Authorization: Bearer …",
         ));
     };
+    check(given, Some(secret))
+}
+
+/// Is this the owner secret?
+pub fn check(given: &str, secret: Option<&str>) -> Result<(), Problem> {
+    let secret = set(secret)?;
     if bool::from(Sha256::digest(given).ct_eq(&Sha256::digest(secret))) {
         Ok(())
     } else {
@@ -29,6 +30,15 @@ pub fn authorise(authorization: Option<&str>, secret: Option<&str>) -> Result<()
             "this is not the owner secret",
         ))
     }
+}
+
+fn set(secret: Option<&str>) -> Result<&str, Problem> {
+    secret.filter(|secret| !secret.is_empty()).ok_or_else(|| {
+        Problem::new(
+            Code::OwnerSecretUnset,
+            "set the secret OWNER_SECRET of this deployment, then use it as the bearer token",
+        )
+    })
 }
 
 fn bearer(authorization: &str) -> Option<&str> {

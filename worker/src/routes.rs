@@ -9,6 +9,7 @@ pub enum Operation {
     Alias,
     Enrol,
     Socket,
+    OwnerSocket,
     Request,
     Fetch,
     Answers,
@@ -55,6 +56,8 @@ pub const ROUTES: &[Route] = &[
     open("GET", "/v1/openapi.json", Operation::OpenApi),
     open("GET", "/v1/aliases/{name}", Operation::Alias),
     open("POST", "/v1/enrollments", Operation::Enrol),
+    // The secret is the socket's first message: pages can not send headers with it.
+    open("GET", "/v1/devices/socket", Operation::OwnerSocket),
     open("GET", "/v1/devices/{id}/socket", Operation::Socket),
     open("POST", "/v1/devices/{id}/requests", Operation::Request),
     open("GET", "/v1/devices/{id}/requests", Operation::Fetch),
@@ -83,7 +86,12 @@ pub enum Match {
 pub fn find(method: &str, path: &str) -> Match {
     let method = if method == "HEAD" { "GET" } else { method };
     let mut allowed = Vec::new();
+    // A path that is written out is not a parameter of another.
+    let is_literal = ROUTES.iter().any(|route| route.path == path);
     for route in ROUTES {
+        if is_literal && route.path != path {
+            continue;
+        }
         let Some(parameter) = parameter(route.path, path) else {
             continue;
         };
@@ -162,6 +170,14 @@ mod tests {
         assert_eq!(
             operation("HEAD", "/v1/devices"),
             Some((Operation::Devices, String::new()))
+        );
+        assert_eq!(
+            operation("GET", "/v1/devices/socket"),
+            Some((Operation::OwnerSocket, String::new()))
+        );
+        assert_eq!(
+            find("DELETE", "/v1/devices/socket"),
+            Match::Methods("GET, HEAD, OPTIONS".into())
         );
         assert_eq!(
             operation("POST", "/v1/devices/rb1x/requests"),

@@ -2,13 +2,13 @@
 
 use std::{
     io::{Read, Write},
-    process::Stdio,
+    process::{Command, Stdio},
 };
 
 use anyhow::{Context, Result, bail};
 use xtask::place;
 
-use crate::{child, entropy, say, setup, worker};
+use crate::{child, entropy, say, setup, site, worker};
 
 const SECRET: &str = "OWNER_SECRET";
 
@@ -20,27 +20,50 @@ pub(crate) struct Arguments {
     /// Make a new owner secret even if there is one; the old one ends
     #[arg(long)]
     new_secret: bool,
+    /// The registry's address on a domain of your own, such as https://registry.example.org;
+    /// otherwise it is on workers.dev
+    #[arg(long, value_name = "URL", requires = "lan_origin")]
+    origin: Option<String>,
+    /// Where web pages of LANs are shown, on a domain of your own: https://*.lan.example.org gives
+    /// each an origin to itself. `none`: they are not shown
+    #[arg(long, value_name = "URL")]
+    lan_origin: Option<String>,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     setup::ensure(setup::WORKER)?;
     if arguments.dry_run {
         worker::build()?;
-        let output = place::workspace().join("target/tmp/wrangler");
-        child::run(
-            worker::wrangler()?
-                .args(["deploy", "--dry-run", "--outdir"])
-                .arg(output),
-        )?;
+        for (folder, place) in [
+            (Folder::Registry, "wrangler"),
+            (Folder::Lan, "wrangler-lan"),
+        ] {
+            let output = place::workspace().join("target/tmp").join(place);
+            child::run(
+                folder
+                    .wrangler()?
+                    .args(["deploy", "--dry-run", "--outdir"])
+                    .arg(output),
+            )?;
+        }
         say::note(&format!(
-            "a real run would deploy this and set {SECRET} where it is not set"
+            "a real run would deploy these two and set {SECRET} where it is not set"
         ));
         return Ok(());
     }
     check_login()?;
     worker::build()?;
+    let lan_origin = match arguments.lan_origin.as_deref() {
+        Some("none") => None,
+        Some(lan_origin) => {
+            let registry = arguments.origin.as_deref().unwrap_or("'none'");
+            deploy_lan(registry, &["--route", &route(lan_origin)?])?;
+            Some(lan_origin.to_owned())
+        }
+        None => Some(lan_on_workers_dev()?),
+    };
     // The worker has to exist before it can have a secret; until it has, it lets nobody in.
-    let url = deploy()?;
+    let url = deploy_registry(arguments.origin.as_deref(), lan_origin.as_deref())?;
     if arguments.new_secret || !has_secret()? {
         let secret = entropy::hex(32)?;
         put_secret(&secret)?;
@@ -51,6 +74,83 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     next_steps(&url);
     Ok(())
+}
+
+/// A folder with a `wrangler.toml`.
+#[derive(Clone, Copy, Debug)]
+enum Folder {
+    Registry,
+    Lan,
+}
+
+impl Folder {
+    fn wrangler(self) -> Result<Command> {
+        let mut wrangler = worker::wrangler()?;
+        if matches!(self, Self::Lan) {
+            wrangler.current_dir(place::workspace().join("worker/lan"));
+        }
+        Ok(wrangler)
+    }
+}
+
+/// Deploys the LAN origin to workers.dev and returns its address.
+///
+/// Only the platform knows the name of the account in it, and its headers have to name the
+/// registry's address, which has it, too. So it is deployed framed by nobody first.
+fn lan_on_workers_dev() -> Result<String> {
+    let lan = deploy_lan("'none'", &[])?.context("wrangler named no address on workers.dev")?;
+    let registry = registry_beside(&lan)
+        .with_context(|| format!("{lan} is not where the LAN origin is expected"))?;
+    deploy_lan(&registry, &[])?;
+    Ok(lan)
+}
+
+/// The registry's address in the account of the LAN origin's.
+fn registry_beside(lan: &str) -> Option<String> {
+    let account = lan.strip_prefix("https://ringback-lan.")?;
+    Some(format!(
+        "https://ringback.{}",
+        account.trim_end_matches('/')
+    ))
+}
+
+/// The route that catches every site of a LAN origin.
+fn route(lan_origin: &str) -> Result<String> {
+    let host = lan_origin
+        .strip_prefix("https://")
+        .filter(|host| !host.is_empty() && !host.contains('/'))
+        .with_context(|| format!("{lan_origin} is no origin such as https://*.lan.example.org"))?;
+    Ok(format!("{host}/*"))
+}
+
+fn deploy_lan(registry: &str, more: &[&str]) -> Result<Option<String>> {
+    let mut wrangler = Folder::Lan.wrangler()?;
+    wrangler
+        .arg("deploy")
+        .args(more)
+        .env(site::REGISTRY_ORIGIN, registry);
+    deploy(wrangler)
+}
+
+fn deploy_registry(origin: Option<&str>, lan_origin: Option<&str>) -> Result<String> {
+    let mut wrangler = Folder::Registry.wrangler()?;
+    wrangler.arg("deploy");
+    if let Some(lan_origin) = lan_origin {
+        wrangler
+            .args(["--var", &format!("LAN_ORIGIN:{lan_origin}")])
+            .env(site::LAN_ORIGIN, lan_origin);
+    }
+    if let Some(origin) = origin {
+        let host = origin
+            .strip_prefix("https://")
+            .with_context(|| format!("{origin} does not begin with https://"))?;
+        wrangler.args(["--domain", host]);
+    }
+    let told = deploy(wrangler)?;
+    Ok(origin
+        .map(str::to_owned)
+        .or(told)
+        .unwrap_or_else(|| "https://YOUR-REGISTRY".to_owned()))
 }
 
 fn check_login() -> Result<()> {
@@ -68,10 +168,8 @@ fn check_login() -> Result<()> {
 }
 
 /// Deploys, with wrangler's own output shown, and returns the address it names.
-fn deploy() -> Result<String> {
-    let mut wrangler = worker::wrangler()?;
+fn deploy(mut wrangler: Command) -> Result<Option<String>> {
     let mut child = wrangler
-        .arg("deploy")
         .stdout(Stdio::piped())
         .spawn()
         .context("starting wrangler")?;
@@ -83,7 +181,7 @@ fn deploy() -> Result<String> {
     if !child.wait()?.success() {
         bail!("wrangler deploy failed; what it said is above");
     }
-    Ok(address(&text).unwrap_or("https://YOUR-REGISTRY").to_owned())
+    Ok(address(&text).map(str::to_owned))
 }
 
 fn address(text: &str) -> Option<&str> {
@@ -116,6 +214,7 @@ fn put_secret(secret: &str) -> Result<()> {
 fn next_steps(url: &str) {
     say::heading("next");
     for line in [
+        &format!("the page, where you sign in with the owner secret: {url}"),
         "an enrolment code for a device:",
         &format!("  curl -X POST {url}/v1/codes -H \"Authorization: Bearer $OWNER_SECRET\""),
         "on the device:",
@@ -138,5 +237,23 @@ mod tests {
             "Deployed ringback triggers (1.2 sec)\n  https://ringback.me.workers.dev\nVersion";
         assert_eq!(address(text), Some("https://ringback.me.workers.dev"));
         assert_eq!(address("nothing"), None);
+    }
+
+    #[test]
+    fn the_lan_origin_tells_where_the_registry_is() {
+        let registry = registry_beside("https://ringback-lan.me.workers.dev");
+        assert_eq!(registry.as_deref(), Some("https://ringback.me.workers.dev"));
+        assert_eq!(registry_beside("https://other.me.workers.dev"), None);
+    }
+
+    #[test]
+    fn every_site_of_a_lan_origin_has_one_route() {
+        let route = |origin| route(origin).ok();
+        assert_eq!(
+            route("https://*.lan.example.org").as_deref(),
+            Some("*.lan.example.org/*")
+        );
+        assert_eq!(route("lan.example.org"), None);
+        assert_eq!(route("https://lan.example.org/x"), None);
     }
 }

@@ -2,6 +2,7 @@
 //! registry on a local workerd.
 
 pub mod http;
+pub mod pages;
 pub mod place;
 pub mod workerd;
 pub mod wrangler;

@@ -5,10 +5,14 @@ mod demo;
 mod deploy;
 mod entropy;
 mod lab;
+mod page;
 mod say;
 mod setup;
+mod site;
 mod test;
 mod wasm;
+mod wasm_pkg;
+mod web;
 mod worker;
 
 use std::process::ExitCode;
@@ -34,6 +38,12 @@ enum Command {
     Setup(setup::Arguments),
     /// Build the registry into worker/build and state its size
     Worker(worker::Arguments),
+    /// Build the browser's client as an npm package into wasm-pkg/pkg, and pack it
+    WasmPkg(wasm_pkg::Arguments),
+    /// Build the registry's page into web-ui/dist and state its size
+    Web(web::Arguments),
+    /// Put the pages that are deployed beside the worker in place, with their headers
+    Pages,
     /// Make a whole call on this machine: registry, device, caller, and a file through the link
     Demo(demo::Arguments),
     /// Run the tests: all of them, or the parts that are named
@@ -63,6 +73,9 @@ fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Setup(arguments) => setup::run(&arguments)?,
         Command::Worker(arguments) => worker::run(&arguments)?,
+        Command::WasmPkg(arguments) => wasm_pkg::run(&arguments)?,
+        Command::Web(arguments) => web::run(&arguments)?,
+        Command::Pages => site::run()?,
         Command::Demo(arguments) => demo::run(&arguments)?,
         Command::Nat(arguments) => lab::run("nat", &arguments)?,
         Command::Bench(arguments) => lab::run("bench", &arguments)?,

@@ -125,6 +125,29 @@ pub fn worker_output() -> PathBuf {
         .map_or_else(|| workspace().join("worker/build"), PathBuf::from)
 }
 
+/// The built page, as it is served by the registry.
+pub fn page() -> PathBuf {
+    workspace().join("web-ui/dist")
+}
+
+/// The pages of the LAN origin.
+pub fn lan_pages() -> PathBuf {
+    workspace().join("web-ui/dist-lan")
+}
+
+/// The browser's client as `cargo xtask wasm-pkg` packed it.
+pub fn npm_package() -> Result<PathBuf> {
+    let name = format!("ringback-{}.tgz", locked_version("ringback-wasm")?);
+    let file = workspace().join("wasm-pkg").join(name);
+    if !file.exists() {
+        bail!(
+            "{} is not there: run `cargo xtask wasm-pkg`",
+            file.display()
+        );
+    }
+    Ok(file)
+}
+
 /// Looks a command up in `PATH` and in the system directories that a user's `PATH` may lack.
 pub fn command(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();

@@ -120,8 +120,8 @@ fn stamp(toolchain: &Toolchain) -> Result<String> {
         .collect())
 }
 
-/// What the files that are deployed weigh, each compressed as gzip does at its best.
-fn weight(output: &Path) -> Result<u64> {
+/// What the code in a directory weighs, each compressed as gzip does at its best.
+pub(crate) fn weight(output: &Path) -> Result<u64> {
     let mut total = 0;
     for file in fs::read_dir(output)? {
         let path = file?.path();

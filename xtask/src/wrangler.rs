@@ -9,7 +9,8 @@ use serde::Deserialize;
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct Wrangler {
     pub name: String,
-    /// Path of the entry module, relative to the file.
+    /// Path of the entry module, relative to the file; empty where there are only static pages.
+    #[serde(default)]
     pub main: String,
     pub compatibility_date: String,
     #[serde(default)]
@@ -20,6 +21,17 @@ pub struct Wrangler {
     pub durable_objects: DurableObjects,
     #[serde(default)]
     pub migrations: Vec<Migration>,
+    pub assets: Option<Assets>,
+}
+
+/// How static pages are served.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Assets {
+    /// Paths that the worker answers, even if there were a page.
+    #[serde(default)]
+    pub run_worker_first: Vec<String>,
+    pub html_handling: Option<String>,
+    pub not_found_handling: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -131,7 +143,11 @@ mod tests {
     }
 
     #[test]
-    fn the_repositorys_own_file_is_valid() {
-        Wrangler::read(&crate::place::workspace().join("worker/wrangler.toml")).unwrap();
+    fn the_repositorys_own_files_are_valid() {
+        let folder = crate::place::workspace().join("worker");
+        let registry = Wrangler::read(&folder.join("wrangler.toml")).unwrap();
+        let lan = Wrangler::read(&folder.join("lan/wrangler.toml")).unwrap();
+        assert_eq!(registry.assets.unwrap().run_worker_first, ["/v1/*"]);
+        assert!(lan.main.is_empty() && lan.assets.is_some());
     }
 }

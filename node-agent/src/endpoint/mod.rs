@@ -2,6 +2,7 @@
 //! addresses.
 
 mod addresses;
+mod congestion;
 mod link_path;
 pub(crate) mod nat_behaviour;
 mod prober;

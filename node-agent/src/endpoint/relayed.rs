@@ -79,8 +79,11 @@ pub(super) async fn run(
         own.spawn(line.carry(network.clone()));
     }
     if !meetings.is_empty() {
-        sleep_until(Instant::now() + OWN_FIRST).await;
-        while meetings.iter().any(|meets| *meets.borrow()) {
+        any_meets(&mut meetings, OWN_FIRST).await;
+        while meetings
+            .iter()
+            .any(|meets| *meets.borrow() && meets.has_changed().is_ok())
+        {
             // The registry's relay is for when the owner's is gone.
             let gone = meetings.iter_mut().map(|meets| {
                 Box::pin(async move {
@@ -100,6 +103,25 @@ pub(super) async fn run(
         meets: watch::Sender::new(false),
     };
     line.carry(network).await;
+}
+
+/// Waits until both ends are at one of these relays, all have given up, or `patience` is over.
+async fn any_meets(meetings: &mut [watch::Receiver<bool>], patience: Duration) {
+    let mut waiting: Vec<_> = meetings
+        .iter_mut()
+        .map(|meets| Box::pin(async move { meets.wait_for(|meets| *meets).await.is_ok() }))
+        .collect();
+    let meet = async {
+        while !waiting.is_empty() {
+            let (meets, _, others) = futures_util::future::select_all(waiting).await;
+            if meets {
+                break;
+            }
+            waiting = others;
+        }
+    };
+    // When it is over, it is over.
+    let _ = tokio::time::timeout(patience, meet).await;
 }
 
 /// For people; the relay's client looks it up for itself.

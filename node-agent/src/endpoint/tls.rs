@@ -21,6 +21,8 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 
+use super::congestion::Weatherwise;
+
 const ALPN: &[u8] = b"ringback/1";
 /// DER before the 32 bytes of an Ed25519 public key (RFC 8410, 4).
 const SPKI_PREFIX: [u8; 12] = [
@@ -240,6 +242,7 @@ fn transport() -> TransportConfig {
         .send_window(u64::from(LINK_WINDOW))
         .max_concurrent_bidi_streams(VarInt::from_u32(MAX_STREAMS))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .congestion_controller_factory(Arc::new(Weatherwise))
         .datagram_receive_buffer_size(None);
     // Measured: a sixth less CPU per byte than with an acknowledgement for every second datagram.
     let mut acks = AckFrequencyConfig::default();

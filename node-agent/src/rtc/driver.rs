@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 
 use super::inlet::{Batch, Inlet};
 use super::link::{BrowserLink, Ending, LinkShared};
-use super::pacing::Pacing;
+use super::pacing::{Pacing, RoundTrips};
 use super::stream::{Shared, Work};
 use super::transmit::Outlet;
 use super::{BASE_V4, BASE_V6, PATIENCE, SEND_WINDOW};
@@ -34,6 +34,9 @@ const FAREWELL: Duration = Duration::from_millis(300);
 
 /// Batches of datagrams that are taken before something is sent.
 const TURN: usize = 32;
+/// Datagrams that str0m is given before it is asked what comes of them. Each question costs as much
+/// as there is data under way; its DTLS keeps no more than 30.
+const UNDRAINED: usize = 16;
 
 pub(super) struct Driver {
     rtc: Rtc,
@@ -47,6 +50,9 @@ pub(super) struct Driver {
     /// Channels that have something to send, in the order of their turns.
     waiting: VecDeque<ChannelId>,
     pacing: Pacing,
+    round_trips: RoundTrips,
+    /// Datagrams that str0m was given and has not been asked about.
+    undrained: usize,
     written: u64,
     /// str0m wants to be called then.
     timeout: Instant,
@@ -94,6 +100,8 @@ impl Driver {
             channels: HashMap::new(),
             waiting: VecDeque::new(),
             pacing: Pacing::new(SEND_WINDOW, now),
+            round_trips: RoundTrips::default(),
+            undrained: 0,
             written: 0,
             timeout: now,
             deadline: Some(now + PATIENCE),
@@ -152,7 +160,9 @@ impl Driver {
             self.take(&batch).await?;
         }
         if self.timeout <= now {
-            self.rtc.handle_input(Input::Timeout(now)).map_err(broken)?;
+            self.rtc
+                .handle_input(Input::Timeout(now))
+                .map_err(|error| broken(&error))?;
         }
         self.drain().await?;
         self.note_work();
@@ -173,7 +183,8 @@ impl Driver {
             let Ok(received) = Receive::new(Protocol::Udp, from, to, datagram) else {
                 continue;
             };
-            let input = Input::Receive(Instant::now(), received);
+            let now = Instant::now();
+            let input = Input::Receive(now, received);
             if !self.rtc.accepts(&input) {
                 continue;
             }
@@ -182,22 +193,35 @@ impl Driver {
             if !self.inlet.knows(from) && !self.socket.browsers().add(&self.inlet, from) {
                 continue;
             }
-            self.rtc.handle_input(input).map_err(broken)?;
-            self.drain().await?;
+            self.round_trips.received(datagram, now);
+            // Who can forge the browser's address can send garbage, and must not end the link by
+            // it. What is true is seen at the next poll, or by ICE.
+            if let Err(error) = self.rtc.handle_input(input) {
+                tracing::debug!(%error, "a datagram of a browser's link is not taken");
+            }
+            self.undrained += 1;
+            if self.undrained >= UNDRAINED {
+                self.drain().await?;
+            }
         }
         Ok(())
     }
 
     /// Takes all that str0m has to give.
     async fn drain(&mut self) -> Result<(), End> {
+        self.undrained = 0;
         loop {
-            match self.rtc.poll_output().map_err(broken)? {
+            match self.rtc.poll_output().map_err(|error| broken(&error))? {
                 Output::Timeout(at) => {
                     self.timeout = at;
                     return Ok(());
                 }
                 Output::Transmit(transmit) => {
                     let to = canonical(transmit.destination);
+                    if !self.round_trips.sent(&transmit.contents, Instant::now()) {
+                        // Only the path that ICE has chosen carries anything but its checks.
+                        self.link.note_path(to, self.round_trips.least());
+                    }
                     self.outlet.push(to, &transmit.contents).await;
                 }
                 Output::Event(event) => self.handle_event(event)?,
@@ -234,12 +258,6 @@ impl Driver {
             Event::ChannelClose(id) => {
                 if let Some(channel) = self.channels.remove(&id) {
                     channel.shared.close();
-                }
-            }
-            Event::PeerStats(stats) => {
-                if let Some(pair) = stats.selected_candidate_pair {
-                    self.link
-                        .note_path(canonical(pair.remote.addr), pair.current_round_trip_time);
                 }
             }
             Event::Closed => return Err(End::Gone("the browser ended the link".into())),
@@ -300,7 +318,7 @@ impl Driver {
         let delivered = self.written.saturating_sub(under_way as u64);
         let limit = self
             .pacing
-            .limit(delivered, self.link.rtt(), Instant::now());
+            .limit(delivered, self.round_trips.least(), Instant::now());
         let mut any = false;
         while under_way < limit
             && let Some(id) = self.waiting.pop_front()
@@ -318,7 +336,9 @@ impl Driver {
                 continue;
             };
             // Cannot be over str0m's own limit, which is far from this one.
-            data_channel.write(true, &message).map_err(broken)?;
+            data_channel
+                .write(true, &message)
+                .map_err(|error| broken(&error))?;
             any = true;
             under_way += message.len();
             self.written += message.len() as u64;
@@ -387,7 +407,7 @@ impl Drop for Driver {
     }
 }
 
-fn broken(error: RtcError) -> End {
+fn broken(error: &RtcError) -> End {
     End::Gone(format!("the browser's connection broke: {error}"))
 }
 

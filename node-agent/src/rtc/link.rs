@@ -100,7 +100,7 @@ impl BrowserLink {
     }
 
     pub(crate) fn rtt(&self) -> Option<Duration> {
-        self.shared.rtt()
+        self.shared.path.lock().expect("not poisoned").1
     }
 
     /// Bytes sent and received, in UDP.
@@ -141,10 +141,6 @@ impl LinkShared {
 
     pub(super) fn note_path(&self, remote: SocketAddr, rtt: Option<Duration>) {
         *self.path.lock().expect("not poisoned") = (Some(remote), rtt);
-    }
-
-    pub(super) fn rtt(&self) -> Option<Duration> {
-        self.path.lock().expect("not poisoned").1
     }
 
     pub(super) fn note_bytes(&self, sent: u64) {

@@ -41,8 +41,6 @@ const RECEIVE_WINDOW: u32 = 4 << 20;
 const SEND_WINDOW: usize = 8 << 20;
 /// Bytes of the datagrams that are sent: what browsers use. Nothing looks for a larger size here.
 const DATAGRAM: usize = 1200;
-/// How often the round trip is noted.
-const STATS: Duration = Duration::from_secs(2);
 
 /// The addresses that ICE takes for this agent's own. The socket listens on all of the host's, the
 /// kernel chooses where from to answer, and the browser hears the real ones from the description:
@@ -106,7 +104,6 @@ fn configuration(credentials: &IceCreds) -> RtcConfig {
         // SCTP's receive window is at least the largest message; none that is over what §19.2
         // allows is taken for all that.
         .set_sctp_max_message_size(RECEIVE_WINDOW)
-        .set_stats_interval(Some(STATS))
 }
 
 fn provider() -> Arc<CryptoProvider> {

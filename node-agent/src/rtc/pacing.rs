@@ -2,12 +2,60 @@
 //! twice what the path delivers in a round trip. More would only wait in SCTP's one queue, in front
 //! of what other channels have to say: a terminal beside a download would be seconds late.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 const FIRST: usize = 256 * 1024;
 const LEAST: usize = 64 * 1024;
 /// What is delivered is looked at over a round trip, but not more often than this.
-const SHORTEST: Duration = Duration::from_millis(10);
+const SHORTEST: Duration = Duration::from_millis(4);
+/// Round trips of ICE's checks that are remembered; there is one every 3 s.
+const CHECKS: usize = 6;
+
+/// Round trips of ICE's checks. The least of the last ones is the path's own; the others have
+/// queues in them, which must not make the queues longer.
+#[derive(Debug, Default)]
+pub(super) struct RoundTrips {
+    asked: VecDeque<([u8; 12], Instant)>,
+    answered: VecDeque<Duration>,
+}
+
+impl RoundTrips {
+    /// A datagram goes out. True if it is STUN.
+    pub(super) fn sent(&mut self, datagram: &[u8], now: Instant) -> bool {
+        if let Some(transaction) = transaction(datagram, [0x00, 0x01]) {
+            self.asked.truncate(63);
+            self.asked.push_front((transaction, now));
+        }
+        datagram.first().is_some_and(|first| *first < 4)
+    }
+
+    pub(super) fn received(&mut self, datagram: &[u8], now: Instant) {
+        let Some(transaction) = transaction(datagram, [0x01, 0x01]) else {
+            return;
+        };
+        let of = |(asked, _): &([u8; 12], Instant)| *asked == transaction;
+        if let Some(at) = self.asked.iter().position(of)
+            && let Some((_, asked)) = self.asked.remove(at)
+        {
+            self.answered.truncate(CHECKS - 1);
+            self.answered
+                .push_front(now.saturating_duration_since(asked));
+        }
+    }
+
+    pub(super) fn least(&self) -> Option<Duration> {
+        self.answered.iter().min().copied()
+    }
+}
+
+/// The transaction of a STUN message of this type.
+fn transaction(datagram: &[u8], kind: [u8; 2]) -> Option<[u8; 12]> {
+    let transaction = datagram.get(8..20)?;
+    datagram
+        .starts_with(&kind)
+        .then(|| transaction.try_into().expect("12 bytes"))
+}
 
 #[derive(Debug)]
 pub(super) struct Pacing {
@@ -81,6 +129,29 @@ mod tests {
             pacing.limit(delivered, Some(RTT), now);
         }
         assert_eq!(pacing.limit, 80_000);
+    }
+
+    #[test]
+    fn the_least_of_the_last_round_trips_counts() {
+        let start = Instant::now();
+        let mut trips = RoundTrips::default();
+        let mut check = |number: u8, milliseconds| {
+            let mut datagram = [number; 20];
+            datagram[..2].copy_from_slice(&[0, 1]);
+            assert!(trips.sent(&datagram, start));
+            datagram[..2].copy_from_slice(&[1, 1]);
+            trips.received(&datagram, start + Duration::from_millis(milliseconds));
+            // Answered once already.
+            trips.received(&datagram, start);
+            trips.least().expect("one at least").as_millis()
+        };
+        assert_eq!(check(1, 40), 40);
+        assert_eq!(check(2, 400), 40);
+        for number in 3..=6 {
+            assert_eq!(check(number, 90), 40);
+        }
+        assert_eq!(check(7, 95), 90);
+        assert!(!trips.sent(&[22; 40], start));
     }
 
     #[test]

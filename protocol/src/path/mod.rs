@@ -12,19 +12,21 @@ mod datagram;
 mod remote;
 mod search;
 mod via;
+mod whereabouts;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 pub use datagram::{FIRST_BYTE, OVERHEAD, PathKeys, Role, link_tag};
-use datagram::{Message, Opener, Sealer, Whereabouts};
+use datagram::{Message, Opener, Sealer};
 use remote::{Remote, Situation};
 use search::Search;
 pub use search::{PROBES as SEARCH_PROBES, SOCKETS as SEARCH_SOCKETS};
 pub use via::{Class, Transmit, Via};
+use whereabouts::Offers;
 
-use crate::candidate::{Candidate, Kind, MAX_CANDIDATES, canonical, rank};
+use crate::candidate::{Candidate, Kind, MAX_CANDIDATES, canonical};
 use crate::label;
 use crate::receipt::{Nat, PathInUse, PathKind, Transport, Tried, TriedResult};
 
@@ -45,10 +47,6 @@ const QUIET: Duration = Duration::from_millis(300);
 const MOVED: Duration = Duration::from_millis(200);
 /// Connections of one link at a time.
 const MAX_CONNECTIONS: usize = 12;
-/// Whereabouts are repeated until they are noted, at most so often; and so many are taken of a peer.
-const OFFER_REPEAT: Duration = Duration::from_millis(500);
-const OFFER_REPEATS: u32 = 12;
-const MAX_OFFERS: u32 = 200;
 /// Searches of one link, whatever addresses the peer names: each sends to hosts of its choice.
 const MAX_SEARCHES: u32 = 8;
 
@@ -83,15 +81,6 @@ enum Heard {
     NoRoom,
 }
 
-/// Where this end may be reached, until the peer has noted it.
-#[derive(Debug)]
-struct Offer {
-    message: Message,
-    serial: u32,
-    next: Duration,
-    left: u32,
-}
-
 /// The paths of one link. Drain [`poll_transmit`](Self::poll_transmit) after every input.
 #[derive(Debug)]
 pub struct PathSet {
@@ -113,9 +102,7 @@ pub struct PathSet {
     nats: (Nat, Nat),
     search: Option<Search>,
     searches: u32,
-    offer: Option<Offer>,
-    offers_made: u32,
-    offers_taken: (u32, u32),
+    offers: Offers,
     transmits: VecDeque<Transmit>,
 }
 
@@ -146,9 +133,7 @@ impl PathSet {
             nats: (Nat::Unknown, Nat::Unknown),
             search: None,
             searches: 0,
-            offer: None,
-            offers_made: 0,
-            offers_taken: (0, 0),
+            offers: Offers::default(),
             transmits: VecDeque::new(),
         };
         paths.add_candidates(candidates, now);
@@ -248,7 +233,7 @@ impl PathSet {
             Message::Handshake(quic) => Received::Handshake(quic),
             Message::Whereabouts(whereabouts) => self.note(via, whereabouts, now),
             Message::Noted(serial) => {
-                self.offer.take_if(|offer| offer.serial == serial);
+                self.offers.noted(serial);
                 Received::Authentic
             }
             Message::Unknown => Received::Authentic,
@@ -306,20 +291,9 @@ impl PathSet {
 
     /// Tells the peer where this end may be reached from now on.
     pub fn offer(&mut self, candidates: &[Candidate], nat: Nat, now: Duration) {
-        self.offers_made += 1;
         self.nats.0 = nat;
         self.plan_search(now);
-        let serial = self.offers_made;
-        self.offer = Some(Offer {
-            message: Message::Whereabouts(Whereabouts {
-                serial,
-                candidates: candidates.to_vec(),
-                nat,
-            }),
-            serial,
-            next: now,
-            left: OFFER_REPEATS,
-        });
+        self.offers.make(candidates, nat, now);
         self.handle_timeout(now);
     }
 
@@ -416,7 +390,7 @@ impl PathSet {
             .filter_map(|r| r.next_ping(&situation))
             .chain(self.doubt_at())
             .chain(self.search_next())
-            .chain(self.offer.as_ref().map(|offer| offer.next))
+            .chain(self.offers.next())
             .min()
     }
 
@@ -550,43 +524,6 @@ impl PathSet {
         Heard::First
     }
 
-    /// The peer's new whereabouts. Addresses that it named before, does not name again and that
-    /// never answered are forgotten.
-    fn note(&mut self, via: Via, whereabouts: Whereabouts, now: Duration) -> Received {
-        let Whereabouts {
-            serial,
-            candidates,
-            nat,
-        } = whereabouts;
-        self.push(via, &Message::Noted(serial));
-        let (last, count) = self.offers_taken;
-        if serial <= last || count == MAX_OFFERS {
-            return Received::Authentic;
-        }
-        self.offers_taken = (serial, count + 1);
-        let candidates = rank(&candidates, self.loopback);
-        let named = |r: &Remote| {
-            candidates
-                .iter()
-                .any(|c| c.is_udp() && c.address == r.address)
-        };
-        self.remotes.retain(|r| {
-            r.class != Class::Udp
-                || r.kind == Kind::PeerReflexive
-                || r.heard.is_some()
-                || r.is_verified()
-                || named(r)
-        });
-        for remote in &mut self.remotes {
-            if remote.class == Class::Udp && !remote.is_verified() {
-                remote.renew();
-            }
-        }
-        self.nats.1 = nat;
-        self.add_candidates(&candidates, now);
-        Received::Candidates(candidates)
-    }
-
     /// `via` has just answered: should it carry the link?
     fn consider(&mut self, via: Via, now: Duration) {
         let known = |via: Via| {
@@ -686,29 +623,6 @@ impl PathSet {
             self.pings += 1;
             let nonce = nonce(&self.nonce_seed, self.pings);
             self.push(via, &Message::Ping(nonce));
-        }
-    }
-
-    fn send_offer(&mut self, now: Duration) {
-        let route = self.route();
-        let Some(offer) = self.offer.as_mut().filter(|offer| offer.next <= now) else {
-            return;
-        };
-        offer.next = now + OFFER_REPEAT;
-        offer.left -= 1;
-        let message = offer.message.clone();
-        if offer.left == 0 {
-            self.offer = None;
-        }
-        // By the path in use, and by a relay, which is there when the rest is not.
-        let ways: Vec<Via> = self
-            .remotes
-            .iter()
-            .filter(|r| Some(r.via) == route || r.class.is_relay())
-            .map(|r| r.via)
-            .collect();
-        for via in ways {
-            self.push(via, &message);
         }
     }
 

@@ -408,7 +408,15 @@ impl World {
             }
             Frame::Ack(_) => self.tell_caller(Duration::ZERO, Delivered { call: 0 }.into()),
             Frame::Answer(Answer { reply, .. }) => {
-                self.tell_caller(self.registry.slow_by, Answered { call: 0, reply }.into());
+                self.tell_caller(
+                    self.registry.slow_by,
+                    Answered {
+                        call: 0,
+                        reply,
+                        ice: None,
+                    }
+                    .into(),
+                );
             }
             Frame::Refuse(Refuse { refusal, .. }) => {
                 self.tell_caller(Duration::ZERO, Refused { call: 0, refusal }.into());

@@ -6,10 +6,12 @@ use std::{
 };
 
 use anyhow::Result;
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType,
+    KeyUsagePurpose, PublicKeyData as _, SanType,
 };
+use sha2::{Digest as _, Sha256};
 
 use super::{REGISTRY_ADDRESSES, REGISTRY_NAME};
 
@@ -18,10 +20,14 @@ use super::{REGISTRY_ADDRESSES, REGISTRY_NAME};
 pub struct Authority {
     /// The authority's own certificate: what `--registry-ca` and `curl --cacert` take.
     pub ca: PathBuf,
-    /// The registry's certificate, for [`REGISTRY_NAME`] and both addresses of the registry.
+    /// The registry's certificate, for [`REGISTRY_NAME`], sites of its LAN origin, and both addresses
+    /// of the registry.
     pub certificate: PathBuf,
     /// The key to [`Authority::certificate`] (PKCS #8).
     pub key: PathBuf,
+    /// SHA-256 of that key's public half (SubjectPublicKeyInfo) in base64: what a browser is told
+    /// to accept.
+    pub spki_sha256: String,
 }
 
 impl Authority {
@@ -37,7 +43,8 @@ impl Authority {
         let ca_pem = ca.self_signed(&ca_key)?.pem();
         let issuer = Issuer::new(ca, ca_key);
 
-        let mut params = CertificateParams::new(vec![REGISTRY_NAME.to_owned()])?;
+        let lan = format!("*.lan.{REGISTRY_NAME}");
+        let mut params = CertificateParams::new(vec![REGISTRY_NAME.to_owned(), lan])?;
         params
             .subject_alt_names
             .extend(REGISTRY_ADDRESSES.map(SanType::IpAddress));
@@ -56,6 +63,7 @@ impl Authority {
             ca: write("ca.pem", ca_pem)?,
             certificate: write("registry.pem", certificate.pem())?,
             key: write("registry.key", key.serialize_pem())?,
+            spki_sha256: BASE64_STANDARD.encode(Sha256::digest(key.subject_public_key_info())),
         })
     }
 }

@@ -8,7 +8,9 @@ use std::time::Duration;
 use futures_channel::mpsc::UnboundedReceiver;
 use futures_util::future::{Either, select};
 use futures_util::{Stream, StreamExt as _, stream};
-use ringback_protocol::frame::{Deliver, Failed, Frame, FrameReader, Place, length_prefixed};
+use ringback_protocol::frame::{
+    Answered, Deliver, Failed, Frame, FrameReader, Place, length_prefixed,
+};
 use ringback_protocol::{Code, PeerId};
 use worker::{Delay, Env, Response, ResponseBuilder, WebSocket};
 
@@ -26,9 +28,12 @@ impl Shared {
         device: &PeerId,
         caller: &PeerId,
         envelope: Vec<u8>,
+        is_browser: bool,
     ) -> Result<Response, Problem> {
         let Some((socket, _)) = self.live() else {
-            return self.relay_without_socket(device, caller, envelope).await;
+            return self
+                .relay_without_socket(device, caller, envelope, is_browser)
+                .await;
         };
         let now_ms = now_ms();
         let Some(mut attachment) = Attachment::load(&socket) else {
@@ -45,7 +50,7 @@ impl Shared {
         attachment
             .store(&socket)
             .map_err(|error| Problem::internal("storing an attachment", &error))?;
-        let ringing = self.ring(session, Some(socket.clone()), now_ms)?;
+        let ringing = self.ring(session, Some(socket.clone()), now_ms, is_browser)?;
         let call = ringing.call_number();
         if send(&socket, Deliver { call, envelope }).is_err() {
             drop(ringing);
@@ -62,6 +67,7 @@ impl Shared {
         session: u64,
         socket: Option<WebSocket>,
         now_ms: u64,
+        is_browser: bool,
     ) -> Result<Relay, Problem> {
         let opened = self.calls.borrow_mut().open(session, now_ms);
         let Some((call, events)) = opened else {
@@ -76,6 +82,7 @@ impl Shared {
         };
         Ok(Relay {
             ticket: Some(ticket),
+            turn: is_browser.then(|| self.clone()),
             socket,
             events,
             call: Call::Delivering,
@@ -133,7 +140,7 @@ async fn pass_back(
     place: &Place,
 ) -> Result<(), Problem> {
     let fault = |error: worker::Error| Problem::internal("placing a call", &error);
-    let mut response = request(env, &place.device, caller, &place.envelope)
+    let mut response = request(env, &place.device, caller, &place.envelope, false)
         .await
         .map_err(fault)?;
     if response.status_code() != 200 {
@@ -159,10 +166,7 @@ async fn pass_back(
 fn renumbered(frame: Frame, call: u64) -> (Frame, bool) {
     match frame {
         Frame::Delivered(_) => (ringback_protocol::frame::Delivered { call }.into(), false),
-        Frame::Answered(answered) => (
-            ringback_protocol::frame::Answered { call, ..answered }.into(),
-            true,
-        ),
+        Frame::Answered(answered) => (Answered { call, ..answered }.into(), true),
         Frame::Refused(refused) => (
             ringback_protocol::frame::Refused { call, ..refused }.into(),
             true,
@@ -190,6 +194,8 @@ impl Drop for Ticket {
 pub(super) struct Relay {
     /// Until the call has ended.
     ticket: Option<Ticket>,
+    /// Knows the TURN servers, if the caller has a use for them.
+    turn: Option<Rc<Shared>>,
     /// None: the device fetches the request (§5.4).
     socket: Option<WebSocket>,
     events: UnboundedReceiver<Event>,
@@ -220,7 +226,7 @@ impl Relay {
     async fn next(&mut self) -> Option<Frame> {
         loop {
             if let Some(frame) = self.tell.pop_front() {
-                return Some(frame);
+                return Some(self.with_turn(frame).await);
             }
             if self.call == Call::Ended {
                 return None;
@@ -248,6 +254,19 @@ impl Relay {
     }
 }
 
+impl Relay {
+    /// Only an answer admits, and only who is admitted is told.
+    async fn with_turn(&self, frame: Frame) -> Frame {
+        match (frame, &self.turn) {
+            (Frame::Answered(answered), Some(shared)) => {
+                let ice = shared.turn.servers(&shared.env, now_ms()).await;
+                Answered { ice, ..answered }.into()
+            }
+            (frame, _) => frame,
+        }
+    }
+}
+
 pub(super) fn limited(exceeded: Exceeded) -> Problem {
     Problem::rate_limited("too many requests to this device", exceeded)
 }
@@ -258,13 +277,14 @@ mod tests {
 
     #[test]
     fn frames_are_passed_back_under_the_callers_number() {
-        use ringback_protocol::frame::{Answered, Delivered};
+        use ringback_protocol::frame::Delivered;
         let (frame, is_last) = renumbered(Delivered { call: 0 }.into(), 9);
         assert_eq!((frame, is_last), (Delivered { call: 9 }.into(), false));
         let (frame, is_last) = renumbered(
             Answered {
                 call: 0,
                 reply: vec![1],
+                ice: None,
             }
             .into(),
             9,
@@ -274,7 +294,8 @@ mod tests {
             (
                 Answered {
                     call: 9,
-                    reply: vec![1]
+                    reply: vec![1],
+                    ice: None,
                 }
                 .into(),
                 true

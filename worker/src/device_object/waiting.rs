@@ -50,6 +50,7 @@ impl Shared {
         device: &PeerId,
         caller: &PeerId,
         envelope: Vec<u8>,
+        is_browser: bool,
     ) -> Result<Response, Problem> {
         self.missing
             .borrow_mut()
@@ -57,7 +58,7 @@ impl Shared {
             .map_err(limited)?;
         let beacon = directory::ask::<PeerId>(&self.env, &Ask::Missing { device: *device }).await?;
         self.limit_waiting(caller).await?;
-        let ringing = self.ring(NO_SESSION, None, now_ms())?;
+        let ringing = self.ring(NO_SESSION, None, now_ms(), is_browser)?;
         let call = ringing.call_number();
         self.waiting.borrow_mut().insert(call, Waiting { envelope });
         let shared = self.clone();

@@ -123,6 +123,7 @@ impl DirectoryObject {
                     text(device),
                 ],
             )?;
+            self.changed(device)?;
         }
         Ok(Value::Null)
     }
@@ -137,6 +138,7 @@ impl DirectoryObject {
             "UPDATE devices SET beacon = NULL, last_seen = ? WHERE id = ? AND beacon = ?",
             vec![integer(last_seen), text(device), text(beacon)],
         )?;
+        self.changed(device)?;
         Ok(Value::Null)
     }
 

@@ -56,6 +56,7 @@ impl DirectoryObject {
             ],
         )?;
         self.count("registrations")?;
+        self.changed(device)?;
         Ok(json!(Online {
             session,
             name: row.name,
@@ -74,15 +75,19 @@ impl DirectoryObject {
                 "UPDATE devices SET online = 1, last_seen = ?, public_address = ?, mapped_port = ? WHERE id = ?",
                 vec![integer(now()), public.ip().to_string().into(), i64::from(public.port()).into(), text(device)],
             )?;
+            self.changed(device)?;
         }
         Ok(Value::Null)
     }
 
     pub(super) fn offline(&self, device: &PeerId, session: u64, last_seen: u64) -> Answer {
-        self.execute(
+        let written = self.execute(
             "UPDATE devices SET online = 0, last_seen = ? WHERE id = ? AND session = ? AND online = 1",
             vec![integer(last_seen), text(device), integer(session)],
         )?;
+        if written > 0 {
+            self.changed(device)?;
+        }
         Ok(Value::Null)
     }
 
@@ -170,30 +175,35 @@ impl DirectoryObject {
                 }
             }
         }
-        let now = now();
-        let mut devices = Vec::new();
-        for row in self.rows("SELECT * FROM devices ORDER BY revoked, name", vec![])? {
-            let via = if row.has_socket() {
-                Some("socket")
-            } else {
-                self.serving_beacon(&row)?.map(|_| "beacon")
-            };
-            let last_seen = via.map_or_else(|| self.last_seen(&row), |_| Some(now));
-            devices.push(json!({
-                "id": row.id,
-                "name": row.name,
-                "role": row.role,
-                "online": via.is_some(),
-                "via": via,
-                "public_address": row.public_address,
-                "mapped_port": row.mapped_port,
-                "last_seen": last_seen,
-                "enrolled_at": row.enrolled_at,
-                "agent": row.agent,
-                "revoked": row.is_revoked(),
-            }));
-        }
+        let rows = self.rows("SELECT * FROM devices ORDER BY revoked, name", vec![])?;
+        let devices: Vec<Value> = rows
+            .iter()
+            .map(|row| self.listed(row))
+            .collect::<worker::Result<_>>()?;
         Ok(json!({ "devices": devices }))
+    }
+
+    /// A device as it stands in the list.
+    pub(super) fn listed(&self, row: &Row) -> worker::Result<Value> {
+        let via = if row.has_socket() {
+            Some("socket")
+        } else {
+            self.serving_beacon(row)?.map(|_| "beacon")
+        };
+        let last_seen = via.map_or_else(|| self.last_seen(row), |_| Some(now()));
+        Ok(json!({
+            "id": row.id,
+            "name": row.name,
+            "role": row.role,
+            "online": via.is_some(),
+            "via": via,
+            "public_address": row.public_address,
+            "mapped_port": row.mapped_port,
+            "last_seen": last_seen,
+            "enrolled_at": row.enrolled_at,
+            "agent": row.agent,
+            "revoked": row.is_revoked(),
+        }))
     }
 
     pub(super) fn rename(&self, device: &PeerId, name: &str) -> Answer {
@@ -208,6 +218,7 @@ impl DirectoryObject {
             "UPDATE devices SET name = ? WHERE id = ?",
             vec![name.into(), text(device)],
         )?;
+        self.changed(device)?;
         Ok(enrolled(device, name))
     }
 
@@ -227,6 +238,7 @@ impl DirectoryObject {
                  last_seen = ? WHERE id = ?",
                 vec![last_seen.map(|at| at as i64).into(), text(device)],
             )?;
+            self.changed(device)?;
             crate::log::event("revoked", device, "");
         }
         device_object::revoke(&self.env, device).await?;

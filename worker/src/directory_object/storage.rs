@@ -143,15 +143,16 @@ impl DirectoryObject {
         Ok(rows.pop())
     }
 
+    /// Rows written, indexes included.
     pub(super) fn execute(
         &self,
         query: &str,
         bindings: Vec<SqlStorageValue>,
-    ) -> worker::Result<()> {
+    ) -> worker::Result<usize> {
         let cursor = self.sql.exec(query, bindings)?;
         let written = cursor.rows_written();
         self.rows_written.update(|rows| rows + written);
-        Ok(())
+        Ok(written)
     }
 
     pub(super) fn is_taken(&self, name: &str, by_other_than: &PeerId) -> worker::Result<bool> {

@@ -27,7 +27,7 @@ use self::{
     agent::{Agent, ringback},
     site::{FILE_LENGTH, Hash, Site},
 };
-use crate::{entropy, lab, say, setup, worker};
+use crate::{entropy, lab, say, setup, site as pages, web, worker};
 
 /// How long an agent may take to register, or a call to go through, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -48,6 +48,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let setup = start.elapsed();
     say::heading("build");
     worker::build()?;
+    web::build()?;
+    pages::run()?;
     let binary = lab::build_release(&["ringback"])?.join("ringback");
     let build = start.elapsed() - setup;
     let stop = stop_flag()?;
@@ -56,6 +58,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let stage = Stage::open(&scratch.0, &binary, &stop)?;
     let call = stage.call(&stop)?;
     let mut result = call.result();
+    result["page"] = stage.registry.url().into();
+    result["device_link"] = stage.link().into();
     result["setup_s"] = seconds(setup);
     result["build_s"] = seconds(build);
     report(&call, &result);
@@ -101,7 +105,10 @@ fn stop_flag() -> Result<Arc<AtomicBool>> {
 struct Stage {
     device: Agent,
     password: String,
+    device_id: String,
+    owner_secret: String,
     registry: Workerd,
+    _lan: Workerd,
     site: Site,
     dir: PathBuf,
     binary: PathBuf,
@@ -111,7 +118,13 @@ impl Stage {
     fn open(dir: &Path, binary: &Path, stop: &Arc<AtomicBool>) -> Result<Self> {
         say::heading("registry, device, call");
         let owner_secret = entropy::hex(16)?;
-        let mut config = Config::registry(dir.join("registry"), &owner_secret)?;
+        // Pages of the device's LAN get an origin of their own: another name of this host.
+        let mut config = Config::lan(dir.join("lan"), "http://127.0.0.1:*")?;
+        config.prefix = vec!["setsid".into()];
+        let lan = Workerd::start(config)?;
+        let lan_origin = format!("http://*.lan.localhost:{}", lan.addr().port());
+        let mut config =
+            Config::registry(dir.join("registry"), &owner_secret)?.with_page(Some(&lan_origin))?;
         // All of it is on this machine: nobody outside has to be asked for an address.
         config.bindings.insert("STUN_SERVERS".into(), String::new());
         config.prefix = vec!["setsid".into()];
@@ -132,7 +145,17 @@ impl Stage {
         let password = entropy::hex(8)?;
         let device_dir = dir.join("device");
         let target = format!("http://{}", site.addr);
-        crate::child::output(ringback(binary, &device_dir).args(["expose", "web", &target]))?;
+        let docs = dir.join("docs");
+        site::write_files(&docs)?;
+        let docs = format!("files:{}", docs.display());
+        for words in [
+            &["expose", "web", &target][..],
+            &["expose", "docs", &docs, "--writable"],
+            &["expose", "shell"],
+        ] {
+            crate::child::output(ringback(binary, &device_dir).args(words))?;
+        }
+        say::note("services   shell, docs (a folder to read and to write)");
         let device = Agent::start(
             ringback(binary, &device_dir)
                 .args([
@@ -149,17 +172,26 @@ impl Stage {
             stop,
         )?;
         let up = device.report(PATIENCE, |report| report["id"].is_string())?;
-        let device_id = up["id"].as_str().unwrap_or_default();
+        let device_id = up["id"].as_str().unwrap_or_default().to_owned();
         say::note(&format!("device     {device_id}, registered as \"demo\""));
         let (dir, binary) = (dir.to_owned(), binary.to_owned());
         Ok(Self {
             device,
             password,
+            device_id,
+            owner_secret,
             registry,
+            _lan: lan,
             site,
             dir,
             binary,
         })
+    }
+
+    /// The device's address on the page, with its password behind the `#`.
+    fn link(&self) -> String {
+        let (registry, device, password) = (self.registry.url(), &self.device_id, &self.password);
+        format!("{registry}/d/{device}#p={password}")
     }
 
     /// Calls the device from a second process, and fetches the page and the file through the link.
@@ -263,6 +295,13 @@ fn invite(stage: &Stage, call: &Call, binary: &Path) {
     say::heading("try it; Ctrl-C ends everything");
     let (ringback, dir) = (binary.display(), stage.dir.display());
     for line in [
+        "in a browser: terminal, files and a web page of this device".to_owned(),
+        format!("  {}", stage.link()),
+        format!(
+            "the same page for the registry's owner (the secret is {}):",
+            stage.owner_secret
+        ),
+        format!("  {}", stage.registry.url()),
         "the device's web server, through the link:".to_owned(),
         format!("  curl http://{}/", call.local),
         "what the device's agent is doing:".to_owned(),

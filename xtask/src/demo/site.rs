@@ -1,8 +1,10 @@
 //! The service that the demonstration reaches: a page, and a file big enough to measure with.
 
 use std::{
+    fs,
     io::{self, BufRead, BufReader, Write},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    path::Path,
     thread,
 };
 
@@ -41,6 +43,51 @@ impl Site {
         });
         Ok(Self { addr, page })
     }
+}
+
+/// What the demonstration's device has in its files.
+pub(super) fn write_files(dir: &Path) -> Result<()> {
+    fs::create_dir_all(dir.join("garden"))
+        .with_context(|| format!("creating {}", dir.display()))?;
+    let readme = "This folder is on the device.\n\nDownload what is in it, or upload something:\n\
+                  the bytes go straight between this browser and the device.\n";
+    fs::write(dir.join("readme.txt"), readme)?;
+    fs::write(
+        dir.join("garden/seeds.csv"),
+        "plant,sown\nbeans,April\nkale,June\n",
+    )?;
+    fs::write(dir.join("garden/sunset.bmp"), sunset())?;
+    let mut file = io::BufWriter::new(fs::File::create(dir.join("noise.bin"))?);
+    write_file(&mut file)?;
+    Ok(file.flush()?)
+}
+
+/// A picture, so that there is one to look at: a bitmap of 320 × 200 pixels.
+fn sunset() -> Vec<u8> {
+    let (width, height) = (320_u32, 200_u32);
+    let size = width * height * 3;
+    let mut picture = b"BM".to_vec();
+    for number in [54 + size, 0, 54, 40, width, height] {
+        picture.extend(number.to_le_bytes());
+    }
+    picture.extend([1, 0, 24, 0]);
+    for number in [0, size, 2835, 2835, 0, 0] {
+        picture.extend(number.to_le_bytes());
+    }
+    // From the bottom: the sea, then the sky, and the sun between them.
+    for y in 0..height {
+        for x in 0..width {
+            let (dx, dy) = (x.abs_diff(160), y.abs_diff(80));
+            let sky = (y * 160 / height) as u8;
+            let [red, green, blue] = match y {
+                _ if dx * dx + dy * dy < 1600 && y >= 80 => [255, 214, 120],
+                0..80 => [30 + sky / 4, 60 + sky / 2, 90 + sky],
+                _ => [250 - sky / 3, 150 - sky / 2, 90 + sky / 2],
+            };
+            picture.extend([blue, green, red]);
+        }
+    }
+    picture
 }
 
 /// The SHA-256 of the file, computed from its source rather than from what was sent.

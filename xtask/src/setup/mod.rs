@@ -58,6 +58,7 @@ pub(crate) const WORKER: &[Need] = &[
 pub(crate) const ALL: &[Need] = &[
     Need::Packages(Packages::Build),
     Need::Packages(Packages::Lab),
+    Need::Packages(Packages::Browser),
     Need::Clippy,
     Need::Rustfmt,
     Need::Node,

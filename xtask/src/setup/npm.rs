@@ -46,8 +46,8 @@ pub(super) fn missing() -> Result<Option<Missing>> {
         return Ok(None);
     }
     Ok(Some(Missing::new(
-        "npm tools wrangler, esbuild, binaryen",
-        "wrangler deploys the registry and brings workerd, the others bundle and shrink it",
+        "npm packages wrangler, esbuild, binaryen, xterm.js, axe-core",
+        "wrangler deploys the registry and brings workerd; the others bundle, shrink and check pages",
         install,
     )))
 }

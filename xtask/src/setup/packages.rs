@@ -15,6 +15,8 @@ pub(crate) enum Packages {
     Build,
     /// To run the NAT lab and what is tested in it.
     Lab,
+    /// To test what people see.
+    Browser,
 }
 
 /// A command, and the Debian package that has it.
@@ -34,12 +36,17 @@ const LAB: &[Entry] = &[
     ("curl", "curl"),
     ("faketime", "faketime"),
 ];
+const BROWSER: &[Entry] = &[
+    ("chromium", "chromium"),
+    ("chromedriver", "chromium-driver"),
+];
 
 impl Packages {
     fn entries(self) -> &'static [Entry] {
         match self {
             Self::Build => BUILD,
             Self::Lab => LAB,
+            Self::Browser => BROWSER,
         }
     }
 
@@ -51,6 +58,7 @@ impl Packages {
             Self::Lab => {
                 "namespaces and NAT, a STUN server, UPnP and NAT64, captures, sshd and curl for the NAT lab, wrong clocks"
             }
+            Self::Browser => "the browser that the web UI is tested in",
         }
     }
 }
@@ -179,6 +187,7 @@ mod tests {
         let mut commands: Vec<_> = BUILD
             .iter()
             .chain(LAB)
+            .chain(BROWSER)
             .map(|(command, _)| command)
             .collect();
         let count = commands.len();

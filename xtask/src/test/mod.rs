@@ -43,6 +43,8 @@ pub(crate) enum Part {
     Worker,
     /// Real agents and the real registry, end to end
     E2e,
+    /// The page and the browser's client in a real Chromium
+    Browser,
     /// The NAT lab: its own checks and the matrix of calls
     Nat,
     /// Licences, advisories and sources of dependencies

@@ -9,13 +9,15 @@ use super::Part;
 use crate::{
     child, say,
     setup::{self, Need, Packages},
+    site,
     wasm::{self, Toolchain},
-    worker,
+    wasm_pkg, web, worker,
 };
 
 /// The test programs that make up the NAT part; the others of the package are end to end.
 const NAT_TESTS: &str = "package(ringback-tests) & binary(/^(lab|nat)/)";
-const E2E_TESTS: &str = "package(ringback-tests) & not binary(/^(lab|nat)/)";
+const BROWSER_TESTS: &str = "package(ringback-tests) & binary(/^browser/)";
+const E2E_TESTS: &str = "package(ringback-tests) & not binary(/^(lab|nat|browser)/)";
 const UNIT_TESTS: &str = "not package(ringback-tests)";
 
 impl Part {
@@ -33,13 +35,18 @@ impl Part {
                 Need::Npm,
             ],
             Self::Wasm => vec![
+                Need::Packages(Packages::Browser),
                 Need::Node,
                 Need::Clippy,
                 Need::WasmTarget,
                 Need::WasmBindgen,
             ],
             Self::Worker => worker_and(&[]),
-            Self::E2e | Self::Nat => worker_and(&[Need::Packages(Packages::Lab), Need::Nextest]),
+            Self::E2e | Self::Browser | Self::Nat => worker_and(&[
+                Need::Packages(Packages::Lab),
+                Need::Packages(Packages::Browser),
+                Need::Nextest,
+            ]),
             Self::Deny => vec![Need::CargoDeny],
             Self::Docs => vec![Need::Packages(Packages::Build)],
         }
@@ -61,6 +68,12 @@ impl Part {
             Self::Wasm => wasm(),
             Self::Worker => deploy_dry(),
             Self::E2e => in_namespaces(E2E_TESTS),
+            Self::Browser => {
+                web::build()?;
+                site::run()?;
+                wasm_pkg::build()?;
+                in_namespaces(BROWSER_TESTS)
+            }
             Self::Nat => in_namespaces(NAT_TESTS),
             Self::Deny => deny(),
             Self::Docs => docs(),
@@ -95,26 +108,52 @@ fn nextest(filter: &str) -> Result<Command> {
 
 fn wasm() -> Result<()> {
     let toolchain = Toolchain::require()?;
-    let mut tests = toolchain.cargo()?;
-    tests
-        .args(["test", "--package", "ringback-protocol", "--test", "wasm"])
-        .args(["--target", wasm::TARGET])
-        .env(
-            "CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER",
-            place::wasm_bindgen("wasm-bindgen-test-runner")?,
-        );
-    child::run(&mut tests)?;
-    let mut lints = toolchain.cargo()?;
-    lints
-        .args(["clippy", "--quiet", "--target", wasm::TARGET, "--lib"])
-        .args([
-            "--package",
-            "ringback-protocol",
-            "--package",
-            "ringback-worker",
-        ])
-        .args(["--", "-D", "warnings"]);
-    child::run(&mut lints)
+    let test = |arguments: &[&str]| -> Result<()> {
+        let mut tests = toolchain.cargo()?;
+        tests
+            .args(["test", "--target", wasm::TARGET])
+            .args(arguments)
+            .env(
+                "CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER",
+                place::wasm_bindgen("wasm-bindgen-test-runner")?,
+            );
+        // Those that need a browser are run in one by its driver.
+        if let Some(driver) = place::command("chromedriver") {
+            tests.env("CHROMEDRIVER", driver);
+        }
+        child::run(&mut tests)
+    };
+    test(&["--package", "ringback-protocol", "--test", "wasm"])?;
+    test(&["--package", "ringback-wasm", "--features", "npm", "--lib"])?;
+    let lint = |arguments: &[&str]| -> Result<()> {
+        let mut lints = toolchain.cargo()?;
+        lints
+            .args(["clippy", "--quiet", "--target", wasm::TARGET])
+            .args(arguments)
+            .args(["--", "-D", "warnings"]);
+        child::run(&mut lints)
+    };
+    lint(&[
+        "--lib",
+        "--package",
+        "ringback-protocol",
+        "--package",
+        "ringback-worker",
+    ])?;
+    lint(&[
+        "--lib",
+        "--package",
+        "ringback-wasm",
+        "--package",
+        "ringback-web-ui",
+    ])?;
+    lint(&[
+        "--all-targets",
+        "--package",
+        "ringback-wasm",
+        "--features",
+        "npm",
+    ])
 }
 
 /// Builds the registry, and has wrangler do everything of a deployment but the upload.
@@ -132,6 +171,7 @@ fn deploy_dry() -> Result<()> {
 fn in_namespaces(filter: &str) -> Result<()> {
     check_namespaces()?;
     worker::build()?;
+    wasm_pkg::build()?;
     child::run(cargo().args(["build", "--workspace", "--bins", "--quiet"]))?;
     let mut tests = nextest(filter)?;
     tests

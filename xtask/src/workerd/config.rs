@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fmt::Write};
 
+use super::pages::{self, Served};
 use crate::wrangler::Wrangler;
 
 /// The certificate an HTTPS socket shows, and its key, both PEM.
@@ -17,20 +18,26 @@ impl std::fmt::Debug for Keypair {
     }
 }
 
-/// Writes the configuration of one worker with its socket, modules, bindings and storage.
-///
-/// `modules` are file names beside the configuration; the first is the entry. Durable Objects are
-/// kept in the directory `storage`, below a folder per class, so their state outlives the process.
-pub(super) fn render(
-    wrangler: &Wrangler,
-    modules: &[String],
-    bindings: &BTreeMap<String, String>,
-    listen: &str,
-    tls: Option<&Keypair>,
-    storage: &str,
-) -> String {
+/// What a server is made of.
+#[derive(Debug)]
+pub(super) struct Parts<'a> {
+    pub(super) wrangler: &'a Wrangler,
+    /// File names beside the configuration; the first is the entry. Empty: there are only pages.
+    pub(super) modules: &'a [String],
+    pub(super) bindings: &'a BTreeMap<String, String>,
+    pub(super) pages: Option<&'a Served>,
+    pub(super) listen: &'a str,
+    pub(super) tls: Option<&'a Keypair>,
+    /// Durable Objects are kept in this directory, below a folder per class, so their state
+    /// outlives the process.
+    pub(super) storage: &'a str,
+    pub(super) private_network: bool,
+}
+
+/// Writes the configuration: one socket, and behind it the pages, the worker, or both.
+pub(super) fn render(parts: &Parts<'_>) -> String {
     let mut out = String::from("using Workerd = import \"/workerd/workerd.capnp\";\n\n");
-    let socket = match tls {
+    let socket = match parts.tls {
         None => "http = ()".to_owned(),
         Some(pair) => format!(
             "https = (options = (), tlsOptions = (keypair = (privateKey = {}, certificateChain = {})))",
@@ -38,14 +45,49 @@ pub(super) fn render(
             quote(&pair.certificate_chain)
         ),
     };
+    let has_worker = !parts.modules.is_empty();
+    let service = match parts.pages {
+        None => "main",
+        Some(_) if has_worker => "router",
+        Some(_) => "assets",
+    };
+    out.push_str("const config :Workerd.Config = (\n");
+    let mut services = Vec::new();
+    if has_worker {
+        services.push("(name = \"main\", worker = .worker)".to_owned());
+        services.push(disk("storage", parts.storage, "writable = true"));
+    }
+    if parts.private_network {
+        services.push(
+            "(name = \"internet\", network = (allow = [\"public\", \"private\"]))".to_owned(),
+        );
+    }
+    if let Some(served) = parts.pages {
+        let directory = served.directory.to_string_lossy();
+        services.push(disk("disk", &directory, "allowDotfiles = true"));
+        services.push("(name = \"files\", worker = .files)".to_owned());
+        services.push("(name = \"assets\", worker = .assets)".to_owned());
+        if has_worker {
+            services.push("(name = \"router\", worker = .router)".to_owned());
+        }
+    }
+    list(&mut out, "services", services.into_iter());
     let _ = writeln!(
         out,
-        "const config :Workerd.Config = (\n  services = [\n    (name = \"main\", worker = .worker),\n    \
-         (name = \"storage\", disk = (path = {}, writable = true)),\n  ],\n  \
-         sockets = [(name = \"main\", address = {}, {socket}, service = \"main\")],\n);\n",
-        quote(storage),
-        quote(listen),
+        "  sockets = [(name = \"main\", address = {}, {socket}, service = \"{service}\")],\n);\n",
+        quote(parts.listen),
     );
+    if has_worker {
+        worker(&mut out, parts);
+    }
+    if let Some(served) = parts.pages {
+        page_workers(&mut out, served, has_worker);
+    }
+    out
+}
+
+fn worker(out: &mut String, parts: &Parts<'_>) {
+    let wrangler = parts.wrangler;
     let _ = writeln!(
         out,
         "const worker :Workerd.Worker = (\n  compatibilityDate = {},\n  compatibilityFlags = [{}],",
@@ -57,8 +99,13 @@ pub(super) fn render(
             .collect::<Vec<_>>()
             .join(", "),
     );
-    list(&mut out, "modules", modules.iter().map(|name| module(name)));
-    let texts = bindings
+    list(
+        out,
+        "modules",
+        parts.modules.iter().map(|name| module(name)),
+    );
+    let texts = parts
+        .bindings
         .iter()
         .map(|(name, value)| format!("(name = {}, text = {})", quote(name), quote(value)));
     let objects = wrangler.durable_objects.bindings.iter().map(|binding| {
@@ -68,7 +115,7 @@ pub(super) fn render(
             quote(&binding.class_name)
         )
     });
-    list(&mut out, "bindings", texts.chain(objects));
+    list(out, "bindings", texts.chain(objects));
     // The key only has to be stable: object IDs are derived from it, and a restart must find the
     // same objects again.
     let classes = wrangler.durable_objects.bindings.iter().map(|binding| {
@@ -78,9 +125,65 @@ pub(super) fn render(
             quote(&format!("{}-{}", wrangler.name, binding.class_name))
         )
     });
-    list(&mut out, "durableObjectNamespaces", classes);
+    list(out, "durableObjectNamespaces", classes);
     out.push_str("  durableObjectStorage = (localDisk = \"storage\"),\n);\n");
-    out
+}
+
+/// The platform's workers with the dates and flags that it runs them with.
+fn page_workers(out: &mut String, served: &Served, has_worker: bool) {
+    let mut one = |name: &str, file: &str, flags: &str, bindings: &[String]| {
+        let _ = writeln!(
+            out,
+            "const {name} :Workerd.Worker = (\n  compatibilityDate = \"2024-07-31\",\n  \
+             compatibilityFlags = [{flags}],"
+        );
+        list(out, "modules", [module(file)].into_iter());
+        list(out, "bindings", bindings.iter().cloned());
+        out.push_str(");\n");
+    };
+    let json = |name: &str, text: &str| format!("(name = {}, json = {})", quote(name), quote(text));
+    one(
+        "files",
+        pages::FILES_WORKER,
+        "",
+        &[
+            "(name = \"DISK\", service = \"disk\")".to_owned(),
+            json("FILES", &served.files),
+        ],
+    );
+    one(
+        "assets",
+        pages::ASSET_WORKER,
+        "\"nodejs_compat\", \"enable_ctx_exports\"",
+        &[
+            "(name = \"ASSETS_KV_NAMESPACE\", kvNamespace = \"files\")".to_owned(),
+            format!(
+                "(name = \"ASSETS_MANIFEST\", data = embed {})",
+                quote(pages::MANIFEST)
+            ),
+            json("CONFIG", &served.assets),
+        ],
+    );
+    if has_worker {
+        one(
+            "router",
+            pages::ROUTER_WORKER,
+            "\"nodejs_compat\", \"no_nodejs_compat_v2\"",
+            &[
+                "(name = \"ASSET_WORKER\", service = \"assets\")".to_owned(),
+                "(name = \"USER_WORKER\", service = \"main\")".to_owned(),
+                json("CONFIG", &served.router),
+            ],
+        );
+    }
+}
+
+fn disk(name: &str, path: &str, options: &str) -> String {
+    format!(
+        "(name = {}, disk = (path = {}, {options}))",
+        quote(name),
+        quote(path)
+    )
 }
 
 fn list(out: &mut String, name: &str, items: impl Iterator<Item = String>) {
@@ -136,7 +239,16 @@ mod tests {
     fn names_classes_modules_and_bindings() {
         let bindings = BTreeMap::from([("OWNER_SECRET".to_owned(), "a\"b\\c".to_owned())]);
         let modules = ["index.js".to_owned(), "index_bg.wasm".to_owned()];
-        let text = render(&wrangler(), &modules, &bindings, "127.0.0.1:0", None, "/s");
+        let text = render(&Parts {
+            wrangler: &wrangler(),
+            modules: &modules,
+            bindings: &bindings,
+            pages: None,
+            listen: "127.0.0.1:0",
+            tls: None,
+            storage: "/s",
+            private_network: false,
+        });
         for expected in [
             "(name = \"DEVICES\", durableObjectNamespace = \"DeviceObject\"),",
             "(className = \"DeviceObject\", uniqueKey = \"ringback-DeviceObject\", enableSql = true),",
@@ -156,14 +268,16 @@ mod tests {
             certificate_chain: "CERT\nEND\n".into(),
             private_key: "KEY\n".into(),
         };
-        let text = render(
-            &wrangler(),
-            &[],
-            &BTreeMap::new(),
-            "[::]:443",
-            Some(&pair),
-            "/s",
-        );
+        let text = render(&Parts {
+            wrangler: &wrangler(),
+            modules: &[],
+            bindings: &BTreeMap::new(),
+            pages: None,
+            listen: "[::]:443",
+            tls: Some(&pair),
+            storage: "/s",
+            private_network: false,
+        });
         assert!(text.contains("privateKey = \"KEY\\n\""), "{text}");
         assert!(
             text.contains("certificateChain = \"CERT\\nEND\\n\""),

@@ -4,6 +4,7 @@
 //! start, and dies differently from the thing it stands for.
 
 mod config;
+mod pages;
 
 use std::{
     collections::BTreeMap,
@@ -20,9 +21,11 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail};
 
+use config::Parts;
+
 pub use config::Keypair;
 
-use crate::{place, wrangler::Wrangler};
+use crate::{pages::Pages, place, wrangler::Wrangler};
 
 /// How long workerd may take until its socket listens. It needs 60 ms on an idle machine.
 const START_LIMIT: Duration = Duration::from_secs(30);
@@ -34,6 +37,8 @@ pub enum Code {
     Build(PathBuf),
     /// An ES module, for measuring beside.
     Script(String),
+    /// None: there are only pages.
+    None,
 }
 
 /// What to run, where, and with which bindings.
@@ -49,6 +54,11 @@ pub struct Config {
     pub tls: Option<Keypair>,
     /// Text bindings: secrets and variables, over those of `wrangler.toml`.
     pub bindings: BTreeMap<String, String>,
+    /// Served where the code does not answer first.
+    pub pages: Option<Pages>,
+    /// Lets the code connect to private addresses, too, as tests need that stand in for a server
+    /// on the internet.
+    pub private_network: bool,
     /// What the command is put behind, such as `ip netns exec NAME`. It has to end in an exec,
     /// so that the process ID is that of workerd.
     pub prefix: Vec<OsString>,
@@ -66,7 +76,33 @@ impl Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             tls: None,
             bindings: BTreeMap::from([("OWNER_SECRET".to_owned(), owner_secret.into())]),
+            pages: None,
+            private_network: false,
             prefix: Vec::new(),
+        })
+    }
+
+    /// The same with the page, as it is deployed. Pages of LANs are framed from `lan_origin`, if
+    /// there is one ([`Config::lan`]).
+    pub fn with_page(mut self, lan_origin: Option<&str>) -> Result<Self> {
+        let assets = self.wrangler.assets.clone().unwrap_or_default();
+        self.pages = Some(Pages::registry(assets, lan_origin)?);
+        if let Some(origin) = lan_origin {
+            let _ = self.bindings.insert("LAN_ORIGIN".into(), origin.into());
+        }
+        Ok(self)
+    }
+
+    /// The LAN origin, on a free port of the loopback, for a registry at `registry` (an origin;
+    /// `:*` is any port).
+    pub fn lan(dir: impl Into<PathBuf>, registry: &str) -> Result<Self> {
+        let wrangler = Wrangler::read(&place::workspace().join("worker/lan/wrangler.toml"))?;
+        let assets = wrangler.assets.clone().unwrap_or_default();
+        Ok(Self {
+            code: Code::None,
+            pages: Some(Pages::lan(assets, registry)?),
+            wrangler,
+            ..Self::registry(dir, "")?
         })
     }
 
@@ -208,14 +244,20 @@ fn write_config(config: &Config, listen: SocketAddr) -> Result<PathBuf> {
         .collect();
     bindings.extend(config.bindings.clone());
     let storage = storage.canonicalize()?;
-    let text = config::render(
-        &config.wrangler,
-        &modules,
-        &bindings,
-        &listen.to_string(),
-        config.tls.as_ref(),
-        &storage.to_string_lossy(),
-    );
+    let served = match &config.pages {
+        Some(pages) => Some(pages::put(pages, &config.wrangler, &config.dir)?),
+        None => None,
+    };
+    let text = config::render(&Parts {
+        wrangler: &config.wrangler,
+        modules: &modules,
+        bindings: &bindings,
+        pages: served.as_ref(),
+        listen: &listen.to_string(),
+        tls: config.tls.as_ref(),
+        storage: &storage.to_string_lossy(),
+        private_network: config.private_network,
+    });
     let path = config.dir.join("workerd.capnp");
     fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
     Ok(path)
@@ -230,6 +272,7 @@ fn copy_modules(config: &Config) -> Result<Vec<String>> {
             return Ok(vec!["index.js".to_owned()]);
         }
         Code::Build(dir) => dir,
+        Code::None => return Ok(Vec::new()),
     };
     let entry = Path::new(&config.wrangler.main)
         .file_name()

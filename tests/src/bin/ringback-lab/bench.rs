@@ -1,9 +1,13 @@
 //! `ringback-lab bench`: every figure, measured between the same namespaces in one run.
 
+mod browser;
+mod caller;
 mod figure;
 mod first_byte;
 mod idle;
+mod loss;
 mod new_stream;
+mod paths;
 mod peer;
 mod registry;
 mod report;
@@ -25,8 +29,8 @@ use ringback_tests::{
     agent::{self, Device},
     case::Stage,
     lab::{
-        DEVICE_PUBLIC, file_server::FileServer, impairment::Impairment, kind::Kind,
-        process::Process,
+        DEVICE_PUBLIC, Lab, file_server::FileServer, impairment::Impairment, kind::Kind,
+        process::Process, registry::Registry,
     },
 };
 use serde::Serialize;
@@ -71,6 +75,9 @@ enum Part {
     FirstByte,
     Registry,
     Worker,
+    Paths,
+    Loss,
+    Browser,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -86,6 +93,9 @@ struct Figures {
     first_byte: Option<first_byte::Figures>,
     registry: Option<registry::Figures>,
     worker: Option<worker::Figures>,
+    paths: Option<paths::Figures>,
+    loss: Vec<loss::Case>,
+    browser: Option<browser::Figures>,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -134,6 +144,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             Part::FirstByte => figures.first_byte = Some(first_byte::measure(&bench, runs)?),
             Part::Registry => figures.registry = Some(registry::measure(runs)?),
             Part::Worker => figures.worker = Some(worker::measure()?),
+            Part::Loss => figures.loss = loss::measure(&bench, runs)?,
+            Part::Paths => figures.paths = Some(paths::measure(runs, arguments.bytes)?),
+            Part::Browser => figures.browser = Some(browser::measure(runs)?),
         }
         keep(&figures)?;
     }
@@ -173,6 +186,15 @@ impl Figures {
         if let Some(figures) = &self.worker {
             figures.report(report);
         }
+        if let Some(figures) = &self.paths {
+            figures.report(report);
+        }
+        for case in &self.loss {
+            case.report(report);
+        }
+        if let Some(figures) = &self.browser {
+            figures.report(report);
+        }
     }
 }
 
@@ -191,12 +213,12 @@ impl Bench {
         stage.lab().caller().set_kind(Kind::Open)?;
         stage.lab().device().set_kind(Kind::Open)?;
         let senders = [
-            sender(&stage, "tcp-serve", TCP_PORT)?,
-            sender(&stage, "quinn-serve", QUINN_PORT)?,
+            sender(stage.lab(), "tcp-serve", TCP_PORT)?,
+            sender(stage.lab(), "quinn-serve", QUINN_PORT)?,
         ];
         let talkers = talk::start(stage.lab().device().host())?;
         Ok(Self {
-            device: device(&stage, "nas")?,
+            device: services(stage.lab(), stage.registry(), "nas")?,
             _senders: senders,
             _talkers: talkers,
             stage,
@@ -205,7 +227,7 @@ impl Bench {
 
     /// A further device on the device's host, with the same services.
     fn device(&self, name: &str) -> Result<Device> {
-        device(&self.stage, name)
+        services(self.stage.lab(), self.stage.registry(), name)
     }
 
     /// A `ringback-lab` command on the caller's host.
@@ -256,19 +278,19 @@ fn versions(dumbpipe: Option<&Path>) -> Result<BTreeMap<&'static str, String>> {
     Ok(versions)
 }
 
-fn device(stage: &Stage, name: &str) -> Result<Device> {
+/// A device on the device's host, with all services.
+fn services(lab: &Lab, registry: &Registry, name: &str) -> Result<Device> {
     let bulk = format!("127.0.0.1:{TCP_PORT}");
     let talks = Talk::ALL.map(Talk::exposed);
     let mut services = vec![("bulk", bulk.as_str())];
     services.extend(talks.iter().map(|(name, target)| (*name, target.as_str())));
-    let host = stage.lab().device().host();
-    Device::start(stage.lab(), stage.registry(), host, name, &services)
+    Device::start(lab, registry, lab.device().host(), name, &services)
 }
 
-fn sender(stage: &Stage, command: &str, port: u16) -> Result<Process> {
-    let mut sender = stage.lab().device().command(std::env::current_exe()?);
+fn sender(lab: &Lab, command: &str, port: u16) -> Result<Process> {
+    let mut sender = lab.device().command(std::env::current_exe()?);
     sender.arg(command).arg(format!("0.0.0.0:{port}"));
-    let process = stage.lab().spawn(command, sender)?;
+    let process = lab.spawn(command, sender)?;
     process.stdout_line(Duration::from_secs(10), |line| line == "listening")?;
     Ok(process)
 }

@@ -10,21 +10,20 @@
 use std::{
     fmt,
     path::Path,
-    process::Command,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use ringback_tests::{
-    agent::{self, Device, PATIENCE, registry_options},
+    agent::{Device, PATIENCE},
     case::milliseconds,
-    lab::{capture::Capture, kind::Kind, process::Process},
+    lab::kind::Kind,
 };
 use serde::Serialize;
-use serde_json::Value;
 
 use super::{
     Bench, ROUND_TRIP,
+    caller::{Caller, Tried},
     figure::Figure,
     report::{Aim, Report},
     talk::Talk,
@@ -90,16 +89,6 @@ struct Times {
     round_trips: f64,
 }
 
-/// One call.
-struct Sample {
-    time: Duration,
-    by_packets: Option<Duration>,
-    steps: Vec<(String, f64)>,
-}
-
-/// A call that did not get through is a result too: the others are still worth knowing.
-type Tried = Result<Sample>;
-
 pub(super) fn measure(bench: &Bench, runs: u32) -> Result<Figures> {
     let mut figures = Figures(Vec::new());
     for routers in KINDS {
@@ -131,14 +120,17 @@ pub(super) fn measure(bench: &Bench, runs: u32) -> Result<Figures> {
 
 /// One call of each way, by people that nobody has seen before.
 fn round(bench: &Bench, device: &Device, service: Talk, delay: u32) -> Result<Vec<(Way, Tried)>> {
-    let lab = bench.stage.lab();
+    let caller = Caller {
+        lab: bench.stage.lab(),
+        registry: bench.stage.registry(),
+    };
     bench.impair(Duration::ZERO)?;
-    let cold = lab.dir().join(format!("cold-{:08x}", fastrand::u32(..)));
-    agent::run(agent::command(lab.caller().host(), &cold)?.arg("id"))?;
+    let cold = caller.stranger()?;
     let name = format!("agent-{:08x}", fastrand::u32(..));
-    let up = caller_agent(bench, &name)?;
+    let up = caller.agent(&name)?;
     bench.impair(ROUND_TRIP * delay)?;
-    let call = |dir: &Path| call(bench, device, service, dir, delay == 1);
+    let captured = delay == 1;
+    let call = |dir: &Path| caller.call(device, service, dir, captured);
     let mut samples = vec![
         (Way::Cold, call(&cold)),
         (Way::ColdAgain, call(&cold)),
@@ -147,103 +139,17 @@ fn round(bench: &Bench, device: &Device, service: Talk, delay: u32) -> Result<Ve
     // An agent keeps a link for a while; a new one has none.
     let Device { mut process, .. } = up;
     process.interrupt(PATIENCE)?;
-    let up = caller_agent(bench, &name)?;
-    samples.push((Way::AgentAgain, call(up.dir())));
-    samples.push((Way::AgentOpen, call(up.dir())));
-    Ok(samples)
-}
-
-/// `ringback up` on the caller's host, registered, and with its public address known.
-fn caller_agent(bench: &Bench, name: &str) -> Result<Device> {
-    let (lab, host) = (bench.stage.lab(), bench.stage.lab().caller().host());
-    let up = Device::start(lab, bench.stage.registry(), host, name, &[])?;
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let mut status = agent::command(host, up.dir())?;
-        let status: Value = serde_json::from_str(&agent::run(status.args(["status", "--json"]))?)?;
-        if status["public_address"].is_string() {
-            return Ok(up);
+    let up = caller.agent(&name)?;
+    // A link ends with the last command that uses it: the first one stays for the second.
+    match caller.open(device, service, up.dir(), captured) {
+        Ok((sample, held)) => {
+            samples.push((Way::AgentAgain, Ok(sample)));
+            samples.push((Way::AgentOpen, call(up.dir())));
+            drop(held);
         }
-        anyhow::ensure!(
-            Instant::now() < deadline,
-            "{name} does not learn its address"
-        );
-        std::thread::sleep(Duration::from_millis(20));
+        Err(error) => samples.push((Way::AgentAgain, Err(error))),
     }
-}
-
-/// Calls from a state directory, whose agent is used if it has one, and waits for the first byte and
-/// for the receipt.
-fn call(bench: &Bench, device: &Device, service: Talk, dir: &Path, captured: bool) -> Tried {
-    let lab = bench.stage.lab();
-    let host = lab.caller().host();
-    let capture = captured
-        .then(|| Capture::start(lab, host, "eth0"))
-        .transpose()?;
-    // A port of its own: the last call's may not have been given back yet.
-    let local = ([127, 0, 0, 1], fastrand::u16(30_000..60_000)).into();
-    let mut connect = connect_command(bench, device, dir)?;
-    connect.args(["-L", &format!("{local}:{}", service.service())]);
-    let name = format!("connect-{:08x}", fastrand::u32(..));
-    let mut process = lab.spawn(&name, connect)?;
-    let start = process.stdout_line(PATIENCE, |line| !line.starts_with('{'))?;
-    let start: f64 = start.replace(',', ".").parse().context("no time")?;
-    let start = Duration::from_secs_f64(start);
-    event(&process, "listening")?;
-    let end = host.enter(|| -> Result<Duration> {
-        service.first_byte(local)?;
-        Ok(SystemTime::now().duration_since(UNIX_EPOCH)?)
-    })??;
-    let connected = event(&process, "connected")?;
-    let by_packets = capture.map(|capture| -> Result<_> {
-        let packets = capture.finish()?;
-        let own = [lab.caller().public(), lab.caller().address()];
-        let mut sent = packets
-            .iter()
-            .filter(|packet| own.contains(packet.source.ip()) && packet.time >= start);
-        let first = sent.next().context("the caller sent nothing")?.time;
-        Ok(end.saturating_sub(first))
-    });
-    let by_packets = by_packets.transpose()?;
-    process.interrupt(PATIENCE)?;
-    let steps = connected["receipt"]["steps"].as_array();
-    let steps = steps.context("no steps in the receipt")?.iter();
-    let step = |step: &Value| {
-        let name = step["step"].as_str().unwrap_or_default().to_owned();
-        (name, step["at_ms"].as_f64().unwrap_or_default())
-    };
-    Ok(Sample {
-        time: end.saturating_sub(start),
-        by_packets,
-        steps: steps.map(step).collect(),
-    })
-}
-
-/// `ringback connect`, which first writes the time at which it becomes that.
-fn connect_command(bench: &Bench, device: &Device, dir: &Path) -> Result<Command> {
-    let host = bench.stage.lab().caller().host();
-    // Has the environment and the arguments that every command of the lab has.
-    let plain = agent::command(host, dir)?;
-    let mut command = host.command("bash");
-    command.args(["-c", "echo $EPOCHREALTIME; exec \"$@\"", "bash"]);
-    command.args(plain.get_args().skip(host.prefix().len() - 1));
-    for (name, value) in plain.get_envs() {
-        match value {
-            None => command.env_remove(name),
-            Some(value) => command.env(name, value),
-        };
-    }
-    command
-        .args(["connect", &device.id, "--json"])
-        .args(registry_options(bench.stage.registry()))
-        .args(["--password", &device.password]);
-    Ok(command)
-}
-
-fn event(process: &Process, name: &str) -> Result<Value> {
-    let parse = |line: &str| serde_json::from_str::<Value>(line);
-    let is = |line: &str| parse(line).is_ok_and(|told| told["event"] == name);
-    Ok(parse(&process.stdout_line(PATIENCE, is)?)?)
+    Ok(samples)
 }
 
 impl Figures {

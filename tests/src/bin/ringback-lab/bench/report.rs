@@ -88,7 +88,8 @@ impl Aim {
 fn digits(unit: &str) -> usize {
     match unit {
         "×" | "s/1000" | "core s" | "cores" => 2,
-        "round trips" | "ms" | "MB" | "% CPU" => 1,
+        "round trips" | "ms" | "MB" | "% CPU" | "GB-s" => 1,
+        "%" | "$" => 3,
         _ => 0,
     }
 }

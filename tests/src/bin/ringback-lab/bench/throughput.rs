@@ -135,13 +135,14 @@ impl Rate {
     }
 }
 
-struct Sample {
-    megabits_s: f64,
+/// One run of one of the lab's fetchers.
+pub(super) struct Sample {
+    pub(super) megabits_s: f64,
     core_seconds_per_gb: f64,
     busy_cores: f64,
 }
 
-fn fetch(mut command: Command, bytes: u64) -> Result<Sample> {
+pub(super) fn fetch(mut command: Command, bytes: u64) -> Result<Sample> {
     let (start, busy) = (Instant::now(), busy_seconds()?);
     let output = command.args(["--bytes", &bytes.to_string()]).output()?;
     let (elapsed, busy) = (start.elapsed().as_secs_f64(), busy_seconds()? - busy);

@@ -1,0 +1,126 @@
+//! Pictures of a page, kept as artefacts of the test run.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use serde_json::{Value, json};
+use xtask::place;
+
+use super::{devtools::DevTools, page::Page};
+
+/// The size of the window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Size {
+    /// 390 × 844, touched by a finger, two pixels to the point.
+    Phone,
+    /// 1440 × 900.
+    Desktop,
+}
+
+/// What the person prefers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    Light,
+    Dark,
+}
+
+impl Size {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Phone => "phone",
+            Self::Desktop => "desktop",
+        }
+    }
+}
+
+impl Scheme {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Light => "light",
+            Self::Dark => "dark",
+        }
+    }
+}
+
+impl Page {
+    /// Gives the window another size.
+    pub fn set_size(&self, size: Size) -> Result<()> {
+        let (width, height, scale, mobile) = match size {
+            Size::Phone => (390, 844, 2, true),
+            Size::Desktop => (1440, 900, 1, false),
+        };
+        let metrics = json!({
+            "width": width, "height": height, "deviceScaleFactor": scale, "mobile": mobile,
+        });
+        self.call("Emulation.setDeviceMetricsOverride", &metrics)?;
+        self.call(
+            "Emulation.setTouchEmulationEnabled",
+            &json!({ "enabled": mobile }),
+        )?;
+        Ok(())
+    }
+
+    /// Prefers light or dark.
+    pub fn set_scheme(&self, scheme: Scheme) -> Result<()> {
+        let features = json!({
+            "features": [{ "name": "prefers-color-scheme", "value": scheme.name() }],
+        });
+        self.call("Emulation.setEmulatedMedia", &features).map(drop)
+    }
+
+    /// Keeps a picture of what the window shows, as `target/tmp/screenshots/NAME.png`.
+    pub fn picture(&self, name: &str) -> Result<PathBuf> {
+        // Everything that was changed so far is drawn, and so are fonts that were wanted for it.
+        self.eval::<Value>(
+            "(async () => { await document.fonts.ready; \
+             for (let i = 0; i < 2; i++) await new Promise(requestAnimationFrame); })()",
+        )?;
+        let shot = self.call("Page.captureScreenshot", &json!({ "format": "png" }))?;
+        keep(name, &shot)
+    }
+
+    /// Pictures of what is shown now in both sizes and both schemes, as
+    /// `NAME-{phone,desktop}-{light,dark}.png`.
+    pub fn pictures(&self, name: &str) -> Result<Vec<PathBuf>> {
+        let mut kept = Vec::new();
+        for size in [Size::Phone, Size::Desktop] {
+            self.set_size(size)?;
+            for scheme in [Scheme::Dark, Scheme::Light] {
+                self.set_scheme(scheme)?;
+                let name = format!("{name}-{}-{}", size.name(), scheme.name());
+                kept.push(self.picture(&name)?);
+            }
+        }
+        Ok(kept)
+    }
+}
+
+/// What every page of a test that fails showed at its end.
+pub(super) fn keep_last_sight(tools: &DevTools) {
+    let thread = std::thread::current();
+    let test = thread.name().unwrap_or("test").replace("::", "-");
+    let pages = tools.targets();
+    let pages = pages.iter().filter(|target| target.kind == "page");
+    for (number, target) in pages.enumerate() {
+        let parameters = json!({ "format": "png" });
+        let shot = tools.call_within(
+            std::time::Duration::from_secs(3),
+            Some(&target.session),
+            "Page.captureScreenshot",
+            &parameters,
+        );
+        if let Ok(path) = shot.and_then(|shot| keep(&format!("failed-{test}-{number}"), &shot)) {
+            eprintln!("{}: kept in {}", target.url, path.display());
+        }
+    }
+}
+
+fn keep(name: &str, shot: &Value) -> Result<PathBuf> {
+    let data = shot["data"].as_str().context("no picture")?;
+    let dir = place::workspace().join("target/tmp/screenshots");
+    std::fs::create_dir_all(&dir)?;
+    let path = dir.join(format!("{name}.png"));
+    std::fs::write(&path, BASE64_STANDARD.decode(data)?)?;
+    Ok(path)
+}

@@ -1,0 +1,158 @@
+//! Large files through the page: 1 GiB down and up with the right hash, also when the tab is
+//! killed or the device's agent starts anew in the middle.
+
+use std::{
+    fs::File,
+    io::{Read as _, Write as _},
+    path::Path,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use ringback_tests::{
+    browser::Browser,
+    visit::{Stage, Visit},
+};
+use sha2::{Digest as _, Sha256};
+
+const SIZE: u64 = 1 << 30;
+/// How long one such transfer may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(240);
+
+/// A file of noise, and its hash.
+fn noise(path: &Path) -> Result<[u8; 32]> {
+    let mut file = File::create(path)?;
+    let mut hash = Sha256::new();
+    let mut block = vec![0; 1 << 20];
+    let mut random = fastrand::Rng::with_seed(7);
+    for _ in 0..SIZE >> 20 {
+        random.fill(&mut block);
+        hash.update(&block);
+        file.write_all(&block)?;
+    }
+    Ok(hash.finalize().into())
+}
+
+fn hash(path: &Path) -> Result<[u8; 32]> {
+    let mut file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
+    let mut hash = Sha256::new();
+    let mut block = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut block)? {
+            0 => return Ok(hash.finalize().into()),
+            length => hash.update(&block[..length]),
+        }
+    }
+}
+
+/// Waits until that part of a transfer is done, and not all of it.
+fn until_part(visit: &Visit, name: &str, part: f64) -> Result<()> {
+    let wanted = format!(
+        "[...document.querySelectorAll('.transfer')].find(t => t.querySelector('.name').textContent \
+         === '{name}')?.querySelector('progress').value >= {part}"
+    );
+    visit.page.until_within(PATIENCE, &wanted)?;
+    let now = visit.transfer_part(name)?;
+    ensure!(
+        now < 0.97,
+        "{name}: {now} is done before anything could be killed"
+    );
+    Ok(())
+}
+
+/// Memory that the browser's processes use together, in bytes.
+fn memory(browser: &Browser) -> Result<u64> {
+    let mut total = 0;
+    for entry in std::fs::read_dir("/proc")? {
+        let dir = entry?.path();
+        let status = std::fs::read_to_string(dir.join("status")).unwrap_or_default();
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+            line.split_whitespace().next()?.parse::<u64>().ok()
+        };
+        let is_ours = field("PPid:") == Some(browser.pid().into())
+            || field("Pid:") == Some(browser.pid().into());
+        if is_ours {
+            total += field("RssAnon:").unwrap_or(0) * 1024;
+        }
+    }
+    Ok(total)
+}
+
+#[test]
+fn a_large_file_comes_down_whole_over_a_killed_tab_and_a_restarted_agent() -> Result<()> {
+    let mut stage = Stage::set()?;
+    let name = "large.bin";
+    let expected = noise(&stage.files.path().join(name))?;
+    let browser = Browser::start()?;
+    let visit = stage.linked(&browser)?;
+    visit.service("docs")?;
+    visit.page.click("button", &format!("Download {name}"))?;
+    until_part(&visit, name, 0.2)?;
+    visit.page.kill()?;
+
+    let visit = stage.linked(&browser)?;
+    visit.service("docs")?;
+    visit.page.until_role("button", &format!("Resume {name}"))?;
+    let kept = visit.transfer_part(name)?;
+    ensure!(kept > 0.1, "only {kept} was kept");
+    visit.page.click("button", &format!("Resume {name}"))?;
+    until_part(&visit, name, 0.5)?;
+    stage.restart_device()?;
+    visit.until_transfer(name, "verified", PATIENCE)?;
+    let saved = browser.download(PATIENCE)?;
+    assert_eq!(saved.name, name);
+    assert_eq!(hash(&saved.path)?, expected);
+    Ok(())
+}
+
+#[test]
+fn a_large_file_goes_up_whole_over_a_killed_tab_and_a_restarted_agent() -> Result<()> {
+    let mut stage = Stage::set()?;
+    let local = tempfile::TempDir::new()?;
+    let name = "large.bin";
+    let source = local.path().join(name);
+    let expected = noise(&source)?;
+    let browser = Browser::start()?;
+    let visit = stage.linked(&browser)?;
+    visit.service("docs")?;
+    visit.upload(&source)?;
+    until_part(&visit, name, 0.2)?;
+    visit.page.kill()?;
+    let target = stage.files.path().join(name);
+    ensure!(!target.exists(), "a part of a file stands under its name");
+
+    // The same file, chosen again, goes on where it was.
+    let visit = stage.linked(&browser)?;
+    visit.service("docs")?;
+    visit.upload(&source)?;
+    until_part(&visit, name, 0.5)?;
+    stage.restart_device()?;
+    visit.until_transfer(name, "verified on the device", PATIENCE)?;
+    assert_eq!(hash(&target)?, expected);
+    Ok(())
+}
+
+#[test]
+fn a_large_file_needs_no_memory_of_its_size() -> Result<()> {
+    let stage = Stage::set()?;
+    let name = "large.bin";
+    let expected = noise(&stage.files.path().join(name))?;
+    let browser = Browser::start()?;
+    let visit = stage.linked(&browser)?;
+    visit.service("docs")?;
+    let before = memory(&browser)?;
+    visit.page.click("button", &format!("Download {name}"))?;
+    let mut most = 0;
+    while !visit.page.text()?.contains("verified") {
+        most = most.max(memory(&browser)?);
+        ensure!(visit.page.text()?.contains(name), "{}", visit.page.text()?);
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let saved = browser.download(PATIENCE)?;
+    assert_eq!(hash(&saved.path)?, expected);
+    let used = most.saturating_sub(before);
+    println!("memory for 1 GiB: {} MiB", used >> 20);
+    ensure!(used < 400 << 20, "{} MiB more than before", used >> 20);
+    Ok(())
+}

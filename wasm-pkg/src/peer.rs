@@ -1,0 +1,258 @@
+//! The browser's `RTCPeerConnection`: the offer, its addresses, the answer, and what becomes of it.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use js_sys::{Function, Reflect};
+use ringback_protocol::rtc::{CHANNEL_LABEL, Description};
+use wasm_bindgen::prelude::*;
+use wasm_bindgen_futures::JsFuture;
+use web_sys::{
+    RtcConfiguration, RtcDataChannel, RtcDataChannelType, RtcIceGatheringState, RtcPeerConnection,
+    RtcPeerConnectionIceEvent, RtcPeerConnectionState, RtcSdpType, RtcSessionDescriptionInit,
+};
+
+use crate::CallError;
+use crate::clock::{Signal, within};
+use crate::error::UNSUPPORTED;
+use crate::object::{member, message, text};
+use crate::sdp;
+
+/// How long a STUN server is waited for, in milliseconds. Without its answer the call can still
+/// succeed: the device learns the browser's address from its checks.
+const STUN_PATIENCE: f64 = 1_000.0;
+/// After the first public address: others come from the same round trip.
+const MORE_PATIENCE: f64 = 60.0;
+
+/// An `RTCPeerConnection`; closed on drop.
+pub(crate) struct Peer {
+    connection: RtcPeerConnection,
+    pub(crate) watch: Rc<Watch>,
+    /// The data channel that makes the offer one for data; the first stream uses it.
+    first: Cell<Option<RtcDataChannel>>,
+    on_change: Closure<dyn FnMut()>,
+    _on_candidate: Closure<dyn FnMut(RtcPeerConnectionIceEvent)>,
+}
+
+/// What has happened to a connection. It outlives the connection.
+pub(crate) struct Watch {
+    pub(crate) changed: Signal,
+    public_address: Cell<bool>,
+    addresses: Cell<u32>,
+    gathered: Cell<bool>,
+    state: Cell<RtcPeerConnectionState>,
+}
+
+/// What the browser found of its own addresses.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Gathered {
+    pub(crate) addresses: u32,
+    /// A STUN or TURN server has answered.
+    pub(crate) public: bool,
+}
+
+impl Peer {
+    pub(crate) fn new(ice_servers: &js_sys::Array) -> Result<Self, CallError> {
+        let configuration = RtcConfiguration::new();
+        configuration.set_ice_servers(ice_servers);
+        if member(&js_sys::global(), "RTCPeerConnection").is_undefined() {
+            return Err(CallError::new(
+                UNSUPPORTED,
+                "this browser has no WebRTC, or it is switched off",
+            ));
+        }
+        let connection = RtcPeerConnection::new_with_configuration(&configuration)
+            .map_err(|error| failed("make a connection", &error))?;
+        let watch = Rc::new(Watch {
+            changed: Signal::default(),
+            public_address: Cell::new(false),
+            addresses: Cell::new(0),
+            gathered: Cell::new(false),
+            state: Cell::new(RtcPeerConnectionState::New),
+        });
+        let (noted, of) = (Rc::clone(&watch), connection.clone());
+        let on_change = Closure::<dyn FnMut()>::new(move || noted.look(&of));
+        let noted = Rc::clone(&watch);
+        let on_candidate = Closure::<dyn FnMut(_)>::new(move |event: RtcPeerConnectionIceEvent| {
+            noted.candidate(&event);
+        });
+        let handler: &Function = on_change.as_ref().unchecked_ref();
+        connection.set_onicegatheringstatechange(Some(handler));
+        connection.set_onconnectionstatechange(Some(handler));
+        connection.set_onicecandidate(Some(on_candidate.as_ref().unchecked_ref()));
+        let first = connection.create_data_channel(CHANNEL_LABEL);
+        first.set_binary_type(RtcDataChannelType::Arraybuffer);
+        Ok(Self {
+            connection,
+            watch,
+            first: Cell::new(Some(first)),
+            on_change,
+            _on_candidate: on_candidate,
+        })
+    }
+
+    /// Makes the offer. From here on the browser looks for its addresses.
+    pub(crate) async fn offer(&self) -> Result<(), CallError> {
+        let offering = JsFuture::from(self.connection.create_offer());
+        let offer = offering
+            .await
+            .map_err(|error| failed("make an offer", &error))?;
+        let setting = self.connection.set_local_description(offer.unchecked_ref());
+        let set = JsFuture::from(setting).await;
+        set.map(drop)
+            .map_err(|error| failed("take its own offer", &error))
+    }
+
+    /// Waits until the browser has found what addresses it can, or long enough.
+    pub(crate) async fn gathered(&self) -> Gathered {
+        let watch = &self.watch;
+        let found = watch
+            .changed
+            .wait(|| (watch.gathered.get() || watch.public_address.get()).then_some(()));
+        within(STUN_PATIENCE, found).await;
+        let rest = watch.changed.wait(|| watch.gathered.get().then_some(()));
+        if watch.public_address.get() {
+            within(MORE_PATIENCE, rest).await;
+        }
+        Gathered {
+            addresses: watch.addresses.get(),
+            public: watch.public_address.get(),
+        }
+    }
+
+    #[cfg(all(test, target_arch = "wasm32"))]
+    pub(crate) fn offer_sdp(&self) -> String {
+        self.connection.local_description().expect("an offer").sdp()
+    }
+
+    /// What the device needs to know, with the addresses found so far.
+    pub(crate) fn description(&self) -> Result<Description, CallError> {
+        let offer = self.connection.local_description();
+        let sdp = offer.map(|offer| offer.sdp()).unwrap_or_default();
+        sdp::read_offer(&sdp).map_err(|error| CallError::new(UNSUPPORTED, error.to_string()))
+    }
+
+    /// Takes the device's side. From here on the browser tries addresses.
+    pub(crate) async fn answer(&self, device: &Description) -> Result<(), CallError> {
+        let answer = RtcSessionDescriptionInit::new(RtcSdpType::Answer);
+        answer.set_sdp(&sdp::write_answer(device));
+        let set = JsFuture::from(self.connection.set_remote_description(&answer)).await;
+        set.map_err(|error| failed("take the device's answer", &error))?;
+        // Tells of a device that has closed the connection; the connection's own state does not.
+        let sctp = member(&self.connection, "sctp");
+        if sctp.is_object() {
+            let handler = self.on_change.as_ref();
+            let _ = Reflect::set(&sctp, &"onstatechange".into(), handler);
+        }
+        Ok(())
+    }
+
+    /// Waits until a path is found and the device has proven its certificate; false: it has failed.
+    pub(crate) async fn connected(&self) -> bool {
+        let watch = &self.watch;
+        watch
+            .changed
+            .wait(|| match watch.state.get() {
+                RtcPeerConnectionState::Connected => Some(true),
+                RtcPeerConnectionState::Failed | RtcPeerConnectionState::Closed => Some(false),
+                _ => None,
+            })
+            .await
+    }
+
+    /// A path was found, and who is at its end has another certificate than the device said.
+    pub(crate) fn has_wrong_certificate(&self) -> bool {
+        let dtls = member(&member(&self.connection, "sctp"), "transport");
+        let ice = member(&dtls, "iceTransport");
+        text(&dtls, "state").as_deref() == Some("failed")
+            && matches!(
+                text(&ice, "state").as_deref(),
+                Some("connected" | "completed")
+            )
+    }
+
+    /// A new data channel, or the offer's own if it is not in use.
+    pub(crate) fn channel(&self) -> Option<RtcDataChannel> {
+        if let Some(first) = self.first.take() {
+            return Some(first);
+        }
+        let create = Reflect::get(&self.connection, &"createDataChannel".into()).ok()?;
+        let create: Function = create.dyn_into().ok()?;
+        // By hand, since it throws on a connection that is closed.
+        let channel = create.call1(&self.connection, &CHANNEL_LABEL.into()).ok()?;
+        let channel: RtcDataChannel = channel.unchecked_into();
+        channel.set_binary_type(RtcDataChannelType::Arraybuffer);
+        Some(channel)
+    }
+
+    pub(crate) async fn stats(&self) -> Option<web_sys::RtcStatsReport> {
+        let report = JsFuture::from(self.connection.get_stats()).await.ok()?;
+        Some(report.unchecked_into())
+    }
+
+    pub(crate) fn close(&self) {
+        self.connection.close();
+        self.watch.set(RtcPeerConnectionState::Closed);
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        self.connection.set_onicegatheringstatechange(None);
+        self.connection.set_onconnectionstatechange(None);
+        self.connection.set_onicecandidate(None);
+        let sctp = member(&self.connection, "sctp");
+        if sctp.is_object() {
+            let _ = Reflect::set(&sctp, &"onstatechange".into(), &JsValue::NULL);
+        }
+        self.close();
+    }
+}
+
+impl Watch {
+    pub(crate) fn state(&self) -> RtcPeerConnectionState {
+        self.state.get()
+    }
+
+    fn look(&self, connection: &RtcPeerConnection) {
+        if connection.ice_gathering_state() == RtcIceGatheringState::Complete {
+            self.gathered.set(true);
+        }
+        let sctp = text(&member(connection, "sctp"), "state");
+        // Before that it is the connection's own state that tells why.
+        let was_connected = matches!(
+            self.state.get(),
+            RtcPeerConnectionState::Connected | RtcPeerConnectionState::Disconnected
+        );
+        if was_connected && sctp.as_deref() == Some("closed") {
+            self.set(RtcPeerConnectionState::Closed);
+        } else {
+            self.set(connection.connection_state());
+        }
+    }
+
+    fn set(&self, state: RtcPeerConnectionState) {
+        // What is closed stays so, whatever a late event says.
+        if self.state.get() != RtcPeerConnectionState::Closed {
+            self.state.set(state);
+        }
+        self.changed.wake();
+    }
+
+    fn candidate(&self, event: &RtcPeerConnectionIceEvent) {
+        let candidate = member(event, "candidate");
+        let Some(line) = text(&candidate, "candidate").filter(|line| !line.is_empty()) else {
+            return;
+        };
+        self.addresses.set(self.addresses.get() + 1);
+        if matches!(sdp::kind(&line), Some("srflx" | "relay")) {
+            self.public_address.set(true);
+        }
+        self.changed.wake();
+    }
+}
+
+fn failed(what: &str, error: &JsValue) -> CallError {
+    let message = format!("the browser could not {what}: {}", message(error));
+    CallError::new(UNSUPPORTED, message)
+}

@@ -1,0 +1,332 @@
+//! The page: its frame, the screen in it, and what runs beside the screens.
+
+use futures::StreamExt;
+use leptos::{prelude::*, task::spawn_local};
+use ringback_wasm::LinkState;
+use wasm_bindgen::{JsCast, JsValue};
+
+use crate::{
+    browser::{self, Keep},
+    components::{
+        call::CallScreen,
+        contacts::ContactsScreen,
+        devices::DevicesScreen,
+        icon::{Icon, icon, mark},
+        settings::SettingsScreen,
+        sign_in::SignInScreen,
+        welcome::WelcomeScreen,
+    },
+    figures,
+    owner::{self, Device, News},
+    route::{self, Route},
+    session,
+    state::{App, Owner, Presence, Reading, Stage},
+};
+
+/// Where the owner secret is kept for as long as the owner wants.
+const SECRET: &str = "ringback.owner";
+
+#[component]
+pub(crate) fn Page() -> impl IntoView {
+    let app = App::new();
+    provide_context(app);
+    app.look.get_untracked().apply();
+    read_address(app);
+    let back = move |_| read_address(app);
+    browser::listen_forever(browser::window().as_ref(), "popstate", back);
+    spawn_local(async move {
+        match session::registry().await {
+            Ok(registry) => app.registry.set(Reading::Here(registry.info().clone())),
+            Err(failure) => app.registry.set(Reading::Failed(failure)),
+        }
+    });
+    spawn_local(session::load_contacts(app));
+    if let Some(secret) = Keep::Tab
+        .read(SECRET)
+        .or_else(|| Keep::Browser.read(SECRET))
+    {
+        app.owner.set(Owner::In { secret });
+    }
+    Effect::new(move || {
+        if let Owner::In { secret } = app.owner.get() {
+            spawn_local(follow_presence(app, secret));
+        }
+    });
+    Effect::new(move || {
+        let title = match app.route.get() {
+            Route::Device(target) => format!("{} · Ringback", app.title(&target)),
+            Route::SignIn => "Sign in · Ringback".into(),
+            Route::Contacts => "Contacts · Ringback".into(),
+            Route::Settings => "This browser · Ringback".into(),
+            Route::Home | Route::Unknown => "Ringback".into(),
+        };
+        browser::document().set_title(&title);
+    });
+    view! {
+        <a class="skip" href="#main" on:click=move |event| {
+            event.prevent_default();
+            browser::focus("main");
+        }>"Skip to content"</a>
+        <Bar />
+        <main id="main" tabindex="-1">
+            <Screen />
+        </main>
+        <Notices />
+    }
+}
+
+#[component]
+fn Screen() -> impl IntoView {
+    let app = App::current();
+    move || match app.route.get() {
+        Route::Home | Route::Unknown => match app.owner.get() {
+            Owner::Out => view! { <WelcomeScreen /> }.into_any(),
+            Owner::In { .. } => view! { <DevicesScreen /> }.into_any(),
+        },
+        Route::SignIn => view! { <SignInScreen /> }.into_any(),
+        Route::Contacts => view! { <ContactsScreen /> }.into_any(),
+        Route::Settings => view! { <SettingsScreen /> }.into_any(),
+        Route::Device(target) => {
+            let call = app.call(&target);
+            view! { <CallScreen call /> }.into_any()
+        }
+    }
+}
+
+#[component]
+fn Bar() -> impl IntoView {
+    let app = App::current();
+    let home = move || match app.owner.get() {
+        Owner::Out => "Call",
+        Owner::In { .. } => "Devices",
+    };
+    view! {
+        <header class="bar">
+            <div class="bar-in">
+                <a class="wordmark" href="/" aria-label="Ringback, start" on:click=go(app, Route::Home)>
+                    {mark()}
+                    <span>"Ringback"</span>
+                </a>
+                <nav class="nav" aria-label="Main">
+                    <NavLink to=Route::Home what=Icon::Device>{home}</NavLink>
+                    <NavLink to=Route::Contacts what=Icon::Person>"Contacts"</NavLink>
+                    <NavLink to=Route::Settings what=Icon::Browser>"This browser"</NavLink>
+                </nav>
+                <Links />
+            </div>
+        </header>
+    }
+}
+
+#[component]
+fn NavLink(to: Route, what: Icon, children: Children) -> impl IntoView {
+    let app = App::current();
+    let path = to.path();
+    let here = to.clone();
+    let current = move || (app.route.get() == here).then_some("page");
+    view! {
+        <a href=path aria-current=current on:click=go(app, to)>
+            {icon(what)}
+            <span>{children()}</span>
+        </a>
+    }
+}
+
+/// Links that are open, wherever in the page one is.
+#[component]
+fn Links() -> impl IntoView {
+    let app = App::current();
+    let linked = move || {
+        app.calls
+            .get()
+            .into_iter()
+            .filter(|call| call.is_linked())
+            .map(|call| {
+                let target = call.target.get_value();
+                let route = Route::Device(target.clone());
+                let quiet = move || {
+                    call.stage.get() != Stage::Linked
+                        || call.link_state.get() != LinkState::Connected
+                };
+                let rtt = move || {
+                    if quiet() {
+                        return "calling again".to_owned();
+                    }
+                    let rtt = call.gauge.with(|gauge| gauge.rtt_ms);
+                    rtt.map(figures::milliseconds).unwrap_or_default()
+                };
+                view! {
+                    <a class="pill" class:quiet=quiet href=route.path() on:click=go(app, route)>
+                        <span class="dot" aria-hidden="true"></span>
+                        <span class="pill-name">{move || app.title(&target)}</span>
+                        <span class="figures">{rtt}</span>
+                    </a>
+                }
+            })
+            .collect_view()
+    };
+    view! { <div class="links" aria-label="Open links" role="group">{linked}</div> }
+}
+
+#[component]
+fn Notices() -> impl IntoView {
+    let app = App::current();
+    view! {
+        <div class="notices" role="status" aria-live="polite">
+            <For each=move || app.notices.get() key=|notice| notice.number let:notice>
+                <div class="notice" class:bad=notice.bad>
+                    <p>{notice.text}</p>
+                    <button
+                        type="button"
+                        class="quiet square"
+                        aria-label="Dismiss"
+                        on:click=move |_| app.dismiss(notice.number)
+                    >
+                        {icon(Icon::Close)}
+                    </button>
+                </div>
+            </For>
+        </div>
+    }
+}
+
+/// A click on a link within the page; with a modifier key it stays the browser's.
+pub(crate) fn go(app: App, route: Route) -> impl Fn(web_sys::MouseEvent) + 'static {
+    move |event| {
+        if event.ctrl_key() || event.meta_key() || event.shift_key() || event.alt_key() {
+            return;
+        }
+        event.prevent_default();
+        app.go(route.clone());
+    }
+}
+
+pub(crate) fn sign_in(app: App, secret: String, stay: bool) {
+    let keep = if stay { Keep::Browser } else { Keep::Tab };
+    keep.write(SECRET, &secret);
+    app.owner.set(Owner::In { secret });
+}
+
+pub(crate) fn sign_out(app: App) {
+    Keep::Tab.remove(SECRET);
+    Keep::Browser.remove(SECRET);
+    app.owner.set(Owner::Out);
+    app.devices.set(Vec::new());
+}
+
+/// Takes the route from the address bar, and a secret out of it.
+fn read_address(app: App) {
+    let location = browser::window().location();
+    let path = location.pathname().unwrap_or_default();
+    let fragment = location.hash().unwrap_or_default();
+    let mut route = Route::parse(&path);
+    if !fragment.is_empty() {
+        // `/#rb1…` is the short form of a device's link.
+        let short = route::Pasted::parse(&format!("/{fragment}"));
+        if let (Route::Home, Some(pasted)) = (&route, short) {
+            route = Route::Device(pasted.target);
+        }
+        if let Some(password) = route::secret(&fragment, "p") {
+            app.link_password.set_value(Some(password));
+        }
+        if let Ok(history) = browser::window().history() {
+            let clean = route.path();
+            let _ = history.replace_state_with_url(&JsValue::NULL, "", Some(&clean));
+        }
+    }
+    app.route.set(route);
+}
+
+/// Keeps the device list as the registry tells it, until the owner signs out.
+async fn follow_presence(app: App, secret: String) {
+    const PAUSES_S: [u32; 6] = [1, 2, 4, 8, 15, 30];
+    const PING_MS: u32 = 25_000;
+    let signed_in = || app.secret().as_deref() == Some(secret.as_str());
+    let mut failed: usize = 0;
+    while signed_in() {
+        app.presence.set(if failed == 0 {
+            Presence::Connecting
+        } else {
+            Presence::Lost
+        });
+        if let Ok(mut socket) = owner::Presence::open(&secret) {
+            loop {
+                let pause = Box::pin(browser::sleep(PING_MS));
+                match futures::future::select(socket.news.next(), pause).await {
+                    futures::future::Either::Right(_) => socket.ping(),
+                    futures::future::Either::Left((Some(News::Refused(failure)), _)) => {
+                        if signed_in() {
+                            app.complain(&failure);
+                            sign_out(app);
+                        }
+                        return;
+                    }
+                    futures::future::Either::Left((None | Some(News::Closed), _)) => break,
+                    futures::future::Either::Left((Some(news), _)) => {
+                        if !signed_in() {
+                            return;
+                        }
+                        failed = 0;
+                        app.presence.set(Presence::Live);
+                        take(app, news);
+                    }
+                }
+            }
+        }
+        app.presence.set(Presence::Lost);
+        browser::sleep(PAUSES_S[failed.min(PAUSES_S.len() - 1)] * 1000).await;
+        failed += 1;
+    }
+}
+
+fn take(app: App, news: News) {
+    app.devices.update(|devices| {
+        match news {
+            News::All(all) => *devices = all,
+            News::One(device) => match devices.iter_mut().find(|known| known.id == device.id) {
+                Some(known) => *known = device,
+                None => devices.push(device),
+            },
+            News::Removed(id) => devices.retain(|device| device.id != id),
+            News::Refused(_) | News::Closed => {}
+        }
+        sort(devices);
+    });
+}
+
+/// Online first, then by name; revoked ones last.
+pub(crate) fn sort(devices: &mut [Device]) {
+    devices.sort_by_key(|device| (device.revoked, !device.online, device.title()));
+}
+
+/// Puts the page into the document.
+pub(crate) fn mount() {
+    console_panics();
+    if let Some(waiting) = browser::element::<web_sys::Element>("waiting") {
+        waiting.remove();
+    }
+    leptos::mount::mount_to_body(Page);
+}
+
+/// A panic is a bug of ours; the page says so instead of standing still without a word.
+fn console_panics() {
+    std::panic::set_hook(Box::new(|info| {
+        let text = info.to_string();
+        let console = js_sys::Reflect::get(&browser::window(), &"console".into())
+            .and_then(|console| js_sys::Reflect::get(&console, &"error".into()));
+        if let Ok(error) = console
+            && let Ok(error) = error.dyn_into::<js_sys::Function>()
+        {
+            let _ = error.call1(&JsValue::NULL, &text.into());
+        }
+        let document = browser::document();
+        if let (Ok(note), Some(body)) = (document.create_element("p"), document.body()) {
+            let _ = note.set_attribute("class", "crash");
+            let _ = note.set_attribute("role", "alert");
+            note.set_text_content(Some(
+                "This page has run into a fault of its own. Reload it to go on.",
+            ));
+            let _ = body.append_child(&note);
+        }
+    }));
+}

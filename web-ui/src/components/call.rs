@@ -1,0 +1,354 @@
+//! A device's screen: its password, the call as it happens, and the link that comes of it.
+
+use leptos::{prelude::*, task::spawn_local};
+use ringback_wasm::Step;
+
+use super::{
+    diagram::{Diagram, Phase},
+    failure::failure_note,
+    icon::{Icon, icon},
+    link::LinkScreen,
+    sign_in::SecretField,
+};
+use crate::{
+    browser::{self, LocalNetwork},
+    figures,
+    plain::plain,
+    sentence::Failure,
+    session::Ask,
+    state::{App, Call, Seen, Stage},
+};
+
+#[component]
+pub(crate) fn CallScreen(call: Call) -> impl IntoView {
+    let linked = Memo::new(move |_| call.is_linked());
+    move || {
+        if linked.get() {
+            view! { <LinkScreen call /> }.into_any()
+        } else {
+            view! { <Ringing call /> }.into_any()
+        }
+    }
+}
+
+/// What is seen until there is a link.
+#[component]
+fn Ringing(call: Call) -> impl IntoView {
+    let app = App::current();
+    let target = call.target.get_value();
+    let title = {
+        let target = target.clone();
+        Memo::new(move |_| app.title(&target))
+    };
+    let calling = Memo::new(move |_| call.stage.get() == Stage::Calling);
+    let phase = Memo::new(move |_| {
+        call.steps
+            .with(|steps| call.stage.with(|stage| Phase::of(stage, steps)))
+    });
+    let id = target.clone();
+    let presence = move || {
+        app.devices.with(|devices| {
+            let device = devices
+                .iter()
+                .find(|device| device.id == id || device.name.as_deref() == Some(id.as_str()))?;
+            Some(if device.online {
+                "Online now".to_owned()
+            } else {
+                device.last_seen.map_or("Never seen".to_owned(), |seen| {
+                    format!(
+                        "Offline, last seen {}",
+                        figures::ago(browser::unix_s(), seen)
+                    )
+                })
+            })
+        })
+    };
+    view! {
+        <div class="ringing">
+            <header class="ringing-head">
+                <h1>{title}</h1>
+                <p class="small faint">
+                    // A name is the title already.
+                    {target.starts_with("rb1").then(|| view! { <code class="whole">{target.clone()}</code> })}
+                    {move || presence().map(|text| view! { <span class="presence-words">{text}</span> })}
+                </p>
+            </header>
+            <div class="ringing-picture">
+                <Diagram phase=phase device=title direct=Signal::derive(move || match phase.get() {
+                    Phase::Back => "ringing back…".to_owned(),
+                    Phase::FailedBack => "no path".to_owned(),
+                    _ => String::new(),
+                }) />
+            </div>
+            <div class="ringing-side">
+                {move || if calling.get() {
+                    view! { <Calling call /> }.into_any()
+                } else {
+                    view! { <Asking call /> }.into_any()
+                }}
+            </div>
+        </div>
+    }
+}
+
+/// The password, and what else is to be known before a call.
+#[component]
+fn Asking(call: Call) -> impl IntoView {
+    let app = App::current();
+    let target = call.target.get_value();
+    let password = call.password;
+    let given = app.link_password.try_update_value(Option::take).flatten();
+    if let Some(given) = given {
+        password.set(given);
+    }
+    let with_link = !password.get_untracked().is_empty();
+    let failure = Memo::new(move |_| match call.stage.get() {
+        Stage::Asking(failure) => failure,
+        Stage::Ended(failure) => Some(failure),
+        _ => None,
+    });
+    let known = {
+        let target = target.clone();
+        Memo::new(move |_| {
+            let refused = failure.with(|failure| {
+                failure
+                    .as_ref()
+                    .is_some_and(|failure| failure.is("unknown_caller"))
+            });
+            !refused
+                && app
+                    .contact(&target)
+                    .is_some_and(|contact| contact.remembered)
+        })
+    };
+    let by_password = RwSignal::new(with_link);
+    let remember = RwSignal::new(false);
+    let network = RwSignal::new(LocalNetwork::Free);
+    spawn_local(async move { network.set(browser::local_network().await) });
+    let asks_password = move || !known.get() || by_password.get();
+    let ring = move |accept_new_key: bool| {
+        let given = password.get_untracked();
+        if asks_password() && given.is_empty() {
+            browser::focus("password");
+            return;
+        }
+        call.start(
+            app,
+            Ask {
+                password: asks_password().then_some(given),
+                remember: remember.get_untracked(),
+                accept_new_key,
+            },
+        );
+    };
+    let wrong = failure.with_untracked(|failure| {
+        failure
+            .as_ref()
+            .is_some_and(|failure| failure.is("wrong_password"))
+    });
+    let ready = !wrong && (with_link || known.get_untracked());
+    browser::focus(if ready { "call" } else { "password" });
+    let submit = move |event: web_sys::SubmitEvent| {
+        event.prevent_default();
+        ring(false);
+    };
+    let key_changed = move || {
+        failure
+            .get()
+            .filter(|failure| failure.is("key_changed"))
+            .map(|failure| view! { <KeyChanged failure ring=move || ring(true) /> })
+    };
+    let other = move || {
+        failure
+            .get()
+            .filter(|failure| !failure.is("key_changed"))
+            .as_ref()
+            .map(failure_note)
+    };
+    view! {
+        {key_changed}
+        {other}
+        <form class="card form" on:submit=submit>
+            <input class="away" type="text" name="username" autocomplete="username" value=target tabindex="-1" aria-hidden="true" readonly=true />
+            <Show
+                when=asks_password
+                fallback=move || view! {
+                    <p>
+                        {icon(Icon::Key)}
+                        " The device knows this browser: no password is needed. "
+                        <button type="button" class="as-link" on:click=move |_| {
+                            by_password.set(true);
+                            browser::focus("password");
+                        }>"Use the password"</button>
+                    </p>
+                }
+            >
+                <SecretField id="password" label="Password of the device" value=password autocomplete="current-password" />
+                <label class="check">
+                    <input
+                        type="checkbox"
+                        prop:checked=remember
+                        on:change=move |event| remember.set(browser::input_checked(&event))
+                    />
+                    <span>
+                        "Remember this browser on the device"
+                        <span class="hint">"Next time it calls without a password."</span>
+                    </span>
+                </label>
+            </Show>
+            {move || match network.get() {
+                LocalNetwork::Free => ().into_any(),
+                LocalNetwork::Asks => view! {
+                    <div class="note">
+                        {icon(Icon::Browser)}
+                        <div>
+                            <p class="note-title">"The browser will ask about devices on your local network."</p>
+                            <p>
+                                "Choose “Allow” to reach this device directly when it is near. \
+                                 Nothing else on your network is looked at."
+                            </p>
+                        </div>
+                    </div>
+                }.into_any(),
+                LocalNetwork::Denied => view! {
+                    <div class="note warn">
+                        {icon(Icon::Warning)}
+                        <div>
+                            <p class="note-title">"This page may not reach your local network."</p>
+                            <p>
+                                "Devices elsewhere work. For one that is near, allow “Local network” in the \
+                                 site settings beside the address."
+                            </p>
+                        </div>
+                    </div>
+                }.into_any(),
+            }}
+            <button id="call" type="submit" class="button primary wide">
+                {move || if failure.with(Option::is_some) { "Call again" } else { "Call" }}
+            </button>
+            <p class="hint">
+                {icon(Icon::Lock)}
+                " The password stays in this tab. What is sent proves it without showing it, to the device only."
+            </p>
+        </form>
+    }
+}
+
+/// The warning that stops a call to a name whose key is another one now.
+#[component]
+fn KeyChanged(failure: Failure, ring: impl Fn() + 'static) -> impl IntoView {
+    let sure = RwSignal::new(false);
+    let new = plain(&failure.new_device.unwrap_or_default(), 80);
+    view! {
+        <div class="note bad" role="alert">
+            {icon(Icon::Warning)}
+            <div>
+                <p class="note-title">"This name now belongs to another key."</p>
+                <p>
+                    "Either somebody has set the device up anew, or somebody is posing as it. Nothing was \
+                     sent. Ask whoever runs the device whether its ID is now:"
+                </p>
+                <p><code class="whole">{new}</code></p>
+                <label class="check">
+                    <input
+                        type="checkbox"
+                        prop:checked=sure
+                        on:change=move |event| sure.set(browser::input_checked(&event))
+                    />
+                    <span>"I have checked it, and this is the device I mean"</span>
+                </label>
+                <button type="button" class="button danger" disabled=move || !sure.get() on:click=move |_| ring()>
+                    "Accept the new key and call"
+                </button>
+            </div>
+        </div>
+    }
+}
+
+/// The call as it happens.
+#[component]
+fn Calling(call: Call) -> impl IntoView {
+    browser::focus("cancel");
+    view! {
+        <div class="card">
+            <h2 class="visually-hidden">"The call"</h2>
+            <Steps steps=call.steps going=Signal::stored(true) />
+            <div class="actions">
+                <button id="cancel" type="button" class="button" on:click=move |_| call.cancel()>"Cancel"</button>
+            </div>
+        </div>
+    }
+}
+
+/// Every call goes through these; what is between them is shown as it comes.
+const MAIN: [Step; 6] = [
+    Step::Registry,
+    Step::Gathered,
+    Step::Sealed,
+    Step::Delivered,
+    Step::Accepted,
+    Step::Connected,
+];
+
+/// The steps of a call with their times: those that happened, and, while it goes on, those to come.
+#[component]
+pub(crate) fn Steps(#[prop(into)] steps: Signal<Vec<Seen>>, going: Signal<bool>) -> impl IntoView {
+    let rows = move || {
+        let seen = steps.get();
+        let mut rows: Vec<(Step, Option<Seen>)> = seen
+            .iter()
+            // The end of gathering tells more than its beginning, and replaces it.
+            .filter(|it| {
+                it.step != Step::Gathering || !seen.iter().any(|other| other.step == Step::Gathered)
+            })
+            .map(|it| (it.step, Some(it.clone())))
+            .collect();
+        if going.get() {
+            for step in MAIN {
+                let begun =
+                    step == Step::Gathered && rows.iter().any(|(seen, _)| *seen == Step::Gathering);
+                if !begun && rows.iter().all(|(seen, _)| *seen != step) {
+                    rows.push((step, None));
+                }
+            }
+        }
+        let done = rows.iter().filter(|(_, seen)| seen.is_some()).count();
+        rows.into_iter()
+            .enumerate()
+            .map(|(at, (step, seen))| {
+                let class = match &seen {
+                    Some(_) => "step done",
+                    None if at == done => "step now",
+                    None => "step",
+                };
+                let time = seen.as_ref().map(|it| figures::milliseconds(it.at_ms));
+                let detail = seen.and_then(|it| it.detail).map(|text| plain(&text, 120));
+                view! {
+                    <li class=class>
+                        <span class="step-sign" aria-hidden="true">{icon(Icon::Check)}</span>
+                        <span class="step-words">
+                            {words(step)}
+                            {detail.map(|text| view! { <span class="small faint">{text}</span> })}
+                        </span>
+                        <span class="figures small">{time}</span>
+                    </li>
+                }
+            })
+            .collect_view()
+    };
+    view! { <ol class="steps" aria-live="polite">{rows}</ol> }
+}
+
+fn words(step: Step) -> &'static str {
+    match step {
+        Step::Registry => "Registry reached",
+        Step::Gathering => "Looking for this browser’s addresses",
+        Step::Gathered => "This browser’s addresses found",
+        Step::Sealed => "Request sealed for the device alone",
+        Step::Delivered => "Delivered to the device",
+        Step::ClockCorrected => "Clock corrected, asked again",
+        Step::Accepted => "Admitted; the device rings back",
+        Step::Checking => "Trying paths",
+        Step::Connected => "Connected, both keys proven",
+    }
+}

@@ -1,0 +1,283 @@
+//! The owner's devices, live.
+
+use leptos::{prelude::*, task::spawn_local};
+
+use super::{
+    dialog::{CopyButton, Dialog},
+    enrol::EnrolDialog,
+    failure::failure_note,
+    icon::{Icon, icon},
+    welcome::DeviceForm,
+};
+use crate::{
+    app::go,
+    browser, figures,
+    owner::{self, Device},
+    plain::plain,
+    route::Route,
+    sentence::Failure,
+    state::{App, Presence},
+};
+
+/// What is asked about one device.
+#[derive(Clone, PartialEq)]
+enum Asked {
+    Nothing,
+    Enrol,
+    Rename(Device),
+    Revoke(Device),
+}
+
+#[component]
+pub(crate) fn DevicesScreen() -> impl IntoView {
+    let app = App::current();
+    let asked = RwSignal::new(Asked::Nothing);
+    let active = Memo::new(move |_| {
+        app.devices.with(|list| {
+            list.iter()
+                .filter(|it| !it.revoked)
+                .cloned()
+                .collect::<Vec<_>>()
+        })
+    });
+    let revoked = Memo::new(move |_| {
+        app.devices.with(|list| {
+            list.iter()
+                .filter(|it| it.revoked)
+                .cloned()
+                .collect::<Vec<_>>()
+        })
+    });
+    let summary = move || {
+        let all = active.with(Vec::len);
+        let online = active.with(|list| list.iter().filter(|it| it.online).count());
+        match (app.presence.get(), all) {
+            (Presence::Lost, _) => "No connection to the registry. Trying again…".to_owned(),
+            (Presence::Connecting, 0) => "Asking the registry…".to_owned(),
+            (_, 0) => "No devices yet".to_owned(),
+            (_, all) => format!("{online} of {all} online"),
+        }
+    };
+    view! {
+        <div class="page">
+            <header class="page-head">
+                <div>
+                    <h1>"Devices"</h1>
+                    <p class="lead small" role="status">{summary}</p>
+                </div>
+                <button type="button" class="button primary" on:click=move |_| asked.set(Asked::Enrol)>
+                    {icon(Icon::Plus)} <span>"Add a device"</span>
+                </button>
+            </header>
+            <Show
+                when=move || !active.with(Vec::is_empty)
+                fallback=move || view! { <NoDevices asked /> }
+            >
+                <ul class="devices">
+                    <For
+                        each=move || active.get()
+                        // A row is made anew whenever anything in it has changed.
+                        key=|device| (
+                            device.id.clone(), device.name.clone(), device.online, device.agent.clone(),
+                            device.via.clone(), device.last_seen.map(|seen| seen as u64),
+                        )
+                        let:device
+                    >
+                        <DeviceRow device asked />
+                    </For>
+                </ul>
+            </Show>
+            <Show when=move || !revoked.with(Vec::is_empty)>
+                <details class="revoked">
+                    <summary>{move || format!("Revoked ({})", revoked.with(Vec::len))}</summary>
+                    <ul class="devices">
+                        <For each=move || revoked.get() key=|device| device.id.clone() let:device>
+                            <li class="device off">
+                                <span class="device-words">
+                                    <span class="name">{plain(&device.title(), 64)}</span>
+                                    <span class="small"><code>{figures::short_id(&device.id)}</code></span>
+                                </span>
+                            </li>
+                        </For>
+                    </ul>
+                </details>
+            </Show>
+            <section class="other" aria-labelledby="other">
+                <h2 id="other">"Another device"</h2>
+                <DeviceForm />
+            </section>
+        </div>
+        {move || match asked.get() {
+            Asked::Nothing => ().into_any(),
+            Asked::Enrol => view! { <EnrolDialog on_close=move || asked.set(Asked::Nothing) /> }.into_any(),
+            Asked::Rename(device) => view! { <RenameDialog device asked /> }.into_any(),
+            Asked::Revoke(device) => view! { <RevokeDialog device asked /> }.into_any(),
+        }}
+    }
+}
+
+#[component]
+fn NoDevices(asked: RwSignal<Asked>) -> impl IntoView {
+    let app = App::current();
+    move || {
+        (app.presence.get() == Presence::Live).then(|| {
+            view! {
+                <div class="card empty">
+                    <span class="empty-sign">{icon(Icon::Device)}</span>
+                    <h2>"Add your first device"</h2>
+                    <p>
+                        "Run one command on it, and it appears here. It needs no open port, \
+                         only a way out to this registry."
+                    </p>
+                    <button type="button" class="button" on:click=move |_| asked.set(Asked::Enrol)>
+                        "Get the command"
+                    </button>
+                </div>
+            }
+        })
+    }
+}
+
+#[component]
+fn DeviceRow(device: Device, asked: RwSignal<Asked>) -> impl IntoView {
+    let app = App::current();
+    let route = Route::Device(device.id.clone());
+    let title = plain(&device.title(), 64);
+    let state = if device.online {
+        match device.via.as_deref() {
+            Some("beacon") => "Online through a beacon".to_owned(),
+            _ => "Online".to_owned(),
+        }
+    } else {
+        match device.last_seen {
+            Some(seen) => format!("Last seen {}", figures::ago(browser::unix_s(), seen)),
+            None => "Never seen".to_owned(),
+        }
+    };
+    let beacon = device.role == "beacon";
+    let agent = device.agent.as_deref().map(|agent| plain(agent, 40));
+    let (to_rename, to_revoke) = (device.clone(), device.clone());
+    let id = device.id.clone();
+    let (rename_label, revoke_label) = (format!("Rename {title}"), format!("Revoke {title}"));
+    view! {
+        <li class="device" class:off=!device.online>
+            <span class="presence" class:online=device.online aria-hidden="true"></span>
+            <a class="device-words" href=route.path() on:click=go(app, route)>
+                <span class="name">{title}</span>
+                {beacon.then(|| view! { <span class="tag">"beacon"</span> })}
+                <span class="small">{state}</span>
+            </a>
+            <span class="device-facts small">
+                <code title=device.id.clone()>{figures::short_id(&device.id)}</code>
+                <span>{agent}</span>
+            </span>
+            <span class="device-tools">
+                <CopyButton text=Signal::stored(format!("{}/d/{id}", browser::origin())) label="Copy the device’s link" square=true />
+                <button type="button" class="quiet square" aria-label=rename_label
+                    on:click=move |_| asked.set(Asked::Rename(to_rename.clone()))>
+                    {icon(Icon::Pencil)}
+                </button>
+                <button type="button" class="quiet square" aria-label=revoke_label
+                    on:click=move |_| asked.set(Asked::Revoke(to_revoke.clone()))>
+                    {icon(Icon::Trash)}
+                </button>
+            </span>
+        </li>
+    }
+}
+
+#[component]
+fn RenameDialog(device: Device, asked: RwSignal<Asked>) -> impl IntoView {
+    let app = App::current();
+    let name = RwSignal::new(device.name.clone().unwrap_or_default());
+    let failure = RwSignal::new(None::<Failure>);
+    let id = device.id.clone();
+    browser::focus("new-name");
+    let submit = move |event: web_sys::SubmitEvent| {
+        event.prevent_default();
+        let (id, wanted) = (id.clone(), name.get_untracked().trim().to_lowercase());
+        spawn_local(async move {
+            let Some(secret) = app.secret() else { return };
+            match owner::rename(&secret, &id, &wanted).await {
+                Ok(()) => {
+                    app.devices.update(|devices| {
+                        if let Some(device) = devices.iter_mut().find(|device| device.id == id) {
+                            device.name = Some(wanted.clone());
+                        }
+                    });
+                    asked.set(Asked::Nothing);
+                }
+                Err(reason) => failure.set(Some(reason)),
+            }
+        });
+    };
+    view! {
+        <Dialog title="Rename" on_close=move || asked.set(Asked::Nothing)>
+            <form class="form" on:submit=submit>
+                <div class="field">
+                    <label for="new-name">"Name"</label>
+                    <input
+                        id="new-name"
+                        type="text"
+                        maxlength="63"
+                        pattern="[a-zA-Z0-9]([a-zA-Z0-9\\-]*[a-zA-Z0-9])?"
+                        required=true
+                        autocomplete="off"
+                        autocapitalize="none"
+                        spellcheck="false"
+                        aria-describedby="new-name-hint"
+                        prop:value=name
+                        on:input=move |event| name.set(browser::input_value(&event))
+                    />
+                    <p id="new-name-hint" class="hint">"Letters, digits and dashes. Callers use it in place of the ID."</p>
+                </div>
+                {move || failure.get().as_ref().map(failure_note)}
+                <div class="actions">
+                    <button type="button" class="button" on:click=move |_| asked.set(Asked::Nothing)>"Cancel"</button>
+                    <button type="submit" class="button primary">"Rename"</button>
+                </div>
+            </form>
+        </Dialog>
+    }
+}
+
+#[component]
+fn RevokeDialog(device: Device, asked: RwSignal<Asked>) -> impl IntoView {
+    let app = App::current();
+    let failure = RwSignal::new(None::<Failure>);
+    let title = plain(&device.title(), 64);
+    let id = device.id.clone();
+    let revoke = move |_| {
+        let id = id.clone();
+        spawn_local(async move {
+            let Some(secret) = app.secret() else { return };
+            match owner::revoke(&secret, &id).await {
+                Ok(()) => {
+                    app.devices.update(|devices| {
+                        if let Some(device) = devices.iter_mut().find(|device| device.id == id) {
+                            device.revoked = true;
+                            device.online = false;
+                        }
+                    });
+                    asked.set(Asked::Nothing);
+                }
+                Err(reason) => failure.set(Some(reason)),
+            }
+        });
+    };
+    view! {
+        <Dialog title=format!("Revoke {title}?") on_close=move || asked.set(Asked::Nothing)>
+            <div class="form">
+                <p>
+                    "It is disconnected at once and can not be called any more, by anybody. To bring it \
+                     back, enrol it anew with a fresh code. Nothing on the device is changed."
+                </p>
+                {move || failure.get().as_ref().map(failure_note)}
+                <div class="actions">
+                    <button type="button" class="button" on:click=move |_| asked.set(Asked::Nothing)>"Keep it"</button>
+                    <button type="button" class="button danger" on:click=revoke>"Revoke"</button>
+                </div>
+            </div>
+        </Dialog>
+    }
+}

@@ -1,0 +1,229 @@
+//! A device that is linked: its services as tiles, and those that are open.
+
+use leptos::prelude::*;
+use ringback_wasm::Service;
+
+use super::{
+    connect::Connect,
+    failure::failure_note,
+    files::Files,
+    icon::{Icon, icon},
+    lan_page::LanPage,
+    link_panel::{LinkPanel, condition},
+    ports::PortDialog,
+    terminal::TerminalView,
+};
+use crate::{
+    figures,
+    plain::plain,
+    state::{App, Call, Opened, Reading, Stage},
+};
+
+#[component]
+pub(crate) fn LinkScreen(call: Call) -> impl IntoView {
+    let app = App::current();
+    let target = call.target.get_value();
+    let title = move || app.title(&target);
+    let front = call.front;
+    let head_rtt = move || {
+        call.gauge
+            .with(|gauge| gauge.rtt_ms)
+            .map(figures::milliseconds)
+            .unwrap_or_default()
+    };
+    let wide = move || front.get().is_some();
+    view! {
+        <div class="linked" class:busy=wide>
+            <header class="linked-head">
+                <h1>{title}</h1>
+                <details class="panel-phone">
+                    <summary>
+                        <span class="dot" class:quiet=move || !condition(call).1 aria-hidden="true"></span>
+                        <span>{move || condition(call).0}</span>
+                        <span class="figures">{head_rtt}</span>
+                    </summary>
+                    <LinkPanel call />
+                </details>
+            </header>
+            <Recalling call />
+            <nav class="tabs" aria-label="Open services">
+                <button type="button" class="tab" aria-pressed=move || (front.get().is_none()).to_string()
+                    on:click=move |_| front.set(None)>
+                    "Services"
+                </button>
+                <For each=move || call.opened.get() key=|opened| opened.number let:opened>
+                    <Tab call opened />
+                </For>
+            </nav>
+            <div class="linked-main">
+                <div class="tiles-place" hidden=move || front.get().is_some()>
+                    <Tiles call />
+                </div>
+                <For each=move || call.opened.get() key=|opened| opened.number let:opened>
+                    <section
+                        class="service"
+                        aria-label=plain(&opened.service.name, 64)
+                        hidden=move || front.get() != Some(opened.number)
+                    >
+                        {service_view(call, opened.clone())}
+                    </section>
+                </For>
+            </div>
+            <aside class="linked-side">
+                <LinkPanel call />
+            </aside>
+        </div>
+    }
+}
+
+fn service_view(call: Call, opened: Opened) -> AnyView {
+    let Opened { number, service } = opened;
+    match service.kind.as_str() {
+        "shell" => view! { <TerminalView call number service /> }.into_any(),
+        "files" => view! { <Files call service /> }.into_any(),
+        "http" => view! { <LanPage call service /> }.into_any(),
+        "dial" => view! { <Connect call service /> }.into_any(),
+        _ => ().into_any(),
+    }
+}
+
+#[component]
+fn Tab(call: Call, opened: Opened) -> impl IntoView {
+    let number = opened.number;
+    let name = plain(&opened.service.name, 32);
+    let close = format!("Close {name}");
+    view! {
+        <span class="tab-pair">
+            <button
+                type="button"
+                class="tab"
+                aria-pressed=move || (call.front.get() == Some(number)).to_string()
+                on:click=move |_| call.front.set(Some(number))
+            >
+                {icon(sign(&opened.service.kind))}
+                <span>{name}</span>
+            </button>
+            <button type="button" class="quiet square tab-close" aria-label=close
+                on:click=move |_| call.close_service(number)>
+                {icon(Icon::Close)}
+            </button>
+        </span>
+    }
+}
+
+#[component]
+fn Recalling(call: Call) -> impl IntoView {
+    let recalling = move || call.stage.get() == Stage::Recalling;
+    view! {
+        <div role="status">
+            {move || recalling().then(|| view! {
+                <p class="note warn">
+                    <span class="spinner" aria-hidden="true"></span>
+                    <span>
+                        <strong>"The link was lost."</strong>
+                        " The device is called again; terminals and transfers go on where they were."
+                    </span>
+                </p>
+            })}
+        </div>
+    }
+}
+
+pub(crate) fn sign(kind: &str) -> Icon {
+    match kind {
+        "shell" => Icon::Terminal,
+        "files" => Icon::Files,
+        "http" => Icon::Page,
+        "dial" => Icon::Bridge,
+        _ => Icon::Port,
+    }
+}
+
+#[component]
+fn Tiles(call: Call) -> impl IntoView {
+    let port = RwSignal::new(None::<Service>);
+    let tiles = move || {
+        match call.services.get() {
+        Reading::Waiting => view! {
+            <ul class="tiles" aria-busy="true">
+                {(0..3).map(|_| view! { <li class="tile ghost" aria-hidden="true"></li> }).collect_view()}
+            </ul>
+        }
+        .into_any(),
+        Reading::Failed(failure) => view! {
+            {failure_note(&failure)}
+            <button type="button" class="button" on:click=move |_| {
+                leptos::task::spawn_local(call.reload_services());
+            }>{icon(Icon::Reload)} <span>"Ask again"</span></button>
+        }
+        .into_any(),
+        Reading::Here(list) if list.is_empty() => view! {
+            <div class="card empty">
+                <span class="empty-sign">{icon(Icon::Port)}</span>
+                <h2>"This device exposes nothing yet"</h2>
+                <p>"On the device, name what callers may use:"</p>
+                <p class="command"><code>"ringback expose shell"</code></p>
+                <button type="button" class="button" on:click=move |_| {
+                    leptos::task::spawn_local(call.reload_services());
+                }>{icon(Icon::Reload)} <span>"Look again"</span></button>
+            </div>
+        }
+        .into_any(),
+        Reading::Here(list) => {
+            let tiles = list
+                .into_iter()
+                .map(|service| view! { <Tile call service port /> })
+                .collect_view();
+            view! { <ul class="tiles">{tiles}</ul> }.into_any()
+        }
+    }
+    };
+    view! {
+        {tiles}
+        {move || port.get().map(|service| view! {
+            <PortDialog call service on_close=move || port.set(None) />
+        })}
+    }
+}
+
+#[component]
+fn Tile(call: Call, service: Service, port: RwSignal<Option<Service>>) -> impl IntoView {
+    let app = App::current();
+    let (title, text) = words(&service);
+    let lan = Memo::new(move |_| {
+        app.registry.with(|registry| match registry {
+            Reading::Here(info) => info.lan_origin.is_some(),
+            _ => false,
+        })
+    });
+    let kind = service.kind.clone();
+    let open = move |_| match service.kind.as_str() {
+        "shell" | "files" | "dial" => call.show(&service),
+        // Without an origin of its own a LAN's page could reach this one: it is not shown here.
+        "http" if lan.get_untracked() => call.show(&service),
+        _ => port.set(Some(service.clone())),
+    };
+    view! {
+        <li>
+            <button type="button" class="tile" on:click=open>
+                <span class="tile-sign">{icon(sign(&kind))}</span>
+                <span class="tile-title">{title}</span>
+                <span class="tile-text">{text}</span>
+            </button>
+        </li>
+    }
+}
+
+fn words(service: &Service) -> (String, String) {
+    let name = plain(&service.name, 40);
+    let target = service.target.as_deref().map(|target| plain(target, 80));
+    let text = match (service.kind.as_str(), target) {
+        ("shell", _) => "A terminal on the device".to_owned(),
+        ("files", _) if service.writable == Some(true) => "Files, to read and to write".to_owned(),
+        ("files", _) => "Files, to read".to_owned(),
+        ("dial", _) => "Let it call another of your devices".to_owned(),
+        (_, Some(target)) => target,
+        (kind, None) => plain(kind, 20),
+    };
+    (name, text)
+}

@@ -1,0 +1,108 @@
+//! Signing in as the registry's owner.
+
+use leptos::{prelude::*, task::spawn_local};
+
+use super::{
+    failure::failure_note,
+    icon::{Icon, icon},
+};
+use crate::{app, browser, owner, route::Route, sentence::Failure, state::App};
+
+#[component]
+pub(crate) fn SignInScreen() -> impl IntoView {
+    let app = App::current();
+    let secret = RwSignal::new(String::new());
+    let stay = RwSignal::new(false);
+    let busy = RwSignal::new(false);
+    let failure = RwSignal::new(None::<Failure>);
+    browser::focus("secret");
+    let submit = move |event: web_sys::SubmitEvent| {
+        event.prevent_default();
+        let given = secret.get_untracked().trim().to_owned();
+        if given.is_empty() || busy.get_untracked() {
+            browser::focus("secret");
+            return;
+        }
+        busy.set(true);
+        failure.set(None);
+        spawn_local(async move {
+            let answer = owner::devices(&given).await;
+            busy.set(false);
+            match answer {
+                Ok(mut devices) => {
+                    app::sort(&mut devices);
+                    app.devices.set(devices);
+                    app::sign_in(app, given, stay.get_untracked());
+                    app.go(Route::Home);
+                }
+                Err(reason) => {
+                    failure.set(Some(reason));
+                    browser::focus("secret");
+                }
+            }
+        });
+    };
+    view! {
+        <div class="narrow">
+            <h1>"Sign in"</h1>
+            <p class="lead">
+                "With the owner secret of " <strong>{browser::host()}</strong>
+                ". It opens the device list; it does not open any device."
+            </p>
+            <form class="card form" on:submit=submit>
+                // Lets password managers file the secret under this registry.
+                <input class="away" type="text" name="username" autocomplete="username" value="owner" tabindex="-1" aria-hidden="true" readonly=true />
+                <SecretField id="secret" label="Owner secret" value=secret autocomplete="current-password" />
+                <label class="check">
+                    <input
+                        type="checkbox"
+                        prop:checked=stay
+                        on:change=move |event| stay.set(browser::input_checked(&event))
+                    />
+                    <span>"Stay signed in on this browser"</span>
+                </label>
+                {move || failure.get().as_ref().map(failure_note)}
+                <button type="submit" class="button primary wide" aria-busy=move || busy.get().to_string()>
+                    {move || if busy.get() { "Signing in…" } else { "Sign in" }}
+                </button>
+            </form>
+        </div>
+    }
+}
+
+/// A field for a secret, with a button that shows it.
+#[component]
+pub(crate) fn SecretField(
+    id: &'static str,
+    label: &'static str,
+    value: RwSignal<String>,
+    autocomplete: &'static str,
+) -> impl IntoView {
+    let seen = RwSignal::new(false);
+    view! {
+        <div class="field">
+            <label for=id>{label}</label>
+            <div class="secret">
+                <input
+                    id=id
+                    name=id
+                    type=move || if seen.get() { "text" } else { "password" }
+                    autocomplete=autocomplete
+                    autocapitalize="none"
+                    spellcheck="false"
+                    prop:value=value
+                    on:input=move |event| value.set(browser::input_value(&event))
+                />
+                <button
+                    type="button"
+                    class="quiet square"
+                    aria-label=move || if seen.get() { "Hide" } else { "Show" }
+                    aria-pressed=move || seen.get().to_string()
+                    on:click=move |_| seen.update(|seen| *seen = !*seen)
+                >
+                    {move || icon(if seen.get() { Icon::EyeOff } else { Icon::Eye })}
+                </button>
+            </div>
+        </div>
+    }
+}

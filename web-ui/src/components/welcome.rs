@@ -1,0 +1,153 @@
+//! The first screen of somebody who has no account here: a device's link, ID or name.
+
+use leptos::prelude::*;
+
+use super::{
+    diagram::{Diagram, Phase},
+    icon::{Icon, icon},
+};
+use crate::{
+    app::go,
+    browser, figures,
+    plain::plain,
+    route::{Pasted, Route},
+    state::{App, Reading},
+};
+
+#[component]
+pub(crate) fn WelcomeScreen() -> impl IntoView {
+    let app = App::current();
+    view! {
+        <div class="welcome">
+            <section class="welcome-words">
+                <h1>"Ring your device." <br /> "It calls you back."</h1>
+                <p class="lead">
+                    "Terminal, files and web pages of any device you have a password for, straight \
+                     from this tab. Nothing to install, and nothing in between: the registry only \
+                     passes on a sealed request."
+                </p>
+                <DeviceForm />
+                <Unreachable />
+                <p class="aside">
+                    "Is this registry yours? "
+                    <a href="/sign-in" on:click=go(app, Route::SignIn)>"Sign in as its owner"</a>
+                    " to see and enrol devices."
+                </p>
+            </section>
+            <section class="welcome-picture" aria-label="How a call goes">
+                <Diagram
+                    phase=Signal::stored(Phase::Linked)
+                    device=Signal::stored("Your device".to_owned())
+                    direct=Signal::stored("direct and encrypted".to_owned())
+                />
+            </section>
+            <Recent />
+        </div>
+    }
+}
+
+/// The field for a link, an ID or a name.
+#[component]
+pub(crate) fn DeviceForm() -> impl IntoView {
+    let app = App::current();
+    let text = RwSignal::new(String::new());
+    let wrong = RwSignal::new(None::<String>);
+    let submit = move |event: web_sys::SubmitEvent| {
+        event.prevent_default();
+        let Some(pasted) = Pasted::parse(&text.get_untracked()) else {
+            wrong.set(Some(
+                "This is not a device’s link, ID or name. IDs begin with rb1.".into(),
+            ));
+            browser::focus("device");
+            return;
+        };
+        if let Some(other) = pasted.origin.filter(|origin| *origin != browser::origin()) {
+            wrong.set(Some(format!(
+                "This link belongs to another registry. Open it at {}.",
+                plain(&other, 80)
+            )));
+            browser::focus("device");
+            return;
+        }
+        if pasted.password.is_some() {
+            app.link_password.set_value(pasted.password);
+        }
+        app.go(Route::Device(pasted.target));
+    };
+    view! {
+        <form class="device-form" on:submit=submit novalidate=true>
+            <label for="device">"Device link, ID or name"</label>
+            <div class="row">
+                <input
+                    id="device"
+                    name="device"
+                    type="text"
+                    autocomplete="off"
+                    autocapitalize="none"
+                    spellcheck="false"
+                    placeholder="rb1… or nas"
+                    aria-describedby="device-wrong"
+                    aria-invalid=move || wrong.get().map(|_| "true")
+                    prop:value=text
+                    on:input=move |event| {
+                        text.set(browser::input_value(&event));
+                        wrong.set(None);
+                    }
+                />
+                <button type="submit" class="button primary">"Continue"</button>
+            </div>
+            <p id="device-wrong" class="wrong" role="alert">{wrong}</p>
+        </form>
+    }
+}
+
+/// Says so at once if the registry does not answer: nothing else works then.
+#[component]
+fn Unreachable() -> impl IntoView {
+    let app = App::current();
+    move || match app.registry.get() {
+        Reading::Failed(failure) => super::failure::failure_note(&failure),
+        _ => ().into_any(),
+    }
+}
+
+/// Devices that were called from this browser.
+#[component]
+fn Recent() -> impl IntoView {
+    let app = App::current();
+    let list = move || {
+        app.contacts
+            .get()
+            .into_iter()
+            .take(6)
+            .map(|contact| {
+                let id = contact.id.to_string();
+                let name = contact
+                    .name
+                    .map_or_else(|| figures::short_id(&id), |name| plain(&name, 64));
+                let route = Route::Device(id);
+                let when = figures::ago(browser::unix_s(), contact.last_used_ms / 1000.0);
+                view! {
+                    <li>
+                        <a class="card-link" href=route.path() on:click=go(app, route)>
+                            {icon(Icon::Device)}
+                            <span class="card-words">
+                                <span class="name">{name}</span>
+                                <span class="small">"Called " {when}</span>
+                            </span>
+                            {icon(Icon::Right)}
+                        </a>
+                    </li>
+                }
+            })
+            .collect_view()
+    };
+    view! {
+        <Show when=move || !app.contacts.with(Vec::is_empty)>
+            <section class="recent" aria-labelledby="recent">
+                <h2 id="recent">"Called from this browser"</h2>
+                <ul class="cards">{list}</ul>
+            </section>
+        </Show>
+    }
+}

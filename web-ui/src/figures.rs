@@ -1,0 +1,116 @@
+//! Figures as people read them. Numbers keep their width in running displays: one decimal below
+//! ten, none above.
+
+/// Bytes in binary units: `512 B`, `4.2 MiB`, `37 GiB`.
+pub fn bytes(count: f64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut value = count.max(0.0);
+    let mut unit = 0;
+    while value >= 999.5 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    match unit {
+        0 => format!("{value:.0} B"),
+        _ if value < 9.95 => format!("{value:.1} {}", UNITS[unit]),
+        _ => format!("{value:.0} {}", UNITS[unit]),
+    }
+}
+
+/// Bytes per second.
+pub fn rate(bytes_per_second: f64) -> String {
+    format!("{}/s", bytes(bytes_per_second))
+}
+
+/// A time span within a call: `8 ms`, `1.24 s`. Browsers count whole milliseconds.
+pub fn milliseconds(ms: f64) -> String {
+    if ms < 0.95 {
+        "under 1 ms".into()
+    } else if ms < 999.5 {
+        format!("{ms:.0} ms")
+    } else {
+        format!("{:.2} s", ms / 1000.0)
+    }
+}
+
+/// A span that a person waits for: `40 s`, `3 min`, `2 h 5 min`.
+pub fn span(seconds: f64) -> String {
+    let seconds = seconds.max(0.0).round();
+    if seconds < 90.0 {
+        return format!("{seconds:.0} s");
+    }
+    let minutes = (seconds / 60.0).round();
+    if minutes < 90.0 {
+        return format!("{minutes:.0} min");
+    }
+    let (hours, rest) = ((minutes / 60.0).floor(), minutes % 60.0);
+    if hours < 48.0 {
+        if rest == 0.0 {
+            return format!("{hours:.0} h");
+        }
+        return format!("{hours:.0} h {rest:.0} min");
+    }
+    format!("{:.0} days", (hours / 24.0).round())
+}
+
+/// How long ago `then` was, both in Unix seconds. Clocks differ: the future counts as now.
+pub fn ago(now: f64, then: f64) -> String {
+    let passed = now - then;
+    if passed < 60.0 {
+        "just now".into()
+    } else if passed < 90.0 {
+        "1 min ago".into()
+    } else {
+        format!("{} ago", span(passed))
+    }
+}
+
+/// The short form of an ID: its head and its tail, which is what people compare.
+pub fn short_id(id: &str) -> String {
+    if id.len() > 20 && id.is_ascii() {
+        format!("{}…{}", &id[..9], &id[id.len() - 6..])
+    } else {
+        id.to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_keep_three_figures() {
+        assert_eq!(bytes(0.0), "0 B");
+        assert_eq!(bytes(999.0), "999 B");
+        assert_eq!(bytes(1000.0), "1.0 KiB");
+        assert_eq!(bytes(1536.0), "1.5 KiB");
+        assert_eq!(bytes(4.0 * 1024.0 * 1024.0 * 1024.0), "4.0 GiB");
+        assert_eq!(bytes(37.4 * 1024.0 * 1024.0), "37 MiB");
+    }
+
+    #[test]
+    fn spans_read_naturally() {
+        assert_eq!(span(40.2), "40 s");
+        assert_eq!(span(180.0), "3 min");
+        assert_eq!(span(7500.0), "2 h 5 min");
+        assert_eq!(span(7200.0), "2 h");
+        assert_eq!(span(86400.0 * 3.0), "3 days");
+        assert_eq!(ago(100.0, 101.0), "just now");
+        assert_eq!(ago(1000.0, 400.0), "10 min ago");
+    }
+
+    #[test]
+    fn milliseconds_grow_into_seconds() {
+        assert_eq!(milliseconds(0.0), "under 1 ms");
+        assert_eq!(milliseconds(3.21), "3 ms");
+        assert_eq!(milliseconds(41.7), "42 ms");
+        assert_eq!(milliseconds(1240.0), "1.24 s");
+    }
+
+    #[test]
+    fn a_short_id_keeps_both_ends() {
+        let id = "rb1uukz3ln33carpt7ywsud5aua2zxjmt26ye06l660xalp64lmpxxqj3hstk";
+        assert_eq!(short_id(id), "rb1uukz3l…j3hstk");
+        assert_eq!(short_id("nas"), "nas");
+    }
+}

@@ -1,0 +1,30 @@
+//! JSON by the browser's own parser, which is there already.
+
+use js_sys::JSON;
+use serde::{Serialize, de::DeserializeOwned};
+use serde_wasm_bindgen::Serializer;
+use wasm_bindgen::JsValue;
+
+pub(crate) fn parse<T: DeserializeOwned>(text: &str) -> Option<T> {
+    serde_wasm_bindgen::from_value(JSON::parse(text).ok()?).ok()
+}
+
+pub(crate) fn text<T: Serialize>(value: &T) -> String {
+    made(value, 0)
+}
+
+/// The same for people, indented.
+pub(crate) fn readable<T: Serialize>(value: &T) -> String {
+    made(value, 2)
+}
+
+fn made<T: Serialize>(value: &T, indent: u32) -> String {
+    value
+        .serialize(&Serializer::json_compatible())
+        .ok()
+        .and_then(|value| {
+            JSON::stringify_with_replacer_and_space(&value, &JsValue::NULL, &indent.into()).ok()
+        })
+        .map(String::from)
+        .unwrap_or_default()
+}

@@ -1,0 +1,46 @@
+//! Ringback's page: devices, calls and their services in a browser tab.
+//!
+//! [`app`] is the frame, `state` what the page knows (one enum per screen), `session` the only caller
+//! of the browser's client, `components` what is seen. Services speak on streams of a link: `shell`,
+//! `folder` and `transfer`, `bridge`. What decides without a browser is compiled and tested natively,
+//! too: [`figures`], [`pieces`], [`plain`], [`route`], [`sentence`], [`cookies`].
+
+// Leptos makes a public type of each component's parameters.
+#![cfg_attr(target_arch = "wasm32", allow(unreachable_pub))]
+
+pub mod cookies;
+pub mod figures;
+pub mod pieces;
+pub mod plain;
+pub mod route;
+pub mod sentence;
+
+#[cfg(target_arch = "wasm32")]
+mod app;
+#[cfg(target_arch = "wasm32")]
+mod bridge;
+#[cfg(target_arch = "wasm32")]
+mod browser;
+#[cfg(target_arch = "wasm32")]
+mod components;
+#[cfg(target_arch = "wasm32")]
+mod folder;
+#[cfg(target_arch = "wasm32")]
+mod json;
+#[cfg(target_arch = "wasm32")]
+mod owner;
+#[cfg(target_arch = "wasm32")]
+mod session;
+#[cfg(target_arch = "wasm32")]
+mod shell;
+#[cfg(target_arch = "wasm32")]
+mod state;
+#[cfg(target_arch = "wasm32")]
+mod transfer;
+
+/// Called by the page's first module once the program is loaded.
+#[cfg(target_arch = "wasm32")]
+#[wasm_bindgen::prelude::wasm_bindgen(start)]
+pub fn start() {
+    app::mount();
+}

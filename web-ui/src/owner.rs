@@ -1,0 +1,224 @@
+//! The registry's owner: its HTTP API (PROTOCOL.md, section 5) and the socket of live presence.
+
+use futures::channel::mpsc;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use wasm_bindgen::{JsCast, JsValue, closure::Closure};
+use wasm_bindgen_futures::JsFuture;
+use web_sys::{Headers, MessageEvent, RequestInit, Response, WebSocket};
+
+use crate::{browser, json, sentence::Failure};
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(crate) struct Device {
+    pub(crate) id: String,
+    pub(crate) name: Option<String>,
+    pub(crate) role: String,
+    pub(crate) online: bool,
+    pub(crate) via: Option<String>,
+    pub(crate) public_address: Option<String>,
+    pub(crate) last_seen: Option<f64>,
+    pub(crate) enrolled_at: Option<f64>,
+    pub(crate) agent: Option<String>,
+    pub(crate) revoked: bool,
+}
+
+impl Device {
+    pub(crate) fn title(&self) -> String {
+        self.name
+            .clone()
+            .unwrap_or_else(|| crate::figures::short_id(&self.id))
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub(crate) struct Code {
+    pub(crate) code: String,
+    pub(crate) name: Option<String>,
+    pub(crate) expires_at: f64,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Problem {
+    code: String,
+    detail: String,
+    retry_after_s: Option<f64>,
+    last_seen: Option<f64>,
+}
+
+#[derive(Serialize)]
+struct Named<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Hello<'a> {
+    owner: &'a str,
+}
+
+/// An answer of which nothing is of use here.
+#[derive(Deserialize)]
+struct Nothing {}
+
+#[derive(Deserialize)]
+struct List {
+    devices: Vec<Device>,
+}
+
+pub(crate) async fn devices(secret: &str) -> Result<Vec<Device>, Failure> {
+    let list: List = call(secret, "GET", "/v1/devices", None).await?;
+    Ok(list.devices)
+}
+
+pub(crate) async fn enrolment_code(secret: &str, name: Option<&str>) -> Result<Code, Failure> {
+    call(secret, "POST", "/v1/codes", Some(Named { name })).await
+}
+
+pub(crate) async fn rename(secret: &str, device: &str, name: &str) -> Result<(), Failure> {
+    let path = format!("/v1/devices/{device}");
+    let named = Named { name: Some(name) };
+    let _: Nothing = call(secret, "PATCH", &path, Some(named)).await?;
+    Ok(())
+}
+
+pub(crate) async fn revoke(secret: &str, device: &str) -> Result<(), Failure> {
+    let path = format!("/v1/devices/{device}");
+    let _: Option<Nothing> = call(secret, "DELETE", &path, None).await?;
+    Ok(())
+}
+
+async fn call<T: DeserializeOwned>(
+    secret: &str,
+    method: &str,
+    path: &str,
+    body: Option<Named<'_>>,
+) -> Result<T, Failure> {
+    let unreachable = |_: JsValue| Failure::new("registry_unreachable", "");
+    let headers = Headers::new().map_err(unreachable)?;
+    // Bytes that a header can not hold are no owner secret.
+    headers
+        .set("authorization", &format!("Bearer {secret}"))
+        .map_err(|_| Failure::new("unauthorized", ""))?;
+    let init = RequestInit::new();
+    init.set_method(method);
+    if let Some(body) = body {
+        headers
+            .set("content-type", "application/json")
+            .map_err(unreachable)?;
+        init.set_body(&json::text(&body).into());
+    }
+    init.set_headers(&headers);
+    let response = JsFuture::from(browser::window().fetch_with_str_and_init(path, &init))
+        .await
+        .map_err(unreachable)?
+        .dyn_into::<Response>()
+        .map_err(unreachable)?;
+    let body = JsFuture::from(response.text().map_err(unreachable)?)
+        .await
+        .map_err(unreachable)?
+        .as_string()
+        .unwrap_or_default();
+    if !response.ok() {
+        let problem: Problem = json::parse(&body).unwrap_or_default();
+        return Err(Failure {
+            code: problem.code,
+            detail: problem.detail,
+            retry_after_s: problem.retry_after_s,
+            last_seen: problem.last_seen,
+            new_device: None,
+        });
+    }
+    let body = if body.is_empty() { "null" } else { &body };
+    json::parse(body).ok_or_else(|| Failure::new("bad_version", "not the answer of a registry"))
+}
+
+/// News from the socket of live presence.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum News {
+    All(Vec<Device>),
+    One(Device),
+    Removed(String),
+    Refused(Failure),
+    Closed,
+}
+
+/// The socket `GET /v1/devices/socket`. Dropping it closes it.
+pub(crate) struct Presence {
+    socket: WebSocket,
+    _handlers: Vec<Closure<dyn FnMut(MessageEvent)>>,
+    pub(crate) news: mpsc::UnboundedReceiver<News>,
+}
+
+impl Presence {
+    pub(crate) fn open(secret: &str) -> Result<Self, Failure> {
+        let unreachable = |_: JsValue| Failure::new("registry_unreachable", "");
+        let url = format!(
+            "{}/v1/devices/socket",
+            browser::origin().replacen("http", "ws", 1)
+        );
+        let socket = WebSocket::new_with_str(&url, "ringback.owner.1").map_err(unreachable)?;
+        let (sender, news) = mpsc::unbounded();
+        let hello = json::text(&Hello { owner: secret });
+        let opened = socket.clone();
+        let on_open = Closure::<dyn FnMut(MessageEvent)>::new(move |_| {
+            let _ = opened.send_with_str(&hello);
+        });
+        let told = sender.clone();
+        let on_message = Closure::<dyn FnMut(MessageEvent)>::new(move |event: MessageEvent| {
+            if let Some(item) = event.data().as_string().and_then(|text| parse(&text)) {
+                let _ = told.unbounded_send(item);
+            }
+        });
+        let on_close = Closure::<dyn FnMut(MessageEvent)>::new(move |_| {
+            let _ = sender.unbounded_send(News::Closed);
+        });
+        socket.set_onopen(Some(on_open.as_ref().unchecked_ref()));
+        socket.set_onmessage(Some(on_message.as_ref().unchecked_ref()));
+        socket.set_onclose(Some(on_close.as_ref().unchecked_ref()));
+        Ok(Self {
+            socket,
+            _handlers: vec![on_open, on_message, on_close],
+            news,
+        })
+    }
+
+    /// Keeps middleboxes from closing an idle connection; the registry's runtime answers.
+    pub(crate) fn ping(&self) {
+        let _ = self.socket.send_with_str("ping");
+    }
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        self.socket.set_onopen(None);
+        self.socket.set_onmessage(None);
+        self.socket.set_onclose(None);
+        let _ = self.socket.close();
+    }
+}
+
+#[derive(Deserialize)]
+struct Message {
+    devices: Option<Vec<Device>>,
+    device: Option<Device>,
+    removed: Option<String>,
+    error: Option<String>,
+}
+
+fn parse(text: &str) -> Option<News> {
+    let message: Message = json::parse(text)?;
+    if let Some(devices) = message.devices {
+        return Some(News::All(devices));
+    }
+    if let Some(device) = message.device {
+        return Some(News::One(device));
+    }
+    if let Some(id) = message.removed {
+        return Some(News::Removed(id));
+    }
+    message
+        .error
+        .map(|code| News::Refused(Failure::new(code, "")))
+}

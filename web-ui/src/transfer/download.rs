@@ -1,0 +1,322 @@
+//! A download: pieces over several streams into the browser's own disk space, the hash compared
+//! with the device's, then handed to the user. What has arrived is noted, so that another page can
+//! go on.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+};
+
+use futures::{
+    channel::oneshot,
+    future::{select, try_join_all},
+};
+use leptos::prelude::*;
+use ringback_protocol::service::files::{Entry, FileRequest, Op};
+use ringback_wasm::Link;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use wasm_bindgen::JsCast;
+use web_sys::{Blob, HtmlAnchorElement, Url};
+
+use super::{
+    PIECE, STREAMS, State, Transfer,
+    disk::{self, Store},
+    hex, name_of,
+};
+use crate::{
+    browser::{self, Keep},
+    folder, json,
+    pieces::{self, Pieces, Range},
+    plain,
+    sentence::Failure,
+};
+
+/// Where records are kept; behind it comes the name of the stored file.
+const RECORD: &str = "ringback.download.";
+/// Bytes after which what has arrived is noted.
+const NOTE_EVERY: u64 = 1 << 20;
+
+/// What another page needs to go on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    pub(crate) stored: String,
+    pub(crate) target: String,
+    pub(crate) service: String,
+    pub(crate) path: String,
+    pub(crate) name: String,
+    pub(crate) size: u64,
+    pub(crate) version: String,
+    pub(crate) have: Vec<Range>,
+    /// It was handed to the user, and can be removed with the next page.
+    pub(crate) done: bool,
+}
+
+#[derive(Clone)]
+pub(super) struct Download {
+    record: Rc<RefCell<Record>>,
+    /// Bytes that the note of it counts.
+    noted: Rc<Cell<u64>>,
+}
+
+/// Downloads from this service that earlier pages have left; what is done with is removed.
+pub(crate) fn unfinished(target: &str, service: &str) -> Vec<Record> {
+    let Some(storage) = browser::window().local_storage().ok().flatten() else {
+        return Vec::new();
+    };
+    let keys: Vec<String> = (0..storage.length().unwrap_or(0))
+        .filter_map(|at| storage.key(at).ok()?)
+        .filter(|key| key.starts_with(RECORD))
+        .collect();
+    let mut found = Vec::new();
+    for key in keys {
+        let record = Keep::Browser
+            .read(&key)
+            .and_then(|text| json::parse::<Record>(&text));
+        match record {
+            Some(record) if record.done => {
+                Keep::Browser.remove(&key);
+                leptos::task::spawn_local(async move { disk::remove(&record.stored).await });
+            }
+            Some(record) if record.target == target && record.service == service => {
+                found.push(record);
+            }
+            Some(_) => {}
+            None => Keep::Browser.remove(&key),
+        }
+    }
+    found
+}
+
+impl Download {
+    pub(super) fn new(target: &str, service: &str, path: &str, entry: &Entry) -> Self {
+        let stored = hex(&name_of(&[target, service, path, &entry.version]));
+        let known = Keep::Browser
+            .read(&format!("{RECORD}{stored}"))
+            .and_then(|text| json::parse::<Record>(&text))
+            .filter(|record| !record.done);
+        let record = known.unwrap_or_else(|| Record {
+            stored,
+            target: target.to_owned(),
+            service: service.to_owned(),
+            path: path.to_owned(),
+            name: entry.name.clone(),
+            size: entry.size,
+            version: entry.version.clone(),
+            have: Vec::new(),
+            done: false,
+        });
+        Self::of(&record)
+    }
+
+    pub(super) fn of(record: &Record) -> Self {
+        Self {
+            record: Rc::new(RefCell::new(record.clone())),
+            noted: Rc::default(),
+        }
+    }
+
+    pub(super) async fn run(
+        &self,
+        transfer: Transfer,
+        link: &Link,
+        service: &str,
+    ) -> Result<(), Failure> {
+        let (stored, path, version, size) = {
+            let record = self.record.borrow();
+            (
+                record.stored.clone(),
+                record.path.clone(),
+                record.version.clone(),
+                record.size,
+            )
+        };
+        let (store, there) = Store::open(&stored, size).await?;
+        if !there {
+            self.record.borrow_mut().have.clear();
+        }
+        let outcome = self
+            .carry(transfer, link, service, &store, &path, &version, size)
+            .await;
+        if let Err(failure) = outcome {
+            store.close().await;
+            self.note();
+            if matches!(failure.code.as_str(), "changed" | "hash_differs") {
+                self.discard().await;
+            }
+            return Err(failure);
+        }
+        let whole = store.whole().await?;
+        let name = self.record.borrow().name.clone();
+        hand_over(&whole, &plain::file_name(&name))?;
+        // The browser copies it out in its own time: it is removed with the next page.
+        self.record.borrow_mut().done = true;
+        self.note();
+        Ok(())
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "parts of one borrowed record")]
+    async fn carry(
+        &self,
+        transfer: Transfer,
+        link: &Link,
+        service: &str,
+        store: &Store,
+        path: &str,
+        version: &str,
+        size: u64,
+    ) -> Result<(), Failure> {
+        let todo = RefCell::new(Pieces::new(size, &self.record.borrow().have, PIECE));
+        transfer.progress(pieces::total(&self.record.borrow().have));
+        let wanted = async {
+            let request = FileRequest {
+                version: Some(version.to_owned()),
+                ..FileRequest::new(Op::Hash, path)
+            };
+            let answered = folder::operate(link, service, &request).await?;
+            answered
+                .answer
+                .sha256
+                .ok_or_else(|| Failure::new("device_misbehaved", "no hash"))
+        };
+        let (carried, all_carried) = oneshot::channel::<()>();
+        let carrying = async {
+            let streams = (0..STREAMS).map(|_| async {
+                while let Some(piece) = { todo.borrow_mut().take() } {
+                    self.piece(transfer, link, service, store, path, version, piece)
+                        .await?;
+                }
+                Ok::<_, Failure>(())
+            });
+            try_join_all(streams).await?;
+            transfer.state.set(State::Checking);
+            let _ = carried.send(());
+            Ok::<_, Failure>(())
+        };
+        let hashing = self.hash(store, size, all_carried);
+        let (_, here, wanted) = futures::try_join!(carrying, hashing, wanted)?;
+        if here != wanted {
+            return Err(Failure::new("hash_differs", ""));
+        }
+        Ok(())
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "parts of one borrowed record")]
+    async fn piece(
+        &self,
+        transfer: Transfer,
+        link: &Link,
+        service: &str,
+        store: &Store,
+        path: &str,
+        version: &str,
+        (start, end): Range,
+    ) -> Result<(), Failure> {
+        let request = FileRequest {
+            offset: start,
+            length: Some(end - start),
+            version: Some(version.to_owned()),
+            ..FileRequest::new(Op::Read, path)
+        };
+        let mut answered = folder::operate(link, service, &request).await?;
+        let mut at = start;
+        while let Some(bytes) = answered.read().await? {
+            let until = at + bytes.len() as u64;
+            if until > end {
+                return Err(Failure::new("device_misbehaved", "more than was asked for"));
+            }
+            store.write(at, &bytes).await?;
+            let total = {
+                let mut record = self.record.borrow_mut();
+                pieces::add(&mut record.have, (at, until));
+                pieces::total(&record.have)
+            };
+            at = until;
+            transfer.progress(total);
+            if total.abs_diff(self.noted.get()) >= NOTE_EVERY {
+                self.noted.set(total);
+                self.note();
+            }
+        }
+        if at < end {
+            return Err(Failure::new("stream_reset", "the file ended early"));
+        }
+        self.note();
+        Ok(())
+    }
+
+    /// Hashes what is there without a gap, behind the streams, until all is.
+    async fn hash(
+        &self,
+        store: &Store,
+        size: u64,
+        all_carried: oneshot::Receiver<()>,
+    ) -> Result<[u8; 32], Failure> {
+        const AT_ONCE: u64 = 1 << 20;
+        const LOOK_EVERY_MS: u32 = 50;
+        let mut hash = Sha256::new();
+        let mut at = 0;
+        let mut all_carried = Some(all_carried);
+        while at < size {
+            let here = pieces::prefix(&self.record.borrow().have);
+            if here >= size || here - at >= AT_ONCE {
+                let bytes = store.read(at, AT_ONCE.min(here - at)).await?;
+                if bytes.is_empty() {
+                    return Err(Failure::new("unreadable", "the stored file is shorter"));
+                }
+                at += bytes.len() as u64;
+                hash.update(&bytes);
+            } else if let Some(waited) = all_carried.take() {
+                // Woken by the end, or looks again soon.
+                match select(waited, Box::pin(browser::sleep(LOOK_EVERY_MS))).await {
+                    futures::future::Either::Left(_) => {}
+                    futures::future::Either::Right((_, waited)) => all_carried = Some(waited),
+                }
+            } else {
+                return Err(Failure::new("stream_reset", "a part is missing"));
+            }
+        }
+        store.flush().await;
+        Ok(hash.finalize().into())
+    }
+
+    pub(super) async fn discard(&self) {
+        let stored = {
+            let mut record = self.record.borrow_mut();
+            record.have.clear();
+            record.stored.clone()
+        };
+        Keep::Browser.remove(&format!("{RECORD}{stored}"));
+        disk::remove(&stored).await;
+    }
+
+    fn note(&self) {
+        let record = self.record.borrow();
+        let key = format!("{RECORD}{}", record.stored);
+        Keep::Browser.write(&key, &json::text(&*record));
+    }
+}
+
+/// Gives a finished file to the user, as the browser does with any download. Nothing of it is
+/// rendered here.
+fn hand_over(file: &Blob, name: &str) -> Result<(), Failure> {
+    let failed = |_| Failure::new("unreadable", "");
+    // A type that no browser shows.
+    let typed = file
+        .slice_with_f64_and_f64_and_content_type(0.0, file.size(), "application/octet-stream")
+        .map_err(failed)?;
+    let url = Url::create_object_url_with_blob(&typed).map_err(failed)?;
+    let anchor: HtmlAnchorElement = browser::document()
+        .create_element("a")
+        .map_err(failed)?
+        .unchecked_into();
+    anchor.set_href(&url);
+    anchor.set_download(name);
+    anchor.click();
+    // The browser has taken the address up when the click returns; it is let go well after.
+    leptos::task::spawn_local(async move {
+        browser::sleep(60_000).await;
+        let _ = Url::revoke_object_url(&url);
+    });
+    Ok(())
+}

@@ -1,0 +1,141 @@
+//! Rust for a web page: compiled to wasm32, with the JavaScript around it, as small as it gets.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+use anyhow::{Context, Result};
+use sha2::{Digest, Sha256};
+use xtask::place;
+
+use crate::{
+    child, say,
+    setup::{self, Need, Packages},
+    wasm::{self, Toolchain},
+};
+
+/// What [`Page::build`] needs.
+pub(crate) const NEEDS: &[Need] = &[
+    Need::Packages(Packages::Build),
+    Need::Node,
+    Need::Npm,
+    Need::WasmTarget,
+    Need::WasmBindgen,
+];
+/// Says which compiled crate and tools the files beside it were made by.
+const STAMP: &str = ".stamp";
+
+/// A crate of this workspace that runs in a browser.
+#[derive(Debug)]
+pub(crate) struct Page<'a> {
+    /// The package, as `ringback-wasm`. Its library has the same name, with underscores, and is a
+    /// `cdylib`.
+    pub(crate) package: &'a str,
+    pub(crate) features: &'a [&'a str],
+    /// The files made are `NAME.js`, `NAME_bg.wasm`, and with types `NAME.d.ts`.
+    pub(crate) name: &'a str,
+    pub(crate) types: bool,
+    /// Compiler flags of its own, which make it compile its dependencies apart from others'.
+    pub(crate) flags: &'a str,
+}
+
+impl Page<'_> {
+    /// Compiles, binds and optimises into `output`, a directory that holds nothing else afterwards.
+    /// Does nothing of it that is done; false: nothing was to do.
+    pub(crate) fn build(&self, output: &Path) -> Result<bool> {
+        let start = Instant::now();
+        let toolchain = Toolchain::require()?;
+        let mut cargo = toolchain.cargo()?;
+        let target = self.target_dir(&toolchain);
+        if !self.flags.is_empty() {
+            cargo
+                .env("CARGO_TARGET_DIR", &target)
+                .env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS", self.flags);
+        }
+        cargo
+            .args(["build", "--quiet", "--profile", "wasm", "--lib"])
+            .args(["--target", wasm::TARGET, "--package", self.package]);
+        if !self.features.is_empty() {
+            cargo.args(["--features", &self.features.join(",")]);
+        }
+        child::run(&mut cargo)?;
+        let library = self.package.replace('-', "_");
+        let compiled = target
+            .join(wasm::TARGET)
+            .join(format!("wasm/{library}.wasm"));
+        let stamp = self.stamp(&compiled)?;
+        if fs::read_to_string(output.join(STAMP)).is_ok_and(|text| text == stamp) {
+            return Ok(false);
+        }
+        let _ = fs::remove_dir_all(output);
+        fs::create_dir_all(output).with_context(|| format!("creating {}", output.display()))?;
+        self.bind(&compiled, output)?;
+        self.optimise(output)?;
+        fs::write(output.join(STAMP), stamp)?;
+        say::note(&format!(
+            "{} built in {}",
+            self.name,
+            say::duration(start.elapsed())
+        ));
+        Ok(true)
+    }
+
+    fn target_dir(&self, toolchain: &Toolchain) -> PathBuf {
+        let shared = toolchain.target_dir();
+        if self.flags.is_empty() {
+            return shared;
+        }
+        let name = shared.file_name().unwrap_or_default().to_string_lossy();
+        shared.with_file_name(format!("{name}-{}", self.name))
+    }
+
+    fn bind(&self, compiled: &Path, output: &Path) -> Result<()> {
+        let mut bindgen = child::command(place::wasm_bindgen("wasm-bindgen")?);
+        bindgen
+            .args(["--target", "web", "--remove-producers-section"])
+            .args(["--out-name", self.name, "--out-dir"])
+            .arg(output)
+            .arg(compiled);
+        if !self.types {
+            bindgen.arg("--no-typescript");
+        }
+        child::run(&mut bindgen)
+    }
+
+    fn optimise(&self, output: &Path) -> Result<()> {
+        let file = output.join(format!("{}_bg.wasm", self.name));
+        let smaller = output.join("smaller.wasm");
+        let mut opt = child::command(place::npm_tool("wasm-opt")?);
+        // What rustc and wasm-bindgen use by themselves, and every browser has that has what a call
+        // needs. (The section that says so is not always there to be found.)
+        opt.args(["-Oz", "--enable-bulk-memory", "--enable-mutable-globals"])
+            .args(["--enable-nontrapping-float-to-int", "--enable-sign-ext"])
+            .args(["--enable-reference-types", "--enable-multivalue"])
+            .args(["--strip-debug", "--output"])
+            .arg(&smaller)
+            .arg(&file);
+        child::run(&mut opt)?;
+        fs::rename(&smaller, &file).with_context(|| format!("writing {}", file.display()))
+    }
+
+    fn stamp(&self, compiled: &Path) -> Result<String> {
+        let mut hash = Sha256::new();
+        hash.update(fs::read(compiled).with_context(|| format!("reading {}", compiled.display()))?);
+        hash.update(format!("{self:?}"));
+        for tool in [place::wasm_bindgen("wasm-bindgen")?, place::npm_tools()?] {
+            hash.update(tool.to_string_lossy().as_bytes());
+        }
+        Ok(hash
+            .finalize()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect())
+    }
+}
+
+/// Installs what building pages needs.
+pub(crate) fn setup() -> Result<()> {
+    setup::ensure(NEEDS)
+}
