@@ -23,6 +23,8 @@ struct Terminal {
     /// All output of the session so far.
     output: Vec<u8>,
     confirms: bool,
+    /// Bytes of input so far.
+    typed: u64,
 }
 
 fn start(session: Option<[u8; 16]>, received: u64) -> Start {
@@ -49,6 +51,7 @@ impl Terminal {
             },
             output: Vec::new(),
             confirms: true,
+            typed: 0,
         };
         terminal.say(browser, &ToDevice::Start(start))?;
         match terminal.next(browser)? {
@@ -65,7 +68,8 @@ impl Terminal {
         Ok(())
     }
 
-    fn type_in(&self, browser: &mut Browser, text: &str) -> Result<()> {
+    fn type_in(&mut self, browser: &mut Browser, text: &str) -> Result<()> {
+        self.typed += text.len() as u64;
         self.say(browser, &ToDevice::Input(text.into()))
     }
 
@@ -97,6 +101,12 @@ impl Terminal {
                 bail!("{exited:?} before '{text}'");
             }
         }
+        Ok(())
+    }
+
+    /// Reads until the shell has all of the input.
+    fn taken(&mut self, browser: &mut Browser) -> Result<()> {
+        while self.next(browser)? != ToCaller::Taken(self.typed) {}
         Ok(())
     }
 
@@ -142,7 +152,7 @@ fn the_command_ends_as_the_shell_does() -> Result<()> {
     assert_eq!(ended.code, 128 + 9, "{ended:?}");
     // Nothing of the agent's own environment, and a home.
     let ended = shell(&place, &caller, "env | grep -c RINGBACK_; pwd; exit\n")?;
-    assert!(ended.stdout.contains("\r\n1\r\n"), "{ended:?}");
+    assert!(ended.stdout.contains("1\r\n/"), "{ended:?}");
     // Off, unless it is exposed.
     place.device.profile.ok(["unexpose", "shell"]);
     let ended = shell(&place, &caller, "")?;
@@ -167,15 +177,17 @@ fn a_shell_outlives_its_stream_and_loses_nothing() -> Result<()> {
     terminal.until(&mut browser, "ready\r\n")?;
 
     // It goes on while nobody is there.
-    let seen = terminal.output.len() as u64;
     terminal.type_in(&mut browser, "sleep 0.3; echo mea''nwhile; echo do''ne\n")?;
+    terminal.taken(&mut browser)?;
+    let seen = terminal.output.len() as u64;
     browser.close(terminal.id);
     let session = Some(terminal.started.session);
     let mut again = Terminal::open(&mut browser, start(session, seen))?;
     assert!(again.started.resumed);
     again.until(&mut browser, "done\r\n")?;
-    let said = String::from_utf8_lossy(&again.output).into_owned();
-    assert_eq!(said.matches("meanwhile\r\n").count(), 1, "{said}");
+    let whole = [terminal.output.as_slice(), &again.output].concat();
+    let whole = String::from_utf8_lossy(&whole).into_owned();
+    assert_eq!(whole.matches("meanwhile\r\n").count(), 1, "{whole}");
 
     // A newer stream takes it over.
     let shown = again.started.from + again.output.len() as u64;
@@ -277,7 +289,9 @@ fn shells_are_few_and_end_with_the_callers_right() -> Result<()> {
     let alive = || std::path::Path::new(&format!("/proc/{pid}")).exists();
     assert!(alive());
     let caller = place.device.callers().first().context("a caller")?.clone();
-    place.device.profile.ok(["callers", "revoke", &caller]);
+    for action in ["remember", "revoke"] {
+        place.device.profile.ok(["callers", action, &caller]);
+    }
     let started = Instant::now();
     while alive() {
         anyhow::ensure!(
