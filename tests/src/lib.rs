@@ -9,8 +9,8 @@
 //!
 //! [`registry`] is the worker alone, on the loopback, with clients that speak its protocol frame by
 //! frame, and [`room`] its relay; [`liar`] stands in front of it and lies; [`loopback`] has real
-//! agents there. [`browser`] is a real Chromium, on this host or in the lab; [`rtc_caller`] is a
-//! browser's side of a call, where no browser is needed.
+//! agents there, [`place`] a device with services. [`browser`] is a real Chromium, on this host or
+//! in the lab; [`rtc_caller`] is a browser's side of a call, where no browser is needed.
 
 pub mod agent;
 pub mod browser;
@@ -21,6 +21,7 @@ pub mod lan_site;
 pub mod liar;
 pub mod loopback;
 pub mod npm;
+pub mod place;
 pub mod profile;
 pub mod quinn_stream;
 pub mod registry;

@@ -107,7 +107,7 @@ fn wrong_names_and_addresses_are_named() {
         ),
         (
             &["expose", "web", "80"],
-            "'80' is not a service address; one looks like 127.0.0.1:22",
+            "'80' is not a service; one looks like 127.0.0.1:22",
         ),
         (
             &["unexpose", "web"],
@@ -558,7 +558,7 @@ fn a_damaged_configuration_is_named_by_line() {
         ),
         (
             "[services]\nssh = \"22\"\n",
-            "config.toml, line 2: '22' is not a service address",
+            "config.toml, line 2: '22' is not a service",
         ),
         (
             "[services]\n\"My Web\" = \"127.0.0.1:80\"\n",
@@ -1043,8 +1043,8 @@ fn transcript(profile: &Profile, commands: &[&[&str]]) -> String {
 fn help() {
     let profile = Profile::new();
     let commands = [
-        "up", "beacon", "expose", "unexpose", "services", "connect", "pipe", "status", "contacts",
-        "callers", "id",
+        "up", "beacon", "expose", "unexpose", "services", "connect", "pipe", "shell", "get",
+        "send", "status", "contacts", "callers", "id",
     ];
     let help: Vec<[&str; 2]> = commands
         .iter()
