@@ -81,7 +81,7 @@ impl Identity {
     }
 
     /// As if the page was loaded anew.
-    #[cfg(test)]
+    #[cfg(all(test, target_arch = "wasm32"))]
     pub(crate) fn unload() {
         LOADED.set(None);
     }

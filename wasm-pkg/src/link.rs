@@ -174,7 +174,7 @@ impl Link {
         Ok(Stream::new(channel, &open, Rc::clone(core)))
     }
 
-    #[cfg(test)]
+    #[cfg(all(test, target_arch = "wasm32"))]
     pub(crate) fn stream_count(&self) -> usize {
         self.core.streams.borrow().len()
     }

@@ -120,7 +120,7 @@ impl Peer {
         }
     }
 
-    #[cfg(test)]
+    #[cfg(all(test, target_arch = "wasm32"))]
     pub(crate) fn offer_sdp(&self) -> String {
         self.connection.local_description().expect("an offer").sdp()
     }

@@ -105,7 +105,7 @@ impl Registry {
         })
     }
 
-    #[cfg(test)]
+    #[cfg(all(test, target_arch = "wasm32"))]
     pub(crate) fn for_tests() -> Self {
         let info = RegistryInfo {
             version: String::new(),
