@@ -1,7 +1,7 @@
 //! A real TURN server: Debian's coturn, with one user.
 
 use std::{
-    net::{IpAddr, SocketAddr, UdpSocket},
+    net::{Ipv4Addr, SocketAddr, UdpSocket},
     path::Path,
     process::Command,
     time::Duration,
@@ -14,6 +14,9 @@ use crate::lab::{Lab, STUN, process::Process, stun};
 /// The user name and credential that it takes.
 pub const USERNAME: &str = "ringback";
 pub const CREDENTIAL: &str = "the credential of the tests";
+
+/// Where it is in a lab.
+const LAB: (Ipv4Addr, u16) = (STUN[0], 3500);
 
 /// A TURN server by UDP and TCP, until dropped.
 #[derive(Debug)]
@@ -36,7 +39,7 @@ impl TurnServer {
 
     /// Starts it in a lab, beside the STUN server on a port of its own.
     pub fn in_lab(lab: &Lab) -> Result<Self> {
-        let address = SocketAddr::from((STUN[0], 3500));
+        let address = SocketAddr::from(LAB);
         let turnserver = lab.stun().command("turnserver");
         let process = lab.spawn("turn", command(turnserver, lab.dir(), address))?;
         let probe = lab.stun().udp((address.ip(), 0))?;
@@ -53,26 +56,25 @@ impl TurnServer {
         })
     }
 
-    /// Where its relayed addresses are.
-    pub fn ip(&self) -> IpAddr {
-        self.address.ip()
-    }
-
-    /// What a registry is told as `TURN_URLS`.
-    pub fn urls(&self) -> String {
-        let address = self.address;
-        format!("turn:{address}?transport=udp,turn:{address}?transport=tcp")
-    }
-
     /// The registry's configuration that hands it out.
     pub fn bindings(&self) -> [(String, String); 3] {
-        [
-            ("TURN_URLS", self.urls().as_str()),
-            ("TURN_USERNAME", USERNAME),
-            ("TURN_CREDENTIAL", CREDENTIAL),
-        ]
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        bindings(self.address)
     }
+
+    /// The same for one that will be started by [`TurnServer::in_lab`].
+    pub fn lab_bindings() -> [(String, String); 3] {
+        bindings(LAB.into())
+    }
+}
+
+fn bindings(address: SocketAddr) -> [(String, String); 3] {
+    let urls = format!("turn:{address}?transport=udp,turn:{address}?transport=tcp");
+    [
+        ("TURN_URLS", urls.as_str()),
+        ("TURN_USERNAME", USERNAME),
+        ("TURN_CREDENTIAL", CREDENTIAL),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
 }
 
 fn command(mut turnserver: Command, dir: &Path, address: SocketAddr) -> Command {

@@ -129,8 +129,8 @@ fn hostile_file_names_are_text() -> Result<()> {
             assert!(page.text()?.contains(name), "{name}");
         }
     }
-    for name in ["<img src=x", "picture.svg", "picture.png"] {
-        page.click("button", &format!("{name}"))?;
+    for name in [names[0], "picture.svg", "picture.png"] {
+        page.click("button", name)?;
         page.until("document.querySelector('.preview')")?;
         page.until("!document.querySelector('.preview .spinner')")?;
         is_untouched(page)?;

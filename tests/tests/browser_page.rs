@@ -75,15 +75,15 @@ fn terminal(visit: &Visit) -> Result<()> {
 fn files(stage: &Stage, browser: &Browser, visit: &Visit) -> Result<()> {
     let page = &visit.page;
     visit.service("docs")?;
-    page.click("button", "notes.txt ")?;
+    page.click("button", "notes.txt")?;
     page.until_text("Call the attic.")?;
     page.pictures("preview-text")?;
     page.press("Escape")?;
-    page.click("button", "pictures ")?;
-    page.click("button", "sunset.png ")?;
+    page.click("button", "pictures")?;
+    page.click("button", "sunset.png")?;
     page.until("document.querySelector('img.preview-picture')?.naturalWidth === 2")?;
     page.press("Escape")?;
-    page.click("button", "docs")?;
+    page.eval::<Value>("void document.querySelector('.crumb').click()")?;
 
     page.click("button", "Download backup.tar")?;
     visit.until_transfer("backup.tar", "verified", PATIENCE)?;
@@ -93,7 +93,7 @@ fn files(stage: &Stage, browser: &Browser, visit: &Visit) -> Result<()> {
 
     let local = tempfile::TempDir::new()?;
     let photo = local.path().join("photo.raw");
-    let content: Vec<u8> = (0..5_000_000u32).map(|n| (n * n >> 7) as u8).collect();
+    let content: Vec<u8> = (0..5_000_000u32).map(|n| ((n * n) >> 7) as u8).collect();
     std::fs::write(&photo, &content)?;
     visit.upload(&photo)?;
     visit.until_transfer("photo.raw", "verified on the device", PATIENCE)?;
@@ -252,7 +252,7 @@ fn axe_finds_nothing_serious_on_any_screen() -> Result<()> {
     visit.service("docs")?;
     page.until_text("notes.txt")?;
     is_accessible(page, "files")?;
-    page.click("button", "notes.txt ")?;
+    page.click("button", "notes.txt")?;
     page.until_text("Buy ink.")?;
     is_accessible(page, "preview")
 }

@@ -224,7 +224,7 @@ impl Ring<'_> {
         let addresses = accepted.description.candidates.len();
         let Some(turn) = turn else {
             return match within(PATH_PATIENCE, peer.connected()).await {
-                Some(true) => Ok(self.link(peer, accepted.reply)),
+                Some(true) => Ok(self.link(peer, &accepted.reply)),
                 _ => Err(no_path(&peer, gathered, addresses, false).await),
             };
         };
@@ -234,7 +234,7 @@ impl Ring<'_> {
         let (reply, direct) = (accepted.reply, &peer);
         let soon = within(DIRECT_PATIENCE, direct.connected()).await;
         if soon == Some(true) {
-            return Ok(self.link(peer, reply));
+            return Ok(self.link(peer, &reply));
         }
         let going_on = async {
             if soon.is_some() || within(PATH_PATIENCE, direct.connected()).await != Some(true) {
@@ -261,12 +261,12 @@ impl Ring<'_> {
             }
         };
         Ok(match first {
-            None => self.link(peer, reply),
-            Some((relayed, reply)) => self.link(relayed, reply),
+            None => self.link(peer, &reply),
+            Some((relayed, reply)) => self.link(relayed, &reply),
         })
     }
 
-    fn link(&self, peer: Peer, reply: Reply) -> Link {
+    fn link(&self, peer: Peer, reply: &Reply) -> Link {
         self.log.note(Step::Connected, None);
         Link::new(
             peer,

@@ -250,12 +250,9 @@ impl Core {
         self.streams
             .borrow_mut()
             .retain(|kept| !Rc::ptr_eq(kept, stream));
-        match stream.reset_by_device() {
-            Some(code @ (reset::REVOKED | reset::SHUTTING_DOWN)) => {
-                let end = explain_reset(code);
-                self.finish(LinkEnd::new(&end.code, &end.message));
-            }
-            _ => {}
+        if let Some(code @ (reset::REVOKED | reset::SHUTTING_DOWN)) = stream.reset_by_device() {
+            let end = explain_reset(code);
+            self.finish(LinkEnd::new(&end.code, &end.message));
         }
     }
 

@@ -56,14 +56,12 @@ pub(crate) struct Core {
 }
 
 /// Kept for as long as the channel may call them.
-struct Handlers(
-    #[expect(dead_code, reason = "called by the browser")]
-    (
-        Closure<dyn FnMut(MessageEvent)>,
-        Closure<dyn FnMut()>,
-        Closure<dyn FnMut()>,
-    ),
-);
+#[expect(dead_code, reason = "called by the browser")]
+struct Handlers {
+    message: Closure<dyn FnMut(MessageEvent)>,
+    room: Closure<dyn FnMut()>,
+    close: Closure<dyn FnMut()>,
+}
 
 impl Stream {
     pub(crate) fn new(data_channel: RtcDataChannel, open: &Open, link: Rc<link::Core>) -> Self {
@@ -175,7 +173,11 @@ impl Core {
         channel.set_onbufferedamountlow(Some(on_room.as_ref().unchecked_ref()));
         channel.set_buffered_amount_low_threshold(BUFFER_LOW);
         channel.set_onclose(Some(on_close.as_ref().unchecked_ref()));
-        let handlers = Handlers((on_message, on_room, on_close));
+        let handlers = Handlers {
+            message: on_message,
+            room: on_room,
+            close: on_close,
+        };
         core.handlers.replace(Some(handlers));
     }
 

@@ -42,11 +42,11 @@ pub(super) fn readable(stream: &Stream) -> Result<JsValue, JsValue> {
     );
     let stopping = stream.clone();
     let cancel = Closure::<dyn FnMut(JsValue)>::new(move |_| stopping.stop_reading());
-    set(&source, "pull", pull.into_js_value())?;
-    set(&source, "cancel", cancel.into_js_value())?;
+    set(&source, "pull", &pull.into_js_value())?;
+    set(&source, "cancel", &cancel.into_js_value())?;
     // Nothing is read before somebody wants it.
     let strategy = Object::new();
-    set(&strategy, "highWaterMark", 0.into())?;
+    set(&strategy, "highWaterMark", &JsValue::from(0))?;
     ReadableStream::new(&source, &strategy).map(Into::into)
 }
 
@@ -69,9 +69,9 @@ pub(super) fn writable(stream: &Stream) -> Result<JsValue, JsValue> {
     let close = Closure::<dyn FnMut()>::new(move || closing.finish());
     let aborting = stream.clone();
     let abort = Closure::<dyn FnMut(JsValue)>::new(move |_| aborting.reset());
-    set(&sink, "write", write.into_js_value())?;
-    set(&sink, "close", close.into_js_value())?;
-    set(&sink, "abort", abort.into_js_value())?;
+    set(&sink, "write", &write.into_js_value())?;
+    set(&sink, "close", &close.into_js_value())?;
+    set(&sink, "abort", &abort.into_js_value())?;
     WritableStream::new(&sink).map(Into::into)
 }
 
@@ -95,6 +95,6 @@ fn bytes(chunk: &JsValue) -> Option<Uint8Array> {
     ))
 }
 
-fn set(of: &Object, name: &str, value: JsValue) -> Result<(), JsValue> {
-    Reflect::set(of, &name.into(), &value).map(drop)
+fn set(of: &Object, name: &str, value: &JsValue) -> Result<(), JsValue> {
+    Reflect::set(of, &name.into(), value).map(drop)
 }

@@ -41,8 +41,10 @@ pub(super) struct Served {
     /// Bytes of data that have come, and that were sent.
     pub(super) received: RefCell<u64>,
     pub(super) sent: RefCell<u64>,
-    on_event: RefCell<Vec<Closure<dyn FnMut(MessageEvent)>>>,
+    on_event: RefCell<Vec<OnMessage>>,
 }
+
+type OnMessage = Closure<dyn FnMut(MessageEvent)>;
 
 /// A link to a device in this page, made as a call makes it.
 pub(super) async fn link() -> (Link, Device) {

@@ -1,6 +1,13 @@
 //! A modal dialog on the browser's own element: focus is kept inside, Escape closes it.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
 use leptos::{html, prelude::*};
+use wasm_bindgen::JsCast;
+use web_sys::HtmlElement;
 
 use super::icon::{Icon, icon};
 use crate::browser;
@@ -19,11 +26,22 @@ pub(crate) fn Dialog(
         {
             browser::after_render(move || {
                 let _ = dialog.show_modal();
+                // Where one types, else the choice that changes nothing; not on "Close".
+                let first = dialog.query_selector("input:not(.away), .actions button");
+                if let Ok(Some(first)) = first
+                    && let Ok(first) = first.dyn_into::<HtmlElement>()
+                {
+                    let _ = first.focus();
+                }
             });
         }
     });
     // A dialog that is closed gives the focus back to what opened it; one that is taken away does not.
+    // Its event comes later, when something else may have been asked already: that is not closed.
+    let taken_away = Arc::new(AtomicBool::new(false));
+    let leaving = taken_away.clone();
     on_cleanup(move || {
+        leaving.store(true, Ordering::Relaxed);
         if let Some(dialog) = node.try_get_untracked().flatten() {
             dialog.close();
         }
@@ -35,7 +53,11 @@ pub(crate) fn Dialog(
             class="dialog"
             closedby="any"
             aria-labelledby="dialog-title"
-            on:close=move |_| on_close()
+            on:close=move |_| {
+                if !taken_away.load(Ordering::Relaxed) {
+                    on_close();
+                }
+            }
         >
             <header class="dialog-head">
                 <h2 id="dialog-title">{title}</h2>

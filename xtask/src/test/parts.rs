@@ -140,7 +140,13 @@ fn wasm() -> Result<()> {
         "--package",
         "ringback-worker",
     ])?;
-    lint(&["--lib", "--package", "ringback-wasm"])?;
+    lint(&[
+        "--lib",
+        "--package",
+        "ringback-wasm",
+        "--package",
+        "ringback-web-ui",
+    ])?;
     lint(&[
         "--all-targets",
         "--package",

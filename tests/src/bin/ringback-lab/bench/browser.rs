@@ -251,7 +251,7 @@ const TRANSFER: &str = r#"(() => {
     const request = async head => {
         const stream = link.open('web');
         const writer = stream.writable.getWriter();
-        await writer.write(new TextEncoder().encode(head + 'Host: nas\r\nConnection: close\r\n\r\n'));
+        await writer.write(new TextEncoder().encode(head + 'Host: nas\r\n\r\n'));
         return [stream, writer];
     };
     const count = async stream => {
@@ -262,7 +262,8 @@ const TRANSFER: &str = r#"(() => {
     globalThis.down = async (bytes, channels) => {
         const begun = performance.now();
         const all = await Promise.all(Array.from({ length: channels }, async () => {
-            const [stream] = await request(`GET /bytes/${bytes} HTTP/1.1\r\n`);
+            const [stream, writer] = await request(`GET /bytes/${bytes} HTTP/1.1\r\n`);
+            await writer.close();
             return count(stream);
         }));
         if (all.some(got => got < bytes)) throw new Error(`only ${all} of ${bytes}`);
@@ -274,6 +275,7 @@ const TRANSFER: &str = r#"(() => {
         const chunk = new Uint8Array(65536);
         for (let left = bytes; left > 0; left -= chunk.length)
             await writer.write(left < chunk.length ? chunk.subarray(0, left) : chunk);
+        await writer.close();
         const answer = await new Response(stream.readable).text();
         if (!answer.includes(`"bytes":${bytes}`)) throw new Error(answer);
         return performance.now() - begun;
