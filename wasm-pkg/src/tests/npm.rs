@@ -7,8 +7,8 @@ use wasm_bindgen_test::wasm_bindgen_test;
 
 use super::device::link;
 use crate::clock::{sleep, within};
-use crate::object::{member, text};
 use crate::npm;
+use crate::object::{member, text};
 
 async fn call(of: &JsValue, method: &str, argument: &JsValue) -> Result<JsValue, JsValue> {
     let function: Function = member(of, method).dyn_into().unwrap();
