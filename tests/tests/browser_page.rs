@@ -57,7 +57,7 @@ fn a_visitor_with_a_link_uses_terminal_files_and_lan_page() -> Result<()> {
 fn terminal(visit: &Visit) -> Result<()> {
     let page = &visit.page;
     visit.service("shell")?;
-    visit.until_terminal("$")?;
+    visit.until_prompt()?;
     visit.type_line("echo $((6*7)) \"$TERM\"")?;
     visit.until_terminal("42 xterm-256color")?;
     // The shell knows the size of the window, also when that changes.
@@ -247,7 +247,7 @@ fn axe_finds_nothing_serious_on_any_screen() -> Result<()> {
     page.until_role("button", "shell ")?;
     is_accessible(page, "link")?;
     visit.service("shell")?;
-    visit.until_terminal("$")?;
+    visit.until_prompt()?;
     is_accessible(page, "terminal")?;
     visit.service("docs")?;
     page.until_text("notes.txt")?;
@@ -274,7 +274,7 @@ fn everything_is_reached_by_the_keyboard() -> Result<()> {
         let name: String = page.eval("document.activeElement?.innerText ?? ''")?;
         if name.starts_with("shell") {
             page.press("Enter")?;
-            return visit.until_terminal("$");
+            return visit.until_prompt();
         }
         reached.push(name);
     }
