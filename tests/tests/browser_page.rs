@@ -164,6 +164,7 @@ fn the_owner_signs_in_enrols_renames_and_sees_presence() -> Result<()> {
     page.until_role("heading", "Ring your device")?;
     page.pictures("welcome")?;
     page.click("link", "Sign in as its owner")?;
+    browser.allow("the server responded with a status of 401");
     page.fill("Owner secret", "a guess")?;
     page.press("Enter")?;
     assert!(
@@ -203,6 +204,7 @@ fn is_accessible(page: &Page, name: &str) -> Result<()> {
         page.set_size(size)?;
         for scheme in [Scheme::Light, Scheme::Dark] {
             page.set_scheme(scheme)?;
+            page.settle()?;
             page.eval::<Value>(&format!(
                 "void (() => {{ if (!globalThis.axe) {{ {axe} }} }})()"
             ))?;
