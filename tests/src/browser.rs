@@ -216,6 +216,7 @@ impl Browser {
 impl Drop for Browser {
     fn drop(&mut self) {
         let outcome = self.check();
+        let troubles = self.tools.troubles();
         if std::thread::panicking() || outcome.is_err() {
             picture::keep_last_sight(&self.tools);
         }
@@ -226,7 +227,7 @@ impl Drop for Browser {
             && !std::mem::replace(&mut self.checked, true)
             && let Err(error) = outcome
         {
-            panic!("{error}");
+            panic!("{error}\n{}", troubles.join("\n"));
         }
     }
 }

@@ -237,6 +237,17 @@ impl Visit {
             })
     }
 
+    /// Waits until the shell in front asks for a command.
+    pub fn until_prompt(&self) -> Result<()> {
+        let ends = format!("/[$#] ?$/.test({TERMINAL}?.text().trimEnd() ?? '')");
+        self.page.until(&ends).with_context(|| {
+            format!(
+                "the terminal shows:\n{}",
+                self.terminal().unwrap_or_default()
+            )
+        })
+    }
+
     /// Types a line into the terminal in front.
     pub fn type_line(&self, line: &str) -> Result<()> {
         self.page.until(&format!(

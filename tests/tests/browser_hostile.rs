@@ -95,7 +95,7 @@ fn a_hostile_lan_page_reaches_nothing_of_the_registrys_origin() -> Result<()> {
     assert!(page.eval::<String>("location.origin")? == registry);
     // The link works as before.
     visit.service("shell")?;
-    visit.until_terminal("$")
+    visit.until_prompt()
 }
 
 #[test]
@@ -162,7 +162,7 @@ fn hostile_terminal_output_is_text() -> Result<()> {
     let title: String = page.eval("document.title")?;
     page.eval::<Value>("navigator.clipboard.writeText('before').then(() => null)")?;
     visit.service("shell")?;
-    visit.until_terminal("$")?;
+    visit.until_prompt()?;
     visit.type_line(&format!("cat {}/hostile", stage.files.path().display()))?;
     visit.until_terminal("the end")?;
     visit.until_terminal("onerror")?;
@@ -189,13 +189,14 @@ fn a_script_in_a_devices_name_is_text() -> Result<()> {
     let browser = Browser::start()?;
     let page = browser.page()?;
     let name = Value::from(SCRIPT).to_string();
-    let lie = Value::from(format!("\"name\":{name},\"agent\":{name}"));
     page.on_new_document(&format!(
         "const Honest = WebSocket; globalThis.WebSocket = class extends Honest {{\
            constructor(...rest) {{ super(...rest); this.addEventListener('message', event => {{\
-             const text = String(event.data).replace(/\"agent\":\"[^\"]*\"/g, '')\
-               .replace(/,,/g, ',').replace(/\"name\":\"[^\"]*\"/g, () => {lie});\
-             Object.defineProperty(event, 'data', {{ value: text }}); }}); }} }};"
+             if (!String(event.data).startsWith('{{')) return;\
+             const value = JSON.parse(event.data);\
+             for (const device of value.devices ?? [value.device]) {{\
+               device.name = {name}; device.agent = {name}; }}\
+             Object.defineProperty(event, 'data', {{ value: JSON.stringify(value) }}); }}); }} }};"
     ))?;
     page.open(&format!("{}/#", stage.registry.origin()))?;
     page.click("link", "Sign in as its owner")?;

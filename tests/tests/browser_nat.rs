@@ -12,6 +12,7 @@ use ringback_tests::{
     lab::{
         Topology,
         content::Content,
+        coturn::Coturn,
         kind::Kind,
         reach::{Expected, Transport},
     },
@@ -142,6 +143,12 @@ fn stage() -> Result<(Stage, TurnServer)> {
     let stage = Stage::set_with(|config| {
         let mut config = npm::serve(config)?;
         config.bindings.extend(TurnServer::lab_bindings());
+        // A page can not be told by options, as agents are, which family its host has.
+        let stun = Coturn::servers().into_iter().chain(Coturn::servers6());
+        let stun: Vec<String> = stun.map(|server| server.to_string()).collect();
+        config
+            .bindings
+            .insert("STUN_SERVERS".into(), stun.join(","));
         Ok(config)
     })?;
     let turn = TurnServer::in_lab(stage.lab())?;

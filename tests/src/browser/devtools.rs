@@ -48,6 +48,8 @@ struct State {
     targets: Vec<Target>,
     incidents: Vec<Incident>,
     allowed: Vec<String>,
+    /// What was waited for in vain.
+    troubles: Vec<String>,
     downloads: HashMap<String, String>,
     saved: VecDeque<Result<(String, String), String>>,
     ended: bool,
@@ -178,6 +180,16 @@ impl DevTools {
 
     pub(super) fn allow(&self, part: &str) {
         self.lock().allowed.push(part.to_owned());
+    }
+
+    /// Keeps it for the end of the test: an error that is returned is not told where the browser's
+    /// own complaints end the test first.
+    pub(super) fn note_trouble(&self, trouble: String) {
+        self.lock().troubles.push(trouble);
+    }
+
+    pub(super) fn troubles(&self) -> Vec<String> {
+        self.lock().troubles.clone()
     }
 
     pub(super) fn incidents(&self) -> Vec<Incident> {

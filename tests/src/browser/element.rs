@@ -33,7 +33,9 @@ impl Page {
                 Ok(()) => return Ok(()),
                 Err(error) if start.elapsed() > PATIENCE => {
                     let there = self.describe().unwrap_or_default();
-                    return Err(error.context(format!("the page has:\n{there}")));
+                    let trouble = format!("{error:#}; the page has:\n{there}");
+                    self.tools.note_trouble(trouble.clone());
+                    return Err(error.context(trouble));
                 }
                 // It comes, or it is just being replaced.
                 Err(_) => std::thread::sleep(Duration::from_millis(20)),
@@ -49,7 +51,9 @@ impl Page {
                 Ok(_) => return Ok(()),
                 Err(error) if start.elapsed() > PATIENCE => {
                     let there = self.describe().unwrap_or_default();
-                    return Err(error.context(format!("the page has:\n{there}")));
+                    let trouble = format!("{error:#}; the page has:\n{there}");
+                    self.tools.note_trouble(trouble.clone());
+                    return Err(error.context(trouble));
                 }
                 Err(_) => std::thread::sleep(Duration::from_millis(20)),
             }

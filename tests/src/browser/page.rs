@@ -51,7 +51,7 @@ impl Page {
         }
         // Absent where only the fragment has changed.
         let is_new = went["loaderId"].is_string();
-        let condition = if is_new {
+        let condition = if is_new && url != "about:blank" {
             "document.readyState === 'complete' && location.href !== 'about:blank'"
         } else {
             "true"
@@ -90,7 +90,9 @@ impl Page {
     pub fn until_within(&self, timeout: Duration, condition: &str) -> Result<()> {
         until(&self.tools, &self.target, timeout, condition).with_context(|| {
             let text = self.text().unwrap_or_default();
-            format!("the page shows:\n{text}")
+            let trouble = format!("waiting for {condition}; the page shows:\n{text}");
+            self.tools.note_trouble(trouble.clone());
+            trouble
         })
     }
 

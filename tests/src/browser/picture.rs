@@ -69,13 +69,19 @@ impl Page {
         self.call("Emulation.setEmulatedMedia", &features).map(drop)
     }
 
-    /// Keeps a picture of what the window shows, as `target/tmp/screenshots/NAME.png`.
-    pub fn picture(&self, name: &str) -> Result<PathBuf> {
-        // Everything that was changed so far is drawn, and so are fonts that were wanted for it.
+    /// Waits until everything that was changed so far is drawn, with the fonts that were wanted for
+    /// it, and colours are no longer on their way.
+    pub fn settle(&self) -> Result<()> {
         self.eval::<Value>(
             "(async () => { await document.fonts.ready; \
              for (let i = 0; i < 2; i++) await new Promise(requestAnimationFrame); })()",
         )?;
+        self.until("document.getAnimations().every(it => !(it instanceof CSSTransition))")
+    }
+
+    /// Keeps a picture of what the window shows, as `target/tmp/screenshots/NAME.png`.
+    pub fn picture(&self, name: &str) -> Result<PathBuf> {
+        self.settle()?;
         let shot = self.call("Page.captureScreenshot", &json!({ "format": "png" }))?;
         keep(name, &shot)
     }
