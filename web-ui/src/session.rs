@@ -208,9 +208,13 @@ impl Call {
             load_contacts(app).await;
         });
         spawn_local(self.measure(link.clone()));
+        let number = self.link_number();
         spawn_local(async move {
             let end = link.closed().await;
-            self.ended(app, link, end);
+            // A link that has been replaced is closed, too, and that is not the end of the call.
+            if self.link_number() == number {
+                self.ended(app, link, end);
+            }
         });
     }
 
@@ -283,7 +287,7 @@ impl Call {
     }
 
     fn ended(self, app: App, link: Link, end: LinkEnd) {
-        // A newer link has taken its place, or it was hung up.
+        // It was hung up, or is being made anew already.
         if self.stage.get_untracked() != Stage::Linked {
             return;
         }
