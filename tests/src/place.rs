@@ -12,6 +12,7 @@ use crate::loopback::{Device, PASSWORD, Profile};
 use crate::registry::{Registry, new_key};
 use crate::rtc_caller::{Asking, Browser, accepted, take};
 
+#[derive(Debug)]
 pub struct Place {
     runtime: tokio::runtime::Runtime,
     pub registry: Registry,

@@ -232,11 +232,9 @@ fn a_flood_waits_for_the_caller_and_an_interrupt_gets_through() -> Result<()> {
         terminal.next(&mut browser)?;
     }
     let id = terminal.id;
-    let more = browser.within(
-        "more than the window",
-        Duration::from_millis(500),
-        |browser| browser.stream(id).readable() > 16 * 1024,
-    )?;
+    let more = browser.within(Duration::from_millis(500), |browser| {
+        browser.stream(id).readable() > 16 * 1024
+    })?;
     assert!(!more, "{} bytes", terminal.output.len());
     // Confirmed, it flows; and Ctrl-C is heard at once.
     terminal.confirms = true;
