@@ -23,7 +23,7 @@ impl StaticSite {
             for stream in listener.incoming().map_while(Result::ok) {
                 let (dir, policy) = (dir.clone(), policy.clone());
                 // An error is a client that went away.
-                thread::spawn(move || answer(stream, &dir, &policy));
+                thread::spawn(move || answer(&stream, &dir, &policy));
             }
         });
         Ok(Self { address })
@@ -35,8 +35,8 @@ impl StaticSite {
     }
 }
 
-fn answer(stream: TcpStream, dir: &Path, policy: &str) -> io::Result<()> {
-    let mut input = BufReader::new(&stream);
+fn answer(stream: &TcpStream, dir: &Path, policy: &str) -> io::Result<()> {
+    let mut input = BufReader::new(stream);
     let mut first = String::new();
     input.read_line(&mut first)?;
     let mut line = String::new();
@@ -50,7 +50,7 @@ fn answer(stream: TcpStream, dir: &Path, policy: &str) -> io::Result<()> {
         Some((body, file)) => ("200 OK", kind(&file), body),
         None => ("404 Not Found", "text/plain", b"no such file\n".to_vec()),
     };
-    let mut out = &stream;
+    let mut out = stream;
     write!(
         out,
         "HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-length: {}\r\n\
