@@ -68,12 +68,12 @@ fn a_port_of_one_agent_leads_to_the_other_as_long_as_the_stream_lasts() -> Resul
         assert_eq!(said, "hello from afar");
         let connected = event(&mut browser, id, &mut frames, &DialKind::Connected)?;
         assert_eq!(connected.path.as_deref(), Some("direct"));
+        assert_eq!(far.callers(), [place.device.id.as_str()]);
         // The end of what is said is the end of the port.
         say(&mut browser, id, b"")?;
         browser.read_to_end(id)?;
         TcpStream::connect(&address).unwrap_err();
     }
-    assert_eq!(far.callers(), [place.device.id.as_str()]);
     Ok(())
 }
 

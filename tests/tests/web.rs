@@ -213,7 +213,7 @@ fn hosts_that_do_not_answer_well_are_told_apart() -> Result<()> {
     let place = place(address)?;
     let mut browser = place.browser()?;
     let error = exchange(&mut browser, &get("/"), b"").unwrap_err();
-    assert!(error.to_string().contains("Reset"), "{error:?}");
+    assert!(error.to_string().contains("ByPeer(1)"), "{error:?}");
     // Nobody listens; a service without HTTP; a service that is not exposed.
     let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
     let profile = &place.device.profile;

@@ -26,6 +26,10 @@ use crate::service::Frames;
 
 /// Between two attempts to call again.
 const PAUSE: Duration = Duration::from_millis(500);
+/// The end of standard input is an end for every program that reads there, so it is said again until
+/// the shell has ended: a terminal forgets it when a program changes its mode.
+const CTRL_D: [u8; 1] = [4];
+const END_INTERVAL: Duration = Duration::from_millis(500);
 /// For the device's first word on a stream.
 const START_PATIENCE: Duration = Duration::from_secs(20);
 
@@ -214,7 +218,8 @@ impl Terminal {
         let _ended_with_this = AbortOnDrop(reading);
         let mut stdout = tokio::io::stdout();
         loop {
-            let may_send = !self.keys_ended && self.unconfirmed.len() < KEPT_INPUT - MAX_CHUNK;
+            let has_room = self.unconfirmed.len() < KEPT_INPUT - MAX_CHUNK;
+            let may_send = !self.keys_ended && has_room;
             let sent = tokio::select! {
                 frame = said.recv() => {
                     let frame = match frame {
@@ -265,13 +270,17 @@ impl Terminal {
                         Some(keys) => keys,
                         None => {
                             self.keys_ended = true;
-                            // Nothing more will be typed: to a shell that is Ctrl-D.
-                            vec![4]
+                            CTRL_D.to_vec()
                         }
                     };
                     self.unconfirmed.extend(&keys);
                     self.sent += keys.len() as u64;
                     writer.write_all(&ToDevice::Input(keys).encode()).await
+                }
+                () = tokio::time::sleep(END_INTERVAL), if self.keys_ended && has_room => {
+                    self.unconfirmed.extend(CTRL_D);
+                    self.sent += CTRL_D.len() as u64;
+                    writer.write_all(&ToDevice::Input(CTRL_D.to_vec()).encode()).await
                 }
                 _ = self.resized.recv() => {
                     writer.write_all(&ToDevice::Resize(size()).encode()).await

@@ -83,7 +83,7 @@ pub(super) async fn run(line: &Line, remote: &Remote, to: Option<&Path>) -> Resu
     );
     let result = tokio::try_join!(workers, ask(line, &remote.service, &their_hash));
     let (_, answer) = match result {
-        Err(error) if refused(&error) == Some(&FileError::Changed) => {
+        Err(error) if refused(&error) == Some(FileError::Changed) => {
             incoming.discard();
             bail!(Failure::new(
                 Exit::Refused,

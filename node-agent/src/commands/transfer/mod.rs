@@ -13,6 +13,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use ringback_protocol::Code;
 use ringback_protocol::service::MAX_FRAME;
 use ringback_protocol::service::files::{FileAnswer, FileError, FileRequest, Range};
 use serde::Serialize;
@@ -168,10 +169,10 @@ async fn read_answer(reader: Reader) -> Result<(FileAnswer, Reader)> {
     let answer = FileAnswer::decode(&frame)?;
     match &answer.code {
         None => Ok((answer, frames.into_inner())),
-        Some(code) => bail!(Refused {
-            code: code.clone(),
-            failure: Failure::new(Exit::Refused, explain(code, &answer.detail)),
-        }),
+        Some(code) => bail!(
+            Failure::new(Exit::Refused, explain(code, &answer.detail))
+                .about(&Code::from(code.as_str()))
+        ),
     }
 }
 
@@ -185,17 +186,9 @@ fn explain(code: &FileError, detail: &str) -> String {
     }
 }
 
-/// The device's word on an operation.
-#[derive(Debug, thiserror::Error)]
-#[error("{failure}")]
-struct Refused {
-    code: FileError,
-    #[source]
-    failure: Failure,
-}
-
-fn refused(error: &anyhow::Error) -> Option<&FileError> {
-    error.downcast_ref::<Refused>().map(|refused| &refused.code)
+/// The device's word on an operation that failed.
+fn refused(error: &anyhow::Error) -> Option<FileError> {
+    Failure::code(error).map(|code| FileError::from(code.as_str()))
 }
 
 /// Will the same never work?

@@ -77,10 +77,10 @@ pub(super) async fn run(line: &Line, remote: &Remote, from: &Path, keep: bool) -
         Ok(_) => {}
         // The answer to an earlier try may have been lost: then it is there.
         Err(error)
-            if refused(&error) == Some(&FileError::NotFound)
+            if refused(&error) == Some(FileError::NotFound)
                 && is_there(line, remote, &path, &sha256).await => {}
         Err(error) => {
-            if refused(&error) == Some(&FileError::Exists) {
+            if refused(&error) == Some(FileError::Exists) {
                 abandon().await;
             }
             return Err(error);
@@ -115,7 +115,7 @@ async fn target(line: &Line, remote: &Remote, name: &str) -> Result<String> {
             }
             Ok(remote.path.clone())
         }
-        Err(error) if refused(&error) == Some(&FileError::NotFound) && !remote.is_folder => {
+        Err(error) if refused(&error) == Some(FileError::NotFound) && !remote.is_folder => {
             Ok(remote.path.clone())
         }
         Err(error) => Err(error),
