@@ -201,7 +201,7 @@ impl Bridge {
                 },
             }
         };
-        self.answer_head(id, response, path, port);
+        self.answer_head(id, &response, path, port);
         let mut credit = WINDOW;
         loop {
             while credit == 0 {
@@ -272,7 +272,7 @@ impl Bridge {
         Ok((request, body))
     }
 
-    fn answer_head(&self, id: u32, response: HttpResponse, path: &str, port: &MessagePort) {
+    fn answer_head(&self, id: u32, response: &HttpResponse, path: &str, port: &MessagePort) {
         let headers = Array::new();
         for header in &response.headers {
             let name = header.name().to_ascii_lowercase();

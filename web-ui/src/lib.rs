@@ -1,10 +1,14 @@
 //! Ringback's page: devices, calls and their services in a browser tab.
 //!
-//! [`app`] is the frame, `state` what the page knows (one enum per screen), `session` the only caller
+//! `app` is the frame, `state` what the page knows (one enum per screen), `session` the only caller
 //! of the browser's client, `components` what is seen. Services speak on streams of a link: `shell`,
 //! `folder` and `transfer`, `bridge`. What decides without a browser is compiled and tested natively,
 //! too: [`figures`], [`pieces`], [`plain`], [`route`], [`sentence`], [`cookies`].
 
+#![allow(
+    clippy::needless_pass_by_value,
+    reason = "Leptos hands properties to components by value"
+)]
 // Leptos makes a public type of each component's parameters.
 #![cfg_attr(target_arch = "wasm32", allow(unreachable_pub))]
 

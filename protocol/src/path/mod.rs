@@ -108,7 +108,7 @@ pub struct PathSet {
 
 impl PathSet {
     /// `seed` must be random: it makes ping contents unguessable. `candidates` must have been
-    /// through [`rank`]; TCP ones are the shell's to connect to.
+    /// through [`rank`](crate::candidate::rank); TCP ones are the shell's to connect to.
     pub fn new(
         role: Role,
         keys: &PathKeys,

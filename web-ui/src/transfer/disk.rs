@@ -149,11 +149,14 @@ async fn stored(name: &str) -> Result<Blob, JsValue> {
     JsFuture::from(handle.get_file()).await?.dyn_into()
 }
 
+/// Who waits for the worker's answer to which message.
+type Waiting = BTreeMap<u32, oneshot::Sender<Result<JsValue, String>>>;
+
 /// The worker that writes, one for the page.
 #[derive(Clone)]
 pub(crate) struct Disk {
     worker: Worker,
-    waiting: Rc<RefCell<BTreeMap<u32, oneshot::Sender<Result<JsValue, String>>>>>,
+    waiting: Rc<RefCell<Waiting>>,
 }
 
 thread_local! {
