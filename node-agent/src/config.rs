@@ -177,6 +177,32 @@ mod tests {
     }
 
     #[test]
+    fn every_kind_of_service_comes_back_as_it_was_exposed() {
+        let (_dir, profile) = profile(BY_HAND);
+        let folder = crate::service::Folder::new("/srv/our \"docs\"", true).unwrap();
+        let services: Vec<(&str, Service)> = vec![
+            ("docs", Service::Files(folder)),
+            ("music", "files:/srv/music".parse().unwrap()),
+            ("shell", Service::Shell),
+            ("dial", Service::Dial),
+            ("nas", "https://nas.local:8443".parse().unwrap()),
+        ];
+        for (name, service) in &services {
+            Config::expose(&profile, name, service).unwrap();
+        }
+        let loaded = Config::load(&profile).unwrap().services;
+        for (name, service) in &services {
+            assert_eq!(loaded[*name], *service);
+        }
+        let docs = "docs = { files = '/srv/our \"docs\"', writable = true }\n";
+        assert!(text(&profile).contains(docs), "{}", text(&profile));
+        for (name, _) in &services {
+            assert!(Config::unexpose(&profile, name).unwrap());
+        }
+        assert_eq!(text(&profile), BY_HAND);
+    }
+
+    #[test]
     fn an_edit_that_changes_nothing_writes_nothing() {
         let (dir, profile) = profile(BY_HAND);
         let before = fs::metadata(profile.config_file()).unwrap();

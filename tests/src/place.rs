@@ -7,8 +7,9 @@ use ringback_protocol::rtc::CHANNEL_LABEL;
 use ringback_protocol::stream::{Mode, Open, Opening};
 use serde_json::json;
 use str0m::channel::{ChannelConfig, ChannelId};
+use tempfile::TempDir;
 
-use crate::loopback::{Device, PASSWORD, Profile};
+use crate::loopback::{Device, Greeter, PASSWORD, Profile};
 use crate::registry::{Registry, new_key};
 use crate::rtc_caller::{Asking, Browser, accepted, take};
 
@@ -17,6 +18,7 @@ pub struct Place {
     runtime: tokio::runtime::Runtime,
     pub registry: Registry,
     pub device: Device,
+    _home: TempDir,
 }
 
 impl Place {
@@ -27,7 +29,15 @@ impl Place {
             .build()?;
         let registry = runtime.block_on(async { quiet_registry() });
         let code = runtime.block_on(registry.code(json!({ "name": "nas" })));
-        let device = Device::start(&registry.origin(), &code, "hello");
+        let profile = Profile::new();
+        let greeter = Greeter::start("hello").address.to_string();
+        profile.ok(["expose", "hello", &greeter]);
+        // What a shell starts with is the test's, not what this host's user has.
+        let home = TempDir::new()?;
+        let origin = registry.origin();
+        let mut up = profile.command(["up", "--json", "--registry", &origin, "--enroll", &code]);
+        up.env("HOME", home.path());
+        let device = Device::up(profile, &origin, up);
         for arguments in exposed {
             device
                 .profile
@@ -37,6 +47,7 @@ impl Place {
             runtime,
             registry,
             device,
+            _home: home,
         })
     }
 

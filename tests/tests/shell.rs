@@ -1,6 +1,6 @@
 //! Shells (PROTOCOL §20.2): the command `ringback shell`, and a browser's stream frame by frame.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use ringback_protocol::service::shell::{
 use ringback_protocol::stream::Mode;
 use ringback_tests::loopback::{Ended, Profile};
 use ringback_tests::place::{Place, open};
-use ringback_tests::rtc_caller::Browser;
+use ringback_tests::rtc_caller::{Browser, PATIENCE};
 use str0m::channel::ChannelId;
 
 /// A browser's terminal.
@@ -165,6 +165,47 @@ fn the_command_ends_as_the_shell_does() -> Result<()> {
 }
 
 #[test]
+fn the_command_calls_again_and_the_shell_goes_on() -> Result<()> {
+    let place = Place::new(&[&["shell"]])?;
+    // The command's calls go by this agent, whose death breaks the link.
+    let host = place.another("laptop");
+    let mut command = place.command(&host.profile, &["shell", "nas"]);
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn()?;
+    let mut stdin = child.stdin.take().context("piped")?;
+    let mut stdout = child.stdout.take().context("piped")?;
+    let (sender, said) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok(read @ 1..) = stdout.read(&mut buffer) {
+            // The test may be over.
+            let _ = sender.send(buffer[..read].to_vec());
+        }
+    });
+    let mut output = Vec::new();
+    let mut until = |text: &str| -> Result<()> {
+        while !String::from_utf8_lossy(&output).contains(text) {
+            output.extend(said.recv_timeout(PATIENCE)?);
+        }
+        Ok(())
+    };
+    writeln!(stdin, "kept=here; echo fi''rst")?;
+    until("first")?;
+    let host = host.restart();
+    writeln!(stdin, "echo sec''ond-$kept; exit 9")?;
+    until("second-here")?;
+    let ended = Ended::from(child.wait_with_output()?);
+    assert_eq!(ended.code, 9, "{ended:?}");
+    assert!(ended.stderr.contains("calling again"), "{ended:?}");
+    assert!(ended.stderr.contains("connected again"), "{ended:?}");
+    drop((stdin, host));
+    Ok(())
+}
+
+#[test]
 fn a_shell_outlives_its_stream_and_loses_nothing() -> Result<()> {
     let place = Place::new(&[&["shell"]])?;
     let mut browser = place.browser()?;
@@ -294,10 +335,7 @@ fn shells_are_few_and_end_with_the_callers_right() -> Result<()> {
     }
     let started = Instant::now();
     while alive() {
-        anyhow::ensure!(
-            started.elapsed() < ringback_tests::rtc_caller::PATIENCE,
-            "it runs on"
-        );
+        anyhow::ensure!(started.elapsed() < PATIENCE, "it runs on");
         std::thread::sleep(Duration::from_millis(20));
     }
     Ok(())

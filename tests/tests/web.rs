@@ -11,11 +11,11 @@ use ringback_protocol::stream::Mode;
 use ringback_tests::place::{Place, open, say, split_frame};
 use ringback_tests::rtc_caller::{Browser, PATIENCE};
 
-/// The lines of a request's head, and its body.
-type Asked = (Vec<String>, Vec<u8>);
+/// The head's lines and the body of a request.
+type Heard = (Vec<String>, Vec<u8>);
 
-/// A host that answers each request with these bytes, and tells of each head and body that came.
-fn host(answer: impl Into<Vec<u8>>) -> Result<(SocketAddr, Receiver<Asked>)> {
+/// A host that answers each request with these bytes, and tells of each that came.
+fn host(answer: impl Into<Vec<u8>>) -> Result<(SocketAddr, Receiver<Heard>)> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let address = listener.local_addr()?;
     let (sender, heard) = mpsc::channel();
@@ -31,7 +31,7 @@ fn host(answer: impl Into<Vec<u8>>) -> Result<(SocketAddr, Receiver<Asked>)> {
     Ok((address, heard))
 }
 
-fn serve(mut stream: &TcpStream, answer: &[u8]) -> std::io::Result<(Vec<String>, Vec<u8>)> {
+fn serve(mut stream: &TcpStream, answer: &[u8]) -> std::io::Result<Heard> {
     let mut reader = BufReader::new(stream);
     let mut head = Vec::new();
     loop {

@@ -293,15 +293,24 @@ impl Terminal {
         }
     }
 
-    /// Ctrl-C or an escape, while there is no shell to send it to.
+    /// Ctrl-C or an escape, while there is no shell to send it to. What else is typed is for the
+    /// shell when it is back.
     async fn gave_up(&mut self) {
-        loop {
+        while !self.keys_ended && self.unconfirmed.len() < KEPT_INPUT - MAX_CHUNK {
             match self.keys.recv().await {
-                Some(keys) if keys.contains(&3) || keys.ends_with(b"~.") => return,
-                Some(_) => {}
-                None => return std::future::pending().await,
+                Some(keys)
+                    if self.raw.is_some() && (keys.contains(&3) || keys.ends_with(b"~.")) =>
+                {
+                    return;
+                }
+                Some(keys) => {
+                    self.unconfirmed.extend(&keys);
+                    self.sent += keys.len() as u64;
+                }
+                None => self.keys_ended = true,
             }
         }
+        std::future::pending().await
     }
 
     fn say(&self, text: &str) {

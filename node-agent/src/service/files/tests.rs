@@ -177,6 +177,49 @@ async fn nothing_leads_out_of_the_folder() {
     assert_eq!(around, ["docs", "secret"]);
 }
 
+/// Somebody on the device swaps a folder for a link to the outside, again and again, while callers
+/// go through it.
+#[tokio::test]
+async fn nor_does_a_race() {
+    let disk = Disk::new();
+    fs::create_dir(disk.path("sub")).unwrap();
+    fs::write(disk.path("sub/secret"), "inside").unwrap();
+    symlink("..", disk.path("link")).unwrap();
+    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let (one, two, stopped) = (disk.path("sub"), disk.path("link"), stop.clone());
+    let swapping = std::thread::spawn(move || {
+        let mut swaps = 0;
+        while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
+            use rustix::fs::{CWD, RenameFlags, renameat_with};
+            renameat_with(CWD, &one, CWD, &two, RenameFlags::EXCHANGE).unwrap();
+            swaps += 1;
+        }
+        swaps
+    });
+    let (mut inside, mut refused) = (0, 0);
+    for round in 0..400 {
+        match disk.read("sub/secret").await {
+            Ok(bytes) => {
+                assert_eq!(bytes, b"inside");
+                inside += 1;
+            }
+            Err(_) => refused += 1,
+        }
+        let made = disk
+            .ask(FileRequest::new(Op::Mkdir, format!("sub/new{round}")))
+            .await;
+        assert!(
+            made.entry
+                .is_none_or(|entry| entry.kind == EntryKind::Folder)
+        );
+    }
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    let swaps = swapping.join().unwrap();
+    println!("{swaps} swaps: {inside} reads inside, {refused} refused");
+    let around = fs::read_dir(disk.dir.path()).unwrap().count();
+    assert_eq!(around, 2, "nothing was made outside");
+}
+
 #[tokio::test]
 async fn devices_and_pipes_are_not_opened() {
     let disk = Disk::new();

@@ -34,11 +34,11 @@ pub(super) fn command(caller: &PeerId, term: &str) -> Result<Command> {
             command.env(name, value);
         }
     }
-    let home = if user.dir.is_dir() {
-        user.dir
-    } else {
-        PathBuf::from("/")
-    };
+    // The agent's own HOME is one that its owner has chosen, if it is not the usual one.
+    let homes = std::env::var_os("HOME").map(PathBuf::from).into_iter();
+    let mut homes = homes.chain([user.dir]);
+    let home = homes.find(|home| home.is_absolute() && home.is_dir());
+    let home = home.unwrap_or_else(|| PathBuf::from("/"));
     command
         .env("HOME", &home)
         .env("USER", &user.name)
