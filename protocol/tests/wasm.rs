@@ -60,9 +60,7 @@ mod tests {
 
     #[wasm_bindgen_test]
     fn a_stream_on_a_channel() {
-        let open = Open {
-            service: "ssh".into(),
-        };
+        let open = Open::new("ssh");
         let (mut caller, mut device) = (Channel::caller(&open), Channel::device());
         caller.write(b"hi");
         caller.finish();

@@ -1,4 +1,4 @@
-//! What the registry costs on Workers: what was counted here, times the prices of [`plan`].
+//! What the registry costs on Workers: what was counted here, times the prices of `plan`.
 //!
 //! Counted are: what a registration and a beacon's word of a device take, by making some
 //! ([`Counted`]); what idle devices ask of the registry, by watching them ([`Idle`]); what a relayed
