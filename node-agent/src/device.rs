@@ -13,7 +13,7 @@ use ringback_protocol::receipt::PathInUse;
 use ringback_protocol::refusal::Refusal;
 use ringback_protocol::registration::{CloseReason, Output};
 use ringback_protocol::reply::Reply;
-use ringback_protocol::stream::{Opening, StreamRefused};
+use ringback_protocol::stream::{Mode, Opening, StreamRefused};
 use ringback_protocol::{Code, PeerId, SecretKey};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -351,7 +351,7 @@ impl Agent {
         tracing::info!(caller = ?link.peer, "link ended");
     }
 
-    /// Serves a stream of a link of either kind.
+    /// Serves a stream that the caller has opened.
     async fn serve_stream(&self, mut stream: Stream) -> Result<()> {
         let open = stream.read_open().await?;
         let service = self
@@ -361,6 +361,8 @@ impl Agent {
             .get(&open.service)
             .cloned();
         let connected = match service {
+            // TCP is all that services are here.
+            Some(_) if open.mode != Mode::Raw => Err((Code::BadMode, String::new())),
             Some(service) => service
                 .connect()
                 .await
