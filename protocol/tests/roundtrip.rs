@@ -574,6 +574,21 @@ fn every_damaged_reply_is_refused() {
 }
 
 #[test]
+fn of_a_replys_flight_only_so_much_is_taken() {
+    let (_, keys) = vector::seal();
+    let opened = |sizes: &[usize]| {
+        let flight = sizes.iter().map(|size| vec![0xc0; *size].into()).collect();
+        let sealed = keys.reply.clone().seal(&Reply { flight, ..reply() });
+        let reply = keys.reply.open(&sealed, &request().id).expect("a reply");
+        let sizes = reply.flight.iter().map(|datagram| datagram.len());
+        sizes.collect::<Vec<_>>()
+    };
+    assert_eq!(opened(&[1200; MAX_FLIGHT]), [1200; MAX_FLIGHT]);
+    assert_eq!(opened(&[1200; MAX_FLIGHT + 1]), [1200; MAX_FLIGHT]);
+    assert_eq!(opened(&[MAX_DATAGRAM, MAX_DATAGRAM + 1]), [MAX_DATAGRAM]);
+}
+
+#[test]
 fn every_damaged_refusal_is_refused() {
     let envelope = bytes(vector::ENVELOPE);
     for original in [vector::REFUSAL, vector::REFUSAL_PLAIN].map(bytes) {

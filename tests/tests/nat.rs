@@ -1,10 +1,12 @@
 //! The NAT matrix: whatever the routers, the call is direct, 100 MB arrive whole, and the registry
 //! carries none of it.
 
-use anyhow::Result;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
 use ringback_tests::{
-    case::{Case, Stage},
-    lab::{Topology, kind::Kind},
+    case::{Case, Stage, milliseconds},
+    lab::{Topology, impairment::Impairment, kind::Kind},
 };
 
 const BYTES: u64 = 100_000_000;
@@ -56,6 +58,34 @@ fn more_pairs_are_connected_the_best_way() -> Result<()> {
         println!("{case}: {} by {}", outcome.way.path, outcome.way.transport);
         outcome.check()?;
     }
+    Ok(())
+}
+
+/// The caller's router has kept the device's first datagrams out: they come with the reply, and the
+/// caller need not knock first and wait for others.
+#[test]
+fn the_reply_carries_the_dial_back_through_a_closed_router() -> Result<()> {
+    let one_way = Duration::from_millis(100);
+    let outcome = Stage::set()?.run(&Case {
+        impairment: Impairment {
+            delay: one_way,
+            ..Impairment::default()
+        },
+        ..Case::new(Kind::PortRestricted, Kind::PortRestricted, 100_000)
+    })?;
+    outcome.check()?;
+    let steps = outcome.receipt["steps"].as_array().context("no steps")?;
+    let at = |name: &str| {
+        let step = steps.iter().find(|step| step["step"] == name);
+        step.and_then(|step| step["at_ms"].as_f64())
+            .with_context(|| format!("no '{name}' in {steps:?}"))
+    };
+    let waited = at("device dialled back")? - at("accepted")?;
+    // Anything that comes by a path after the answer has a way there and back behind it.
+    ensure!(
+        waited < milliseconds(one_way),
+        "{waited} ms after the answer"
+    );
     Ok(())
 }
 

@@ -27,7 +27,7 @@ use quinn::{AsyncUdpSocket, UdpPoller};
 use ringback_protocol::PeerId;
 use ringback_protocol::beacon;
 use ringback_protocol::candidate::{Candidate, canonical};
-use ringback_protocol::path::{self, PathKeys, PathSet, Received, Role, Via};
+use ringback_protocol::path::{self, PathKeys, PathSet, Received, Role, Via, is_long_header};
 use ringback_protocol::reply::Datagram;
 use tokio::sync::mpsc;
 
@@ -38,8 +38,6 @@ use crate::rtc::Inlets;
 /// fd72:6262::/64: unique local addresses that stand for links inside this process.
 const VIRTUAL_PREFIX: [u16; 4] = [0xfd72, 0x6262, 0, 0];
 const VIRTUAL_PORT: u16 = 1;
-/// QUIC: set in the first byte of long headers (RFC 9000, 17.2).
-const LONG_HEADER: u8 = 0x80;
 /// Bytes that wait for quinn beside the socket's own buffer, at most.
 const INBOX: usize = 8 << 20;
 
@@ -651,10 +649,4 @@ fn is_dtls(datagram: &[u8]) -> bool {
     datagram
         .first()
         .is_some_and(|first| matches!(first, 20..=63))
-}
-
-fn is_long_header(datagram: &[u8]) -> bool {
-    datagram
-        .first()
-        .is_some_and(|first| first & LONG_HEADER != 0)
 }

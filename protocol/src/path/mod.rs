@@ -29,11 +29,13 @@ use whereabouts::Offers;
 use crate::candidate::{Candidate, Kind, MAX_CANDIDATES, canonical};
 use crate::label;
 use crate::receipt::{Nat, PathInUse, PathKind, Transport, Tried, TriedResult};
+use crate::reply::MAX_FLIGHT;
 
 /// QUIC: set in the first byte of long headers (RFC 9000, 17.2).
 const LONG_HEADER: u8 = 0x80;
-/// Handshake datagrams kept for sending again when a new way shows up.
-const FLIGHT: usize = 4;
+/// Handshake datagrams kept for sending again when a new way shows up; the first of them go with
+/// the reply, too.
+const FLIGHT: usize = MAX_FLIGHT;
 /// A path takes over if its round trip is below this share of the best one's, less [`MARGIN`].
 const BETTER: f64 = 0.8;
 const MARGIN: Duration = Duration::from_millis(1);
@@ -306,7 +308,7 @@ impl PathSet {
     /// has been heard.
     pub fn send_handshake(&mut self, quic: &[u8]) {
         // Data is QUIC's to send again.
-        if !self.established && quic.first().is_some_and(|first| first & LONG_HEADER != 0) {
+        if !self.established && is_long_header(quic) {
             if self.flight.len() == FLIGHT {
                 self.flight.pop_front();
             }
@@ -644,6 +646,11 @@ impl PathSet {
             self.transmits.push_back(Transmit { via, datagram });
         }
     }
+}
+
+/// Is it a QUIC datagram of the handshake? Must be QUIC's: others are not told apart here.
+pub fn is_long_header(quic: &[u8]) -> bool {
+    quic.first().is_some_and(|first| first & LONG_HEADER != 0)
 }
 
 fn canonical_via(via: Via) -> Via {

@@ -40,7 +40,8 @@ const QUIET: Duration = Duration::from_secs(3);
 /// How a device stays reachable: name, and further arguments of `up`.
 ///
 /// The search for a longer interval takes longer than a bench may: 90 s is four fifths of the
-/// longest silence that it tries behind a router that keeps a mapping for [`LIFE_S`], and a device that has found it does just what one does that was told.
+/// longest silence that it tries behind a router that keeps a mapping for [`LIFE_S`], and a device
+/// that has found it does just what one does that was told.
 const MODES: [(&str, &[&str]); 4] = [
     ("WebSocket and STUN (the default)", &[]),
     (
