@@ -11,9 +11,10 @@ use futures::{
     future::{AbortHandle, Abortable, Either, select},
 };
 use leptos::{prelude::*, task::spawn_local};
+use ringback_protocol::PeerId;
 use ringback_wasm::{
-    CallError, CallEvent, CallOptions, Contacts, Identity, Link, LinkEnd, LinkState, Proof,
-    Registry,
+    CallError, CallEvent, CallOptions, Contact, Contacts, Identity, Link, LinkEnd, LinkState,
+    Proof, Registry,
 };
 
 use crate::{
@@ -76,6 +77,18 @@ pub(crate) async fn forget_contact(app: App, id: &str) -> Result<(), Failure> {
     }
     load_contacts(app).await;
     Ok(())
+}
+
+/// A device has said that it no longer remembers this browser.
+async fn forgotten_by(app: App, device: PeerId) {
+    if let Ok(Some(contact)) = Contacts::by_id(&device).await {
+        let forgotten = Contact {
+            remembered: false,
+            ..contact
+        };
+        let _ = Contacts::put(&forgotten).await;
+    }
+    load_contacts(app).await;
 }
 
 /// How a call is to be made.
@@ -297,6 +310,7 @@ impl Call {
             other => Failure::new(other, end.message),
         };
         if failure.is("link_revoked") {
+            spawn_local(forgotten_by(app, link.device()));
             return self.finish(failure);
         }
         self.stage.set(Stage::Recalling);

@@ -12,8 +12,7 @@ use xtask::place;
 
 use crate::{child, page::Page, say, site};
 
-/// What is transferred until a terminal is opened, compressed by gzip, may weigh. Browsers get
-/// Brotli from the platform, which makes it a quarter less.
+/// What is transferred until a terminal is opened, compressed by gzip, may weigh.
 const SIZE_LIMIT: u64 = 600 << 10;
 /// The folder of files whose names have a hash.
 const HASHED: &str = "assets";
