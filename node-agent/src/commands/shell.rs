@@ -310,7 +310,7 @@ impl Terminal {
                 None => self.keys_ended = true,
             }
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     fn say(&self, text: &str) {
