@@ -76,7 +76,11 @@ async fn into_stream(
             return Ok(total);
         }
         total += read as u64;
-        send.write_chunk(buffer.split().freeze()).await?;
+        match send.write_chunk(buffer.split().freeze()).await {
+            // The same, told while writing; why, its answer says.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(total),
+            written => written?,
+        }
     }
 }
 

@@ -80,6 +80,10 @@ fn words(code: &str) -> (&'static str, &'static str) {
             "The device is reached, but the service behind it does not answer.",
             "See whether the program or the host that it leads to is running.",
         ),
+        "bad_mode" => (
+            "The service is of another kind than this page took it for.",
+            "Reload the list of services.",
+        ),
         "rate_limited" => ("Too many attempts.", "Wait a little before you try again."),
         // Of the registry.
         "device_offline" => (
