@@ -54,6 +54,8 @@ fn a_visitor_with_a_link_uses_terminal_files_and_lan_page() -> Result<()> {
     Ok(())
 }
 
+const TERMINAL: &str = "[...document.querySelectorAll('.terminal')].find(t => t.terminal)";
+
 fn terminal(visit: &Visit) -> Result<()> {
     let page = &visit.page;
     visit.service("shell")?;
@@ -62,12 +64,10 @@ fn terminal(visit: &Visit) -> Result<()> {
     visit.until_terminal("42 xterm-256color")?;
     // The shell knows the size of the window, also when that changes.
     page.set_size(Size::Phone)?;
+    page.until(&format!("{TERMINAL}.terminal.cols < 60"))?;
+    let columns: u32 = page.eval(&format!("{TERMINAL}.terminal.cols"))?;
     visit.type_line("clear; stty size; printf '\\033[32mgreen\\033[0m\\n'")?;
-    visit.until_terminal("green")?;
-    let columns: u32 = page
-        .eval("[...document.querySelectorAll('.terminal')].find(t => t.terminal).terminal.cols")?;
-    visit.until_terminal(&format!(" {columns}\n"))?;
-    assert!(columns < 60, "{columns} columns on a phone");
+    visit.until_terminal(&format!(" {columns}\ngreen"))?;
     page.pictures("terminal")?;
     page.set_size(Size::Desktop)
 }
@@ -125,13 +125,20 @@ fn lan_page(stage: &Stage, browser: &Browser, visit: &Visit) -> Result<()> {
     frame.until(&format!("{inner}.querySelector('img').naturalWidth > 0"))?;
     visit.page.pictures("lan-page")?;
     // A link, a redirect, a form: all answered by the device's LAN.
-    frame.eval::<Value>(&format!(
-        "void {inner}.querySelector('a[href=\"/old\"]').click()"
-    ))?;
-    frame.until(&format!("{inner}?.title === 'Queue'"))?;
-    frame.eval::<Value>(&format!("void {inner}.querySelector('a').click()"))?;
-    frame.until(&format!("{inner}?.querySelector('form')"))?;
-    frame.eval::<Value>(&format!("void {inner}.querySelector('button').click()"))?;
+    let click = |of: &str, what: &str| -> Result<()> {
+        let title = Value::from(of);
+        frame.until(&format!(
+            "{inner}?.readyState === 'complete' && {inner}.title === {title} && \
+             {inner}.querySelector({})",
+            Value::from(what)
+        ))?;
+        let what = Value::from(what);
+        frame.eval::<Value>(&format!("void {inner}.querySelector({what}).click()"))?;
+        Ok(())
+    };
+    click("Printer", "a[href='/old']")?;
+    click("Queue", "a")?;
+    click("Printer", "form button")?;
     frame.until(&format!("{inner}?.body?.textContent === 'page=7'"))?;
     let asked = stage.site.asked();
     let post = asked.iter().find(|asked| asked.method == "POST");

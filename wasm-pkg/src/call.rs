@@ -244,7 +244,7 @@ impl Ring<'_> {
         let relayed = async {
             let peer = Peer::new(&self.registry.ice_servers(true))?;
             peer.offer().await?;
-            let gathered = peer.gathered().await;
+            let gathered = peer.gathered_with_turn().await;
             let accepted = self.ask(&peer).await?;
             peer.answer(&accepted.description).await?;
             self.log.note(Step::Checking, Some("by TURN".to_owned()));

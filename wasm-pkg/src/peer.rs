@@ -23,6 +23,9 @@ use crate::sdp;
 const STUN_PATIENCE: f64 = 1_000.0;
 /// After the first public address: others come from the same round trip.
 const MORE_PATIENCE: f64 = 60.0;
+/// How long the address at a TURN server is waited for, in milliseconds: it takes two round trips
+/// (RFC 8656, 7.1), and an offer without it is of no use where it is needed.
+const TURN_PATIENCE: f64 = 3_000.0;
 
 /// An `RTCPeerConnection`; closed on drop.
 pub(crate) struct Peer {
@@ -38,6 +41,7 @@ pub(crate) struct Peer {
 pub(crate) struct Watch {
     pub(crate) changed: Signal,
     public_address: Cell<bool>,
+    relayed_address: Cell<bool>,
     addresses: Cell<u32>,
     gathered: Cell<bool>,
     state: Cell<RtcPeerConnectionState>,
@@ -66,6 +70,7 @@ impl Peer {
         let watch = Rc::new(Watch {
             changed: Signal::default(),
             public_address: Cell::new(false),
+            relayed_address: Cell::new(false),
             addresses: Cell::new(0),
             gathered: Cell::new(false),
             state: Cell::new(RtcPeerConnectionState::New),
@@ -120,6 +125,16 @@ impl Peer {
         }
     }
 
+    /// The same, with an address at a TURN server if one can be had.
+    pub(crate) async fn gathered_with_turn(&self) -> Gathered {
+        let watch = &self.watch;
+        let found = watch
+            .changed
+            .wait(|| (watch.gathered.get() || watch.relayed_address.get()).then_some(()));
+        within(TURN_PATIENCE, found).await;
+        self.gathered().await
+    }
+
     #[cfg(all(test, target_arch = "wasm32"))]
     pub(crate) fn offer_sdp(&self) -> String {
         self.connection.local_description().expect("an offer").sdp()
@@ -161,14 +176,13 @@ impl Peer {
     }
 
     /// A path was found, and who is at its end has another certificate than the device said.
+    ///
+    /// A connection fails when its ICE or its DTLS transport does. The state of the DTLS transport
+    /// itself may reach the page later than the connection's.
     pub(crate) fn has_wrong_certificate(&self) -> bool {
-        let dtls = member(&member(&self.connection, "sctp"), "transport");
-        let ice = member(&dtls, "iceTransport");
-        text(&dtls, "state").as_deref() == Some("failed")
-            && matches!(
-                text(&ice, "state").as_deref(),
-                Some("connected" | "completed")
-            )
+        let ice = text(&self.connection, "iceConnectionState");
+        self.watch.state.get() == RtcPeerConnectionState::Failed
+            && matches!(ice.as_deref(), Some("connected" | "completed"))
     }
 
     /// A new data channel, or the offer's own if it is not in use.
@@ -245,8 +259,12 @@ impl Watch {
             return;
         };
         self.addresses.set(self.addresses.get() + 1);
-        if matches!(sdp::kind(&line), Some("srflx" | "relay")) {
+        let kind = sdp::kind(&line);
+        if matches!(kind, Some("srflx" | "relay")) {
             self.public_address.set(true);
+        }
+        if kind == Some("relay") {
+            self.relayed_address.set(true);
         }
         self.changed.wake();
     }
