@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 
 use super::inlet::{Batch, Inlet};
 use super::link::{BrowserLink, Ending, LinkShared};
-use super::pacing::{Pacing, RoundTrips};
+use super::pacing::{Pacing, RoundTrips, Smoother, TICK};
 use super::stream::{Shared, Work};
 use super::transmit::Outlet;
 use super::{BASE_V4, BASE_V6, PATIENCE, SEND_WINDOW};
@@ -34,9 +34,15 @@ const FAREWELL: Duration = Duration::from_millis(300);
 
 /// Batches of datagrams that are taken before something is sent.
 const TURN: usize = 32;
-/// Datagrams that str0m is given before it is asked what comes of them. Each question costs as much
-/// as there is data under way; its DTLS keeps no more than 30.
-const UNDRAINED: usize = 16;
+/// Datagrams that str0m is given before it is asked what comes of them. A browser's SCTP sends no
+/// more than four packets for an acknowledgement (RFC 9260, 6.1, D), and expects one for every second
+/// packet (6.2): one for a whole burst would make it slower with every millisecond of the round trip.
+const UNDRAINED: usize = 2;
+/// The same while much is under way to the browser, whose datagrams are acknowledgements then: each
+/// question costs as much as there is data under way. DTLS keeps no more than 30.
+const UNDRAINED_SENDING: usize = 16;
+/// Bytes under way that are much.
+const MUCH: usize = 128 * 1024;
 
 pub(super) struct Driver {
     rtc: Rtc,
@@ -50,6 +56,7 @@ pub(super) struct Driver {
     /// Channels that have something to send, in the order of their turns.
     waiting: VecDeque<ChannelId>,
     pacing: Pacing,
+    smoother: Smoother,
     round_trips: RoundTrips,
     /// Datagrams that str0m was given and has not been asked about.
     undrained: usize,
@@ -100,6 +107,7 @@ impl Driver {
             channels: HashMap::new(),
             waiting: VecDeque::new(),
             pacing: Pacing::new(SEND_WINDOW, now),
+            smoother: Smoother::new(now),
             round_trips: RoundTrips::default(),
             undrained: 0,
             written: 0,
@@ -133,9 +141,12 @@ impl Driver {
                 }
                 Ok(false) => {}
             }
-            let wake = self
+            let mut wake = self
                 .deadline
                 .map_or(self.timeout, |at| at.min(self.timeout));
+            if self.smoother.is_waiting() {
+                wake = wake.min(Instant::now() + TICK);
+            }
             tokio::select! {
                 () = self.inlet.arrived() => {}
                 () = self.work.appeared.notified() => {}
@@ -169,6 +180,10 @@ impl Driver {
         if self.hand_over()? {
             self.drain().await?;
         }
+        let rate = self.pacing.rate(self.round_trips.least());
+        while let Some((to, datagram)) = self.smoother.pop(rate, Instant::now()) {
+            self.outlet.push(to, &datagram).await;
+        }
         self.outlet.flush().await;
         self.link.note_bytes(self.outlet.bytes);
         Ok(more)
@@ -178,6 +193,11 @@ impl Driver {
     async fn take(&mut self, batch: &Batch) -> Result<(), End> {
         let from = batch.from;
         let to = self.own[usize::from(from.is_ipv6())];
+        let most = if self.under_way() > MUCH {
+            UNDRAINED_SENDING
+        } else {
+            UNDRAINED
+        };
         self.link.received(batch.contents.len());
         for datagram in batch.contents.chunks(batch.stride) {
             let Ok(received) = Receive::new(Protocol::Udp, from, to, datagram) else {
@@ -200,7 +220,7 @@ impl Driver {
                 tracing::debug!(%error, "a datagram of a browser's link is not taken");
             }
             self.undrained += 1;
-            if self.undrained >= UNDRAINED {
+            if self.undrained >= most {
                 self.drain().await?;
             }
         }
@@ -218,11 +238,20 @@ impl Driver {
                 }
                 Output::Transmit(transmit) => {
                     let to = canonical(transmit.destination);
-                    if !self.round_trips.sent(&transmit.contents, Instant::now()) {
-                        // Only the path that ICE has chosen carries anything but its checks.
-                        self.link.note_path(to, self.round_trips.least());
+                    let (datagram, now) = (&*transmit.contents, Instant::now());
+                    if self.round_trips.sent(datagram, now) {
+                        self.outlet.push(to, datagram).await;
+                        continue;
                     }
-                    self.outlet.push(to, &transmit.contents).await;
+                    // Only the path that ICE has chosen carries anything but its checks.
+                    let rtt = self.round_trips.least();
+                    self.link.note_path(to, rtt);
+                    let rate = self.pacing.rate(rtt);
+                    if self.smoother.allows(datagram.len(), rate, now) {
+                        self.outlet.push(to, datagram).await;
+                    } else {
+                        self.smoother.push(to, datagram.to_vec());
+                    }
                 }
                 Output::Event(event) => self.handle_event(event)?,
             }
@@ -388,12 +417,15 @@ impl Driver {
             // Acknowledgements may be there already.
             tokio::select! {
                 () = self.inlet.arrived() => {}
-                () = tokio::time::sleep_until(self.timeout.min(until).into()) => {}
+                () = tokio::time::sleep_until(self.timeout.min(until).min(now + 5 * TICK).into()) => {}
             }
         }
         if self.rtc.close().is_ok() {
             // Whatever it still gives: the link is over.
             let _ = self.drain().await;
+            for (to, datagram) in self.smoother.rest() {
+                self.outlet.push(to, &datagram).await;
+            }
             self.outlet.flush().await;
         }
     }

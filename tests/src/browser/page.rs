@@ -234,12 +234,16 @@ fn evaluate<T: DeserializeOwned>(
         "expression": expression, "awaitPromise": true, "returnByValue": true,
         "userGesture": true, "allowUnsafeEvalBlockedByCSP": true,
     });
-    let mut answer = tools.call_within(
+    let answer = tools.call_within(
         timeout,
         Some(&target.session),
         "Runtime.evaluate",
         &parameters,
-    )?;
+    );
+    let mut answer = answer.with_context(|| {
+        let begin: String = expression.chars().take(80).collect();
+        format!("evaluating {begin}")
+    })?;
     if let Some(exception) = answer.get("exceptionDetails") {
         let said = exception["exception"]["description"]
             .as_str()

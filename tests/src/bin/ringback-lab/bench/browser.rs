@@ -28,7 +28,7 @@ use super::{
 };
 
 /// Bytes of a transfer.
-const BYTES: u64 = 200_000_000;
+const BYTES: u64 = 100_000_000;
 /// What the page may transfer until a terminal is opened, in KiB, compressed.
 const PAGE_KIB: f64 = 350.0;
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -276,7 +276,12 @@ const TRANSFER: &str = r#"(() => {
         for (let left = bytes; left > 0; left -= chunk.length)
             await writer.write(left < chunk.length ? chunk.subarray(0, left) : chunk);
         await writer.close();
-        const answer = await new Response(stream.readable).text();
+        let answer = '';
+        try {
+            for await (const chunk of stream.readable) answer += new TextDecoder().decode(chunk);
+        } catch (error) {
+            throw new Error(`${error.code}: ${error.message}`);
+        }
         if (!answer.includes(`"bytes":${bytes}`)) throw new Error(answer);
         return performance.now() - begun;
     };
