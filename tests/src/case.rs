@@ -17,7 +17,7 @@ use xtask::workerd::Config;
 use crate::{
     agent::{Call, Device, LOCAL, Way},
     lab::{
-        Lab, Topology,
+        Builder, Lab, Topology,
         content::{Content, hash},
         coturn::Coturn,
         counter::Counter,
@@ -181,7 +181,12 @@ impl Stage {
 
     /// The same with another configuration of the registry.
     pub fn set_with(change: impl FnOnce(Config) -> Result<Config>) -> Result<Self> {
-        let lab = Lab::builder().build()?;
+        Self::set_in(Lab::builder(), change)
+    }
+
+    /// The same in another lab.
+    pub fn set_in(lab: Builder, change: impl FnOnce(Config) -> Result<Config>) -> Result<Self> {
+        let lab = lab.build()?;
         let coturn = Coturn::start(&lab)?;
         let registry = Registry::start_with(&lab, change)?;
         let nas = lab.device().add_host("nas", NAS)?;

@@ -18,6 +18,7 @@ pub mod case;
 pub mod download;
 pub mod lab;
 pub mod lan_site;
+pub mod large_file;
 pub mod liar;
 pub mod loopback;
 pub mod npm;

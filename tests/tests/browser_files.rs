@@ -1,64 +1,14 @@
 //! Large files through the page: 1 GiB down and up with the right hash, also when the tab is
 //! killed or the device's agent starts anew in the middle.
 
-use std::{
-    fs::File,
-    io::{Read as _, Write as _},
-    path::Path,
-    time::Duration,
-};
+use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use ringback_tests::{
     browser::Browser,
-    visit::{Stage, Visit},
+    large_file::{PATIENCE, hash, noise, until_part},
+    visit::Stage,
 };
-use sha2::{Digest as _, Sha256};
-
-const SIZE: u64 = 1 << 30;
-/// How long one such transfer may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(240);
-
-/// A file of noise, and its hash.
-fn noise(path: &Path) -> Result<[u8; 32]> {
-    let mut file = File::create(path)?;
-    let mut hash = Sha256::new();
-    let mut block = vec![0; 1 << 20];
-    let mut random = fastrand::Rng::with_seed(7);
-    for _ in 0..SIZE >> 20 {
-        random.fill(&mut block);
-        hash.update(&block);
-        file.write_all(&block)?;
-    }
-    Ok(hash.finalize().into())
-}
-
-fn hash(path: &Path) -> Result<[u8; 32]> {
-    let mut file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
-    let mut hash = Sha256::new();
-    let mut block = vec![0; 1 << 20];
-    loop {
-        match file.read(&mut block)? {
-            0 => return Ok(hash.finalize().into()),
-            length => hash.update(&block[..length]),
-        }
-    }
-}
-
-/// Waits until that part of a transfer is done, and not all of it.
-fn until_part(visit: &Visit, name: &str, part: f64) -> Result<()> {
-    let wanted = format!(
-        "[...document.querySelectorAll('.transfer')].find(t => t.querySelector('.name').textContent \
-         === '{name}')?.querySelector('progress').value >= {part}"
-    );
-    visit.page.until_within(PATIENCE, &wanted)?;
-    let now = visit.transfer_part(name)?;
-    ensure!(
-        now < 0.97,
-        "{name}: {now} is done before anything could be killed"
-    );
-    Ok(())
-}
 
 /// Memory that the browser's processes use together, in bytes.
 fn memory(browser: &Browser) -> Result<u64> {

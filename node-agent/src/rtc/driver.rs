@@ -34,15 +34,15 @@ const FAREWELL: Duration = Duration::from_millis(300);
 
 /// Batches of datagrams that are taken before something is sent.
 const TURN: usize = 32;
-/// Datagrams that str0m is given before it is asked what comes of them. A browser's SCTP sends no
-/// more than four packets for an acknowledgement (RFC 9260, 6.1, D), and expects one for every second
-/// packet (6.2): one for a whole burst would make it slower with every millisecond of the round trip.
-const UNDRAINED: usize = 2;
-/// The same while much is under way to the browser, whose datagrams are acknowledgements then: each
-/// question costs as much as there is data under way. DTLS keeps no more than 30.
-const UNDRAINED_SENDING: usize = 16;
-/// Bytes under way that are much.
-const MUCH: usize = 128 * 1024;
+/// What str0m is given before it is asked what comes of it, as datagrams of data, each of which
+/// counts as much as [`SMALL_ONES`] others. A browser's SCTP sends no more than four packets for an
+/// acknowledgement (RFC 9260, 6.1, D), and expects one for every second packet (6.2): one for a whole
+/// burst would make it slower with every millisecond of the round trip. Of acknowledgements more are
+/// taken together: each question costs as much as there is data under way. DTLS keeps no more than 30.
+const UNDRAINED: usize = 2 * SMALL_ONES;
+const SMALL_ONES: usize = 8;
+/// Bytes of a datagram that has data in it, about.
+const LARGE: usize = 500;
 
 pub(super) struct Driver {
     rtc: Rtc,
@@ -58,7 +58,7 @@ pub(super) struct Driver {
     pacing: Pacing,
     smoother: Smoother,
     round_trips: RoundTrips,
-    /// Datagrams that str0m was given and has not been asked about.
+    /// What str0m was given and has not been asked about, in small datagrams.
     undrained: usize,
     written: u64,
     /// str0m wants to be called then.
@@ -193,11 +193,6 @@ impl Driver {
     async fn take(&mut self, batch: &Batch) -> Result<(), End> {
         let from = batch.from;
         let to = self.own[usize::from(from.is_ipv6())];
-        let most = if self.under_way() > MUCH {
-            UNDRAINED_SENDING
-        } else {
-            UNDRAINED
-        };
         self.link.received(batch.contents.len());
         for datagram in batch.contents.chunks(batch.stride) {
             let Ok(received) = Receive::new(Protocol::Udp, from, to, datagram) else {
@@ -219,8 +214,12 @@ impl Driver {
             if let Err(error) = self.rtc.handle_input(input) {
                 tracing::debug!(%error, "a datagram of a browser's link is not taken");
             }
-            self.undrained += 1;
-            if self.undrained >= most {
+            self.undrained += if datagram.len() < LARGE {
+                1
+            } else {
+                SMALL_ONES
+            };
+            if self.undrained >= UNDRAINED {
                 self.drain().await?;
             }
         }

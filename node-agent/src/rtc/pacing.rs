@@ -112,9 +112,13 @@ impl Pacing {
     }
 
     /// Bytes per second at which that is sent: a little faster than it is delivered, so that the
-    /// pace never is what limits.
+    /// pace never is what limits. On short paths it is not held to any: timers are too coarse, and
+    /// what is lost there is sent again at once.
     pub(super) fn rate(&self, rtt: Option<Duration>) -> f64 {
-        let window = rtt.unwrap_or(Duration::from_millis(50)).max(SHORTEST);
+        let window = rtt.unwrap_or(Duration::from_millis(50));
+        if window < SHORTEST {
+            return f64::INFINITY;
+        }
         1.25 * self.limit as f64 / window.as_secs_f64()
     }
 
@@ -182,6 +186,10 @@ impl Smoother {
     fn fill(&mut self, rate: f64, now: Instant) {
         let elapsed = now.saturating_duration_since(self.since).as_secs_f64();
         self.since = now;
+        if rate.is_infinite() {
+            self.room = BURST;
+            return;
+        }
         // A timer may be late by more than its own length.
         let most = BURST.max(2.0 * rate * TICK.as_secs_f64());
         self.room = (self.room + rate * elapsed).min(most);
