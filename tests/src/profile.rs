@@ -207,6 +207,22 @@ impl Connect {
         parse(&line).context("parsed before")
     }
 
+    /// Waits until the link is direct: it may begin on the relay, where the network loses packets.
+    pub fn is_direct(&self) -> Result<()> {
+        let path = |line: &str| -> Option<String> {
+            let event: Value = serde_json::from_str(line).ok()?;
+            let told = match event["event"].as_str()? {
+                "connected" => &event["receipt"]["path"],
+                "path" => &event["path"],
+                _ => return None,
+            };
+            told.as_str().map(str::to_owned)
+        };
+        let is = |line: &str| path(line).is_some_and(|path| path == "direct");
+        let line = self.process.stdout_line(PATIENCE, is);
+        line.map(drop).context("the link did not become direct")
+    }
+
     /// Waits until the command ends by itself.
     pub fn ended(&mut self, limit: Duration) -> Result<Ended> {
         let status = self.process.wait(limit)?;

@@ -26,15 +26,17 @@ pub struct TurnServer {
 }
 
 impl TurnServer {
-    /// Starts it on a port of the loopback, and waits until it answers.
+    /// Starts it on an address of the loopback that nothing else has: it wants one port for UDP and
+    /// TCP. Waits until it answers.
     pub fn on_loopback(dir: &Path) -> Result<Self> {
-        let free = UdpSocket::bind("127.0.0.1:0")?.local_addr()?;
-        let mut command = command(Command::new("turnserver"), dir, free);
+        let byte = || fastrand::u8(1..255);
+        let address = SocketAddr::from(([127, byte(), byte(), byte()], LAB.1));
+        let mut command = command(Command::new("turnserver"), dir, address);
         // Both ends of a test are on this host.
         command.args(["--allow-loopback-peers", "--cli-password", "not used"]);
         let process = Process::spawn("turn", command, dir)?;
-        let probe = UdpSocket::bind("127.0.0.1:0")?;
-        Self::ready(free, process, &probe)
+        let probe = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+        Self::ready(address, process, &probe)
     }
 
     /// Starts it in a lab, beside the STUN server on a port of its own.

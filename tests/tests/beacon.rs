@@ -82,7 +82,8 @@ impl Stage {
         let caller = Profile::new(&self.lab, &self.registry, host, name);
         let call = caller.connect(id, &[(port, "web")])?;
         let receipt = call.event("connected", 1)?["receipt"].clone();
-        ensure!(receipt["path"] == "direct", "not direct: {receipt}");
+        call.is_direct()
+            .with_context(|| format!("it began so: {receipt}"))?;
         fetch(host, Profile::local(port), port.into(), 100_000)?;
         Ok(receipt)
     }
