@@ -29,7 +29,7 @@ use crate::profile::Profile;
 use crate::registry::{Registry, RegistrySocket, connect_socket};
 use crate::relay::OwnRelay;
 use crate::remembered::{Remembered, RememberedCallers};
-use crate::rtc::Ending;
+use crate::rtc::{BrowserLink, Ending};
 use crate::service::{self, Dials, Ready, Sending, Service, Shells, Uploads};
 use crate::serving::{LinkStatus, ServedLink};
 use crate::stream::Stream;
@@ -301,7 +301,8 @@ impl Agent {
         remembered: bool,
     ) {
         let caller = admitted.caller;
-        let (description, link) = match self.endpoint.dial_browser(caller, offer) {
+        let nat = admitted.request.nat;
+        let (description, mut links) = match self.endpoint.dial_browser(caller, offer, nat) {
             Ok(dialled) => dialled,
             Err(error) => {
                 tracing::warn!("a browser can not be answered: {error:#}");
@@ -317,8 +318,17 @@ impl Agent {
             flight: Vec::new(),
         };
         let reply = admitted.keys.reply.clone().seal(&reply);
-        let (established, ()) = tokio::join!(link.established(), self.answer(to, Ok(reply)));
-        match established {
+        let serving = async {
+            while let Some(link) = links.recv().await {
+                tokio::spawn(self.clone().serve_browser(link));
+            }
+        };
+        tokio::join!(serving, self.answer(to, Ok(reply)));
+    }
+
+    async fn serve_browser(self: Arc<Self>, link: BrowserLink) {
+        let caller = link.peer;
+        match link.established().await {
             Ok(()) => self.serve(ServedLink::Browser(link)).await,
             Err(error) => {
                 tracing::info!(

@@ -3,7 +3,7 @@
 //! the few values that matter do, and the certificates are pinned by being among them.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 
 use minicbor::{Decode, Decoder, Encode, decode};
 
@@ -18,6 +18,8 @@ pub const SCTP_PORT: u16 = 5000;
 pub const MAX_MESSAGE: u32 = 262_144;
 /// Data channels that are open at a time on one link, at most.
 pub const MAX_CHANNELS: usize = 64;
+/// Connections that a search opens beside the first one, at most (§19.3).
+pub const MAX_LEGS: usize = 64;
 /// The label of every data channel that carries a stream.
 pub const CHANNEL_LABEL: &str = "ringback";
 
@@ -38,19 +40,47 @@ pub struct Description {
     /// Candidate lines of RFC 8839 without `a=`, at most 16 of at most [`MAX_CANDIDATE`] bytes.
     #[cbor(n(3), decode_with = "read_candidates")]
     pub candidates: Vec<String>,
+    /// Further connections, of which one may become the link (§19.3). At most [`MAX_LEGS`].
+    #[cbor(n(4), default, skip_if = "Vec::is_empty", decode_with = "read_legs")]
+    pub legs: Vec<Leg>,
+}
+
+/// One end's part of a connection in a search (§19.3). Its fingerprint is the description's.
+#[derive(Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Leg {
+    /// ICE user name fragment (RFC 8445), 4 to 256 ice-chars.
+    #[cbor(n(0), decode_with = "read_ufrag")]
+    pub ufrag: String,
+    /// ICE password, 22 to 256 ice-chars.
+    #[cbor(n(1), decode_with = "read_pwd")]
+    pub pwd: String,
+    /// The address that a STUN server saw it at, if it asked one.
+    #[cbor(
+        n(2),
+        default,
+        skip_if = "Vec::is_empty",
+        decode_with = "read_candidates"
+    )]
+    pub candidates: Vec<String>,
+}
+
+impl Leg {
+    /// The IPv4 address that a STUN server saw it at.
+    pub fn public(&self) -> Option<SocketAddrV4> {
+        public_v4(self.candidates.iter().map(String::as_str)).next()
+    }
 }
 
 impl Description {
     /// Is it one that the other end takes? Whoever makes a description asks before sealing it.
     pub fn check(&self) -> Result<(), Malformed> {
-        check_credential(&self.ufrag, 4, "ufrag")?;
-        check_credential(&self.pwd, 22, "pwd")?;
-        if self.candidates.len() > MAX_CANDIDATES {
-            return Err(Malformed(format!("over {MAX_CANDIDATES} candidates")));
+        check(&self.ufrag, &self.pwd, &self.candidates)?;
+        if self.legs.len() > MAX_LEGS {
+            return Err(Malformed(format!("over {MAX_LEGS} legs")));
         }
-        self.candidates
-            .iter()
-            .try_for_each(|line| check_candidate(line))
+        let mut legs = self.legs.iter();
+        legs.try_for_each(|leg| check(&leg.ufrag, &leg.pwd, &leg.candidates))
     }
 
     /// The candidates that name a UDP address. mDNS names, TCP and what is not understood are left
@@ -59,6 +89,19 @@ impl Description {
         let lines = self.candidates.iter();
         lines.filter_map(|line| read_candidate(line)).collect()
     }
+
+    /// The IPv4 addresses that STUN servers saw this end at, or that its router opens for it.
+    pub fn public(&self) -> Vec<SocketAddrV4> {
+        public_v4(self.candidates.iter().map(String::as_str)).collect()
+    }
+}
+
+fn public_v4<'a>(lines: impl Iterator<Item = &'a str>) -> impl Iterator<Item = SocketAddrV4> {
+    let public = lines.filter_map(read_candidate);
+    public.filter_map(|candidate| match candidate.address {
+        SocketAddr::V4(address) if candidate.kind == Kind::ServerReflexive => Some(address),
+        _ => None,
+    })
 }
 
 impl fmt::Debug for Description {
@@ -66,7 +109,14 @@ impl fmt::Debug for Description {
         // The password lets anybody answer checks, and candidates name people's addresses.
         f.debug_struct("Description")
             .field("candidates", &self.candidates.len())
+            .field("legs", &self.legs.len())
             .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Leg {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Leg").finish_non_exhaustive()
     }
 }
 
@@ -100,19 +150,31 @@ pub fn candidate_lines(candidates: &[Candidate]) -> Vec<String> {
     let udp = candidates.iter().filter(|candidate| candidate.is_udp());
     udp.take(MAX_CANDIDATES)
         .enumerate()
-        .map(|(at, candidate)| {
-            let (preference, kind, related) = match candidate.kind {
-                Kind::Host => (126, "host", ""),
-                Kind::PeerReflexive => (110, "prflx", " raddr 0.0.0.0 rport 0"),
-                Kind::Relayed => (0, "relay", " raddr 0.0.0.0 rport 0"),
-                // How a router's port came to lead here is nothing that ICE has words for.
-                _ => (100, "srflx", " raddr 0.0.0.0 rport 0"),
-            };
-            let priority = (preference << 24) | ((65_535 - at as u32) << 8) | 255;
-            let (ip, port) = (candidate.address.ip(), candidate.address.port());
-            format!("candidate:{at} 1 udp {priority} {ip} {port} typ {kind}{related}")
-        })
+        .map(|(at, candidate)| candidate_line(at as u16, candidate))
         .collect()
+}
+
+/// The line for one UDP candidate; `at` of a list, which ranks it within its type.
+pub fn candidate_line(at: u16, candidate: &Candidate) -> String {
+    let (preference, kind, related) = match candidate.kind {
+        Kind::Host => (126, "host", ""),
+        Kind::PeerReflexive => (110, "prflx", " raddr 0.0.0.0 rport 0"),
+        Kind::Relayed => (0, "relay", " raddr 0.0.0.0 rport 0"),
+        // How a router's port came to lead here is nothing that ICE has words for.
+        _ => (100, "srflx", " raddr 0.0.0.0 rport 0"),
+    };
+    let priority = (preference << 24) | (u32::from(u16::MAX - at) << 8) | 255;
+    let (ip, port) = (candidate.address.ip(), candidate.address.port());
+    format!("candidate:{at} 1 udp {priority} {ip} {port} typ {kind}{related}")
+}
+
+fn check(ufrag: &str, pwd: &str, candidates: &[String]) -> Result<(), Malformed> {
+    check_credential(ufrag, 4, "ufrag")?;
+    check_credential(pwd, 22, "pwd")?;
+    if candidates.len() > MAX_CANDIDATES {
+        return Err(Malformed(format!("over {MAX_CANDIDATES} candidates")));
+    }
+    candidates.iter().try_for_each(|line| check_candidate(line))
 }
 
 fn check_credential(text: &str, least: usize, what: &str) -> Result<(), Malformed> {
@@ -159,4 +221,15 @@ fn read_candidates<C>(d: &mut Decoder<'_>, _: &mut C) -> Result<Vec<String>, dec
         candidates.push(line.to_owned());
     }
     Ok(candidates)
+}
+
+fn read_legs<C>(d: &mut Decoder<'_>, _: &mut C) -> Result<Vec<Leg>, decode::Error> {
+    let mut legs = Vec::new();
+    for leg in d.array_iter()? {
+        if legs.len() == MAX_LEGS {
+            return Err(decode::Error::message("too many legs"));
+        }
+        legs.push(leg?);
+    }
+    Ok(legs)
 }

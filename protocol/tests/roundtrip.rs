@@ -25,7 +25,7 @@ use ringback_protocol::receipt::Nat;
 use ringback_protocol::refusal::Refusal;
 use ringback_protocol::registration::{CloseReason, Output, Registration};
 use ringback_protocol::reply::{Datagram, MAX_DATAGRAM, MAX_FLIGHT, Reply};
-use ringback_protocol::rtc::Description;
+use ringback_protocol::rtc::{Description, Leg};
 use ringback_protocol::secret::PASSWORD_ID;
 use ringback_protocol::stream::{MAX_HEADER, Mode, Open, Opening, StreamRefused};
 use ringback_protocol::{Code, PeerId, SecretKey};
@@ -205,11 +205,26 @@ fn description() -> impl Strategy<Value = Description> {
         "[a-zA-Z0-9+/]{22,256}",
         uniform32(any::<u8>()),
         vec("candidate:[ -~]{0,246}", 0..=MAX_CANDIDATES),
+        vec(leg(), 0..=4),
     )
-        .prop_map(|(ufrag, pwd, fingerprint, candidates)| Description {
+        .prop_map(|(ufrag, pwd, fingerprint, candidates, legs)| Description {
             ufrag,
             pwd,
             fingerprint,
+            candidates,
+            legs,
+        })
+}
+
+fn leg() -> impl Strategy<Value = Leg> {
+    (
+        "[a-zA-Z0-9+/]{4,8}",
+        "[a-zA-Z0-9+/]{22,32}",
+        vec("candidate:[ -~]{0,60}", 0..=2),
+    )
+        .prop_map(|(ufrag, pwd, candidates)| Leg {
+            ufrag,
+            pwd,
             candidates,
         })
 }

@@ -10,6 +10,7 @@ fn description() -> Description {
         pwd: "abcdefghijklmnopqrstuv".into(),
         fingerprint: [1; 32],
         candidates: vec!["candidate:1 1 udp 1 192.168.1.2 5000 typ host".into()],
+        legs: Vec::new(),
     }
 }
 

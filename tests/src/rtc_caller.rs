@@ -107,6 +107,7 @@ impl Browser {
             pwd: pass,
             fingerprint: fingerprint.try_into()?,
             candidates: self.candidates.clone(),
+            legs: Vec::new(),
         })
     }
 

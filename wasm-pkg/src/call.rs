@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::fmt;
 use std::rc::Rc;
 
-use futures_util::future::{Either, join, join3, select};
+use futures_util::future::{LocalBoxFuture, join, join3, select_ok};
 use hpke::rand_core::UnwrapErr;
 use ringback_protocol::call::{Call, Outcome, Progress};
 use ringback_protocol::envelope::{LIFETIME, Proof as Right, Request};
@@ -24,12 +24,15 @@ use crate::error::{
 };
 use crate::link::Made;
 use crate::peer::{Gathered, Peer};
+use crate::search::{self, Search};
 use crate::{CallError, Contact, Contacts, Identity, Link, Registry, permission, registry};
 
 /// From the device's yes to a path, in milliseconds.
 const PATH_PATIENCE: f64 = 15_000.0;
 /// The same, before a TURN server is tried beside, where there is one.
 const DIRECT_PATIENCE: f64 = 3_000.0;
+/// The same, before many ports are tried, where the two NATs need that.
+const SEARCH_AFTER: f64 = 700.0;
 /// The registry's own limits are 5 s and 15 s; then it is the registry that is silent.
 const ANSWER_PATIENCE: f64 = 25_000.0;
 
@@ -158,8 +161,8 @@ struct Target {
 }
 
 /// One call, with everything that its attempts share.
-struct Ring<'a> {
-    registry: &'a Registry,
+pub(crate) struct Ring<'a> {
+    pub(crate) registry: &'a Registry,
     identity: Identity,
     device: PeerId,
     proof: Option<DerivedProof>,
@@ -169,9 +172,9 @@ struct Ring<'a> {
 }
 
 /// The device's yes.
-struct Accepted {
-    reply: Reply,
-    description: Description,
+pub(crate) struct Accepted {
+    pub(crate) reply: Reply,
+    pub(crate) description: Description,
     /// TURN servers for this call, as JSON.
     turn: Option<String>,
 }
@@ -217,53 +220,63 @@ pub(crate) async fn call(
 
 impl Ring<'_> {
     async fn call(&self, peer: Peer, gathered: Gathered) -> Result<Link, CallError> {
-        let accepted = self.ask(&peer).await?;
+        let accepted = self.ask(&peer, peer.description()?).await?;
         peer.answer(&accepted.description).await?;
         self.log.note(Step::Checking, None);
-        let turn = accepted.turn.clone();
-        let addresses = accepted.description.candidates.len();
-        let Some(turn) = turn else {
-            return match within(PATH_PATIENCE, peer.connected()).await {
-                Some(true) => Ok(self.link(peer, &accepted.reply)),
-                _ => Err(no_path(&peer, gathered, addresses, false).await),
-            };
+        let soon = within(SEARCH_AFTER, peer.connected()).await;
+        if soon == Some(true) {
+            return Ok(self.link(peer, &accepted.reply));
+        }
+        // A failed connection has failed for all ways.
+        let search = match soon {
+            None => Search::plan(peer.nat(), accepted.reply.nat, &accepted.description),
+            Some(_) => None,
         };
+        let mut ways: Vec<LocalBoxFuture<'_, Result<(Peer, Reply), CallError>>> = Vec::new();
+        // The last to fail is the one that is told of.
+        let addresses = accepted.description.candidates.len();
+        let turn_after = match (soon, &search) {
+            (Some(_), _) => 0.0,
+            (None, None) => DIRECT_PATIENCE - SEARCH_AFTER,
+            (None, Some(_)) => search::PATIENCE,
+        };
+        if let Some(search) = search {
+            self.log.note(Step::Checking, Some("many ports".to_owned()));
+            ways.push(Box::pin(search.run(self)));
+        }
         // A TURN server's address can not be added to an offer that was made without it, so the call
         // is made once more with it, beside the direct one, and the first to get through wins.
-        self.registry.keep_turn(turn);
-        let (reply, direct) = (accepted.reply, &peer);
-        let soon = within(DIRECT_PATIENCE, direct.connected()).await;
-        if soon == Some(true) {
-            return Ok(self.link(peer, &reply));
+        let has_turn = accepted.turn.is_some();
+        if let Some(turn) = accepted.turn {
+            self.registry.keep_turn(turn);
+            ways.push(Box::pin(async move {
+                sleep(turn_after).await;
+                self.by_turn(addresses).await
+            }));
         }
-        let going_on = async {
-            if soon.is_some() || within(PATH_PATIENCE, direct.connected()).await != Some(true) {
-                std::future::pending::<()>().await;
-            }
-        };
-        let relayed = async {
-            let peer = Peer::new(&self.registry.ice_servers(true))?;
-            peer.offer().await?;
-            let gathered = peer.gathered_with_turn().await;
-            let accepted = self.ask(&peer).await?;
-            peer.answer(&accepted.description).await?;
-            self.log.note(Step::Checking, Some("by TURN".to_owned()));
+        let reply = accepted.reply;
+        ways.push(Box::pin(async move {
             match within(PATH_PATIENCE, peer.connected()).await {
-                Some(true) => Ok((peer, accepted.reply)),
-                _ => Err(no_path(&peer, gathered, addresses, true).await),
+                Some(true) => Ok((peer, reply)),
+                _ => Err(no_path(&peer, gathered, addresses, has_turn).await),
             }
-        };
-        let first = {
-            let (going_on, relayed) = (std::pin::pin!(going_on), std::pin::pin!(relayed));
-            match select(going_on, relayed).await {
-                Either::Left(((), _)) => None,
-                Either::Right((relayed, _)) => Some(relayed?),
-            }
-        };
-        Ok(match first {
-            None => self.link(peer, &reply),
-            Some((relayed, reply)) => self.link(relayed, &reply),
-        })
+        }));
+        let ((peer, reply), _) = select_ok(ways).await?;
+        Ok(self.link(peer, &reply))
+    }
+
+    /// The call made with an address at a TURN server.
+    async fn by_turn(&self, addresses: usize) -> Result<(Peer, Reply), CallError> {
+        let peer = Peer::new(&self.registry.ice_servers(true))?;
+        peer.offer().await?;
+        let gathered = peer.gathered_with_turn().await;
+        let accepted = self.ask(&peer, peer.description()?).await?;
+        peer.answer(&accepted.description).await?;
+        self.log.note(Step::Checking, Some("by TURN".to_owned()));
+        match within(PATH_PATIENCE, peer.connected()).await {
+            Some(true) => Ok((peer, accepted.reply)),
+            _ => Err(no_path(&peer, gathered, addresses, true).await),
+        }
     }
 
     fn link(&self, peer: Peer, reply: &Reply) -> Link {
@@ -283,11 +296,14 @@ impl Ring<'_> {
     }
 
     /// Sends the request, and once more if the device's clock is another.
-    async fn ask(&self, peer: &Peer) -> Result<Accepted, CallError> {
-        let description = peer.description()?;
+    pub(crate) async fn ask(
+        &self,
+        peer: &Peer,
+        description: Description,
+    ) -> Result<Accepted, CallError> {
         let mut clock_offset = 0;
         for attempt in 0..2 {
-            match self.attempt(&description, clock_offset).await? {
+            match self.attempt(&description, peer.nat(), clock_offset).await? {
                 Ok(accepted) => return Ok(accepted),
                 Err(device_time) if attempt == 0 => {
                     clock_offset = device_time.cast_signed() - unix_time(0).cast_signed();
@@ -307,6 +323,7 @@ impl Ring<'_> {
     async fn attempt(
         &self,
         description: &Description,
+        nat: Nat,
         clock_offset: i64,
     ) -> Result<Result<Accepted, UnixTime>, CallError> {
         let mut rng = UnwrapErr(getrandom::SysRng);
@@ -323,7 +340,7 @@ impl Ring<'_> {
             remember: self.remember,
             webrtc: Some(description.clone()),
             path: 0,
-            nat: Nat::Unknown,
+            nat,
         };
         let right = match &self.proof {
             Some(DerivedProof { psk_id, psk, .. }) => Right::Secret { psk_id, psk },

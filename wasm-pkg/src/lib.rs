@@ -29,6 +29,7 @@ mod permission;
 pub mod receipt;
 pub mod registry;
 mod sdp;
+mod search;
 mod store;
 pub mod stream;
 #[cfg(all(test, target_arch = "wasm32"))]

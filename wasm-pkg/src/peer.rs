@@ -1,10 +1,12 @@
 //! The browser's `RTCPeerConnection`: the offer, its addresses, the answer, and what becomes of it.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::net::{SocketAddr, SocketAddrV4};
 use std::rc::Rc;
 
-use js_sys::{Function, Reflect};
-use ringback_protocol::rtc::{CHANNEL_LABEL, Description};
+use js_sys::{Array, Function, Object, Reflect};
+use ringback_protocol::receipt::Nat;
+use ringback_protocol::rtc::{self, CHANNEL_LABEL, Description};
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
 use web_sys::{
@@ -31,6 +33,7 @@ const TURN_PATIENCE: f64 = 3_000.0;
 pub(crate) struct Peer {
     connection: RtcPeerConnection,
     pub(crate) watch: Rc<Watch>,
+    asks_stun: bool,
     /// The data channel that makes the offer one for data; the first stream uses it.
     first: Cell<Option<RtcDataChannel>>,
     on_change: Closure<dyn FnMut()>,
@@ -44,6 +47,9 @@ pub(crate) struct Watch {
     relayed_address: Cell<bool>,
     addresses: Cell<u32>,
     gathered: Cell<bool>,
+    /// What STUN servers saw, each with its foundation (RFC 8445, 5.1.1.3): the same for the same
+    /// own address.
+    seen: RefCell<Vec<(String, SocketAddrV4)>>,
     state: Cell<RtcPeerConnectionState>,
 }
 
@@ -56,9 +62,20 @@ pub(crate) struct Gathered {
 }
 
 impl Peer {
-    pub(crate) fn new(ice_servers: &js_sys::Array) -> Result<Self, CallError> {
+    pub(crate) fn new(ice_servers: &Array) -> Result<Self, CallError> {
+        Self::with_certificate(ice_servers, None)
+    }
+
+    /// One of several that show the same certificate ([`certificate`]).
+    pub(crate) fn with_certificate(
+        ice_servers: &Array,
+        certificate: Option<&JsValue>,
+    ) -> Result<Self, CallError> {
         let configuration = RtcConfiguration::new();
         configuration.set_ice_servers(ice_servers);
+        if let Some(certificate) = certificate {
+            configuration.set_certificates(&Array::of1(certificate));
+        }
         if member(&js_sys::global(), "RTCPeerConnection").is_undefined() {
             return Err(CallError::new(
                 UNSUPPORTED,
@@ -73,6 +90,7 @@ impl Peer {
             relayed_address: Cell::new(false),
             addresses: Cell::new(0),
             gathered: Cell::new(false),
+            seen: RefCell::default(),
             state: Cell::new(RtcPeerConnectionState::New),
         });
         let (noted, of) = (Rc::clone(&watch), connection.clone());
@@ -90,6 +108,7 @@ impl Peer {
         Ok(Self {
             connection,
             watch,
+            asks_stun: ice_servers.length() > 0,
             first: Cell::new(Some(first)),
             on_change,
             _on_candidate: on_candidate,
@@ -133,6 +152,26 @@ impl Peer {
             .wait(|| (watch.gathered.get() || watch.relayed_address.get()).then_some(()));
         within(TURN_PATIENCE, found).await;
         self.gathered().await
+    }
+
+    /// Does it find out where it is seen?
+    pub(crate) fn asks_stun(&self) -> bool {
+        self.asks_stun
+    }
+
+    /// What the STUN servers' answers so far say of the NAT: with another port for each server on one
+    /// own address it is the kind that punching alone does not get through.
+    pub(crate) fn nat(&self) -> Nat {
+        let seen = self.watch.seen.borrow();
+        let differs = |(at, (foundation, address)): (usize, &(String, SocketAddrV4))| {
+            let mut before = seen[..at].iter();
+            before.any(|(other, seen)| other == foundation && seen.port() != address.port())
+        };
+        match seen.len() {
+            0 => Nat::Unknown,
+            _ if seen.iter().enumerate().any(differs) => Nat::EndpointDependent,
+            _ => Nat::EndpointIndependent,
+        }
     }
 
     #[cfg(all(test, target_arch = "wasm32"))]
@@ -266,8 +305,27 @@ impl Watch {
         if kind == Some("relay") {
             self.relayed_address.set(true);
         }
+        if kind == Some("srflx")
+            && let Some(SocketAddr::V4(address)) = rtc::read_candidate(&line).map(|c| c.address)
+        {
+            let foundation = line.split(' ').next().unwrap_or_default().to_owned();
+            self.seen.borrow_mut().push((foundation, address));
+        }
         self.changed.wake();
     }
+}
+
+/// A certificate for several connections.
+pub(crate) async fn certificate() -> Result<JsValue, CallError> {
+    let algorithm = Object::new();
+    for (key, value) in [("name", "ECDSA"), ("namedCurve", "P-256")] {
+        let _ = Reflect::set(&algorithm, &key.into(), &value.into());
+    }
+    let made = match RtcPeerConnection::generate_certificate_with_object(&algorithm) {
+        Ok(making) => JsFuture::from(making).await,
+        Err(error) => Err(error),
+    };
+    made.map_err(|error| failed("make a certificate", &error))
 }
 
 fn failed(what: &str, error: &JsValue) -> CallError {

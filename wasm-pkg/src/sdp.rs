@@ -46,6 +46,7 @@ pub(crate) fn read_offer(sdp: &str) -> Result<Description, Unusable> {
         pwd: pwd.ok_or(Unusable("ICE password"))?,
         fingerprint: fingerprint.ok_or(Unusable("SHA-256 fingerprint"))?,
         candidates: choose(candidates),
+        legs: Vec::new(),
     };
     description.check().map_err(|_| Unusable("ICE values"))?;
     Ok(description)
@@ -200,6 +201,7 @@ mod tests {
             pwd: "p".repeat(24),
             fingerprint: [0xab; 32],
             candidates: vec!["candidate:1 1 udp 5 202.204.16.13 41000 typ host".into()],
+            legs: Vec::new(),
         };
         let answer = write_answer(&device);
         assert!(answer.lines().all(|line| line.as_bytes()[1] == b'='));

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
@@ -229,7 +230,7 @@ impl LinkPath {
                 let mut sockets = self.sockets.lock().expect("not poisoned");
                 let open = match sockets.get(&number) {
                     Some(open) => open,
-                    None => match SearchSocket::open(socket, self, number) {
+                    None => match self.open_search_socket(socket, number) {
                         Ok(open) => sockets.entry(number).or_insert(open),
                         Err(error) => {
                             tracing::debug!(%error, "no further socket for the search");
@@ -247,6 +248,22 @@ impl LinkPath {
                 }
             }
         }
+    }
+
+    fn open_search_socket(
+        self: &Arc<Self>,
+        socket: &Arc<PathSocket>,
+        number: u16,
+    ) -> io::Result<SearchSocket> {
+        let (socket, link) = (Arc::downgrade(socket), Arc::downgrade(self));
+        SearchSocket::open(move |to, contents, stride| {
+            let (Some(socket), Some(link)) = (socket.upgrade(), link.upgrade()) else {
+                return false;
+            };
+            let via = Via::Udp { socket: number, to };
+            socket.receive(&link, via, contents, stride);
+            true
+        })
     }
 
     fn close_search_sockets(&self, paths: &PathSet, route: Option<Via>) {

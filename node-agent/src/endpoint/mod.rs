@@ -39,6 +39,7 @@ use addresses::Ports;
 pub(crate) use link_path::{InUse, Paths};
 use reach::Reach;
 pub(crate) use relayed::Relays;
+pub(crate) use search_socket::SearchSocket;
 pub(crate) use socket::PathSocket;
 use socket::QuinnSocket;
 use tls::Credentials;
@@ -327,15 +328,16 @@ impl Endpoint {
         Ok(Dialling { connecting, paths })
     }
 
-    /// As the device: the answer to a browser's description, and the link that it may become. Checks
-    /// go out at once.
+    /// As the device: the answer to a browser's description, and the links of which one may come
+    /// about. Checks go out at once.
     pub(crate) fn dial_browser(
         &self,
         caller: PeerId,
         offer: &Description,
-    ) -> Result<(Description, BrowserLink)> {
-        let own = self.addresses.borrow().candidates.clone();
-        rtc::answer(&self.socket, caller, offer, &own, self.loopback)
+        nat: Nat,
+    ) -> Result<(Description, mpsc::Receiver<BrowserLink>)> {
+        let own = self.addresses.borrow().clone();
+        rtc::answer(&self.socket, caller, (offer, nat), &own, self.loopback)
     }
 
     /// Are there as many browsers' links as there may be?

@@ -1,25 +1,23 @@
-//! A socket of its own for one link: a search opens many of them (PROTOCOL §10.2), and the one that
-//! is heard from stays.
+//! A socket of its own for one link: a search opens many of them (PROTOCOL §10.2, §19.3), and the one
+//! that is heard from stays.
 
 use std::future::poll_fn;
 use std::io::{self, IoSliceMut};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{Runtime as _, TokioRuntime};
 use ringback_protocol::candidate::canonical;
-use ringback_protocol::path::Via;
 
-use super::link_path::{Io, LinkPath};
-use super::socket::PathSocket;
+use super::link_path::Io;
 
 /// Received at once, in bytes: a batch of segments as the kernel merges them.
 const BUFFER: usize = 64 * 1024;
 
 /// Closed with its last clone.
 #[derive(Debug, Clone)]
-pub(super) struct SearchSocket(Arc<Open>);
+pub(crate) struct SearchSocket(Arc<Open>);
 
 #[derive(Debug)]
 struct Open {
@@ -28,26 +26,20 @@ struct Open {
 }
 
 impl SearchSocket {
-    pub(super) fn open(
-        socket: &Arc<PathSocket>,
-        link: &Arc<LinkPath>,
-        number: u16,
+    /// `sink` gets what comes in: from where, the bytes, and the bytes of each datagram in them, of
+    /// which the last may be shorter. It says whether it wants more.
+    pub(crate) fn open(
+        sink: impl FnMut(SocketAddr, &[u8], usize) -> bool + Send + 'static,
     ) -> io::Result<Self> {
         let udp = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
         let io = TokioRuntime.wrap_udp_socket(udp)?;
-        let reading = read(
-            io.clone(),
-            Arc::downgrade(socket),
-            Arc::downgrade(link),
-            number,
-        );
-        let reader = tokio::spawn(reading).abort_handle();
+        let reader = tokio::spawn(read(io.clone(), sink)).abort_handle();
         Ok(Self(Arc::new(Open { io, reader })))
     }
 
     /// One datagram; lost if the socket is full. A new socket is not known to the reactor yet and
     /// takes nothing until it is: then the datagram waits for that.
-    pub(super) fn send(&self, to: SocketAddr, datagram: &[u8]) {
+    pub(crate) fn send(&self, to: SocketAddr, datagram: &[u8]) {
         match self.try_send(&transmit(to, datagram)) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 let (io, datagram) = (self.0.io.clone(), datagram.to_vec());
@@ -66,8 +58,19 @@ impl SearchSocket {
         }
     }
 
-    pub(super) fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+    pub(crate) fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
         self.0.io.try_send(transmit)
+    }
+
+    /// Waits until the socket takes a datagram.
+    pub(crate) async fn writable(&self) -> io::Result<()> {
+        let mut poller = self.0.io.clone().create_io_poller();
+        poll_fn(|cx| poller.as_mut().poll_writable(cx)).await
+    }
+
+    /// Datagrams that one transmit takes at most.
+    pub(crate) fn max_transmit_segments(&self) -> usize {
+        self.0.io.max_transmit_segments()
     }
 }
 
@@ -87,7 +90,7 @@ impl Drop for Open {
     }
 }
 
-async fn read(io: Io, socket: Weak<PathSocket>, link: Weak<LinkPath>, number: u16) {
+async fn read(io: Io, mut sink: impl FnMut(SocketAddr, &[u8], usize) -> bool) {
     let mut buffer = vec![0; BUFFER];
     loop {
         let mut meta = [RecvMeta::default()];
@@ -96,19 +99,13 @@ async fn read(io: Io, socket: Weak<PathSocket>, link: Weak<LinkPath>, number: u1
             io.poll_recv(cx, &mut slices, &mut meta)
         });
         let Ok(count) = received.await else { return };
-        let (Some(socket), Some(link)) = (socket.upgrade(), link.upgrade()) else {
-            return;
-        };
         if count == 0 {
             continue;
         }
         let [meta] = meta;
-        let to = canonical(meta.addr);
-        socket.receive(
-            &link,
-            Via::Udp { socket: number, to },
-            &buffer[..meta.len],
-            meta.stride.max(1),
-        );
+        let contents = &buffer[..meta.len];
+        if !sink(canonical(meta.addr), contents, meta.stride.max(1)) {
+            return;
+        }
     }
 }

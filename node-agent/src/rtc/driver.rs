@@ -22,7 +22,7 @@ use super::inlet::{Batch, Inlet};
 use super::link::{BrowserLink, Ending, LinkShared};
 use super::pacing::{Pacing, RoundTrips, Smoother, TICK};
 use super::stream::{Shared, Work};
-use super::transmit::Outlet;
+use super::transmit::{Outlet, Way};
 use super::{BASE_V4, BASE_V6, PATIENCE, SEND_WINDOW};
 use crate::endpoint::PathSocket;
 use crate::stream::Stream;
@@ -90,6 +90,7 @@ impl Driver {
         caller: PeerId,
         rtc: Rtc,
         inlet: Arc<Inlet>,
+        way: Way,
     ) -> BrowserLink {
         let now = Instant::now();
         // Channels over the limit are closed before they get here.
@@ -98,7 +99,7 @@ impl Driver {
         let own = [BASE_V4, BASE_V6].map(|base| base.parse().expect("an address"));
         let driver = Self {
             rtc,
-            outlet: Outlet::new(socket.clone()),
+            outlet: Outlet::new(way),
             socket,
             inlet,
             link: link.clone(),

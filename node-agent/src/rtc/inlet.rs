@@ -4,6 +4,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
 use tokio::sync::Notify;
@@ -35,6 +36,8 @@ struct Tables {
 #[derive(Debug)]
 pub(crate) struct Inlet {
     name: String,
+    /// Of a search's connection that has not been heard from: no link yet.
+    is_awaited: AtomicBool,
     queue: Mutex<Queue>,
     addresses: Mutex<Vec<SocketAddr>>,
     arrived: Notify,
@@ -57,8 +60,18 @@ pub(super) struct Batch {
 impl Inlets {
     /// Opens an inlet for the link with this local user name fragment.
     pub(super) fn open(&self, name: &str, named: &[SocketAddr]) -> Arc<Inlet> {
+        self.enter(name, named, false)
+    }
+
+    /// The same for a connection of a search, most of which are never heard from.
+    pub(super) fn open_awaited(&self, name: &str) -> Arc<Inlet> {
+        self.enter(name, &[], true)
+    }
+
+    fn enter(&self, name: &str, named: &[SocketAddr], is_awaited: bool) -> Arc<Inlet> {
         let inlet = Arc::new(Inlet {
             name: name.to_owned(),
+            is_awaited: is_awaited.into(),
             queue: Mutex::default(),
             addresses: Mutex::default(),
             arrived: Notify::new(),
@@ -74,7 +87,18 @@ impl Inlets {
 
     /// Links that are open or under way.
     pub(crate) fn count(&self) -> usize {
-        self.tables.read().expect("not poisoned").by_name.len()
+        self.inlets(false)
+    }
+
+    /// Connections of searches that have not been heard from.
+    pub(super) fn awaited(&self) -> usize {
+        self.inlets(true)
+    }
+
+    fn inlets(&self, awaited: bool) -> usize {
+        let tables = self.tables.read().expect("not poisoned");
+        let is = |inlet: &&Arc<Inlet>| inlet.is_awaited.load(Ordering::Relaxed) == awaited;
+        tables.by_name.values().filter(is).count()
     }
 
     /// From now on the link takes what comes from there. False if it has too many addresses.
@@ -120,7 +144,7 @@ impl Inlets {
         if !datagram.starts_with(&BINDING_REQUEST) {
             return false;
         }
-        if let Some(name) = local_name(datagram) {
+        if let Some(name) = check_name(datagram) {
             let tables = self.tables.read().expect("not poisoned");
             if let Some(inlet) = tables.by_name.get(name) {
                 inlet.push(from, datagram, datagram.len());
@@ -131,7 +155,16 @@ impl Inlets {
 }
 
 impl Inlet {
-    fn push(&self, from: SocketAddr, contents: &[u8], stride: usize) {
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// It is a link's from now on.
+    pub(super) fn is_heard(&self) {
+        self.is_awaited.store(false, Ordering::Relaxed);
+    }
+
+    pub(super) fn push(&self, from: SocketAddr, contents: &[u8], stride: usize) {
         let mut queue = self.queue.lock().expect("not poisoned");
         if queue.bytes + contents.len() <= CAPACITY {
             queue.bytes += contents.len();
@@ -160,6 +193,12 @@ impl Inlet {
         let addresses = self.addresses.lock().expect("not poisoned");
         addresses.contains(&address)
     }
+}
+
+/// Whom an ICE check is for; `None`: it is no check.
+pub(super) fn check_name(datagram: &[u8]) -> Option<&str> {
+    let is_check = datagram.starts_with(&BINDING_REQUEST);
+    is_check.then(|| local_name(datagram)).flatten()
 }
 
 /// The receiver's part of a check's USERNAME (RFC 8445, 7.2.2).

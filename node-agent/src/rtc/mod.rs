@@ -8,6 +8,7 @@ mod driver;
 mod inlet;
 mod link;
 mod pacing;
+mod search;
 mod stream;
 mod transmit;
 
@@ -18,17 +19,22 @@ use anyhow::{Context as _, Result};
 use rand::distr::{Alphanumeric, SampleString as _};
 use ringback_protocol::PeerId;
 use ringback_protocol::candidate::{self, Candidate, Kind};
-use ringback_protocol::rtc::{self, Description};
-use str0m::config::Fingerprint;
+use ringback_protocol::receipt::Nat;
+use ringback_protocol::rtc::{self, Description, MAX_LEGS};
+use sha2::{Digest as _, Sha256};
+use str0m::config::{DtlsCert, Fingerprint};
 use str0m::crypto::CryptoProvider;
 use str0m::ice::IceCreds;
 use str0m::{Candidate as IceCandidate, Rtc, RtcConfig};
+use tokio::sync::mpsc;
 
-use crate::endpoint::PathSocket;
+use crate::endpoint::{Addresses, PathSocket};
 use driver::Driver;
 pub(crate) use inlet::Inlets;
 pub(crate) use link::{BrowserLink, Ending};
+use search::Part;
 pub(crate) use stream::{ChannelReader, ChannelWriter};
+use transmit::Way;
 
 /// Links of browsers at a time, those under way included.
 pub(crate) const MAX_LINKS: usize = 32;
@@ -42,60 +48,114 @@ const SEND_WINDOW: usize = 8 << 20;
 /// Bytes of the datagrams that are sent: what browsers use. Nothing looks for a larger size here.
 const DATAGRAM: usize = 1200;
 
+/// From a check to the same check again. The browser's router drops the device's first one, which came
+/// before the browser's own: this is what is waited for then, since str0m does not answer a check by
+/// one of its own at once (RFC 8445, 7.3.1.4).
+const CHECK_AGAIN: Duration = Duration::from_millis(50);
+/// Two more than usual, as the first ones are closer together: a lost path is noticed as late.
+const CHECKS: usize = 11;
+
 /// The addresses that ICE takes for this agent's own. The socket listens on all of the host's, the
 /// kernel chooses where from to answer, and the browser hears the real ones from the description:
 /// what is told apart here is the family only.
 const BASE_V4: &str = "192.0.2.1:9";
 const BASE_V6: &str = "[2001:db8::1]:9";
 
-/// The device's side of a connection, and the link that it may become. Checks go out at once: that
-/// is the dial-back.
+/// The device's side of what a browser offers, which is of that NAT, and the links of which one may
+/// come about. Checks go out at once: that is the dial-back.
 pub(crate) fn answer(
     socket: &Arc<PathSocket>,
     caller: PeerId,
-    offer: &Description,
-    own: &[Candidate],
+    (offer, nat): (&Description, Nat),
+    own: &Addresses,
     loopback: bool,
-) -> Result<(Description, BrowserLink)> {
-    let now = Instant::now();
+) -> Result<(Description, mpsc::Receiver<BrowserLink>)> {
     let credentials = credentials();
-    let mut rtc = configuration(&credentials).build(now);
+    let named = candidate::rank(&offer.addresses(), loopback);
+    let pinned = Pinned {
+        fingerprint: offer.fingerprint,
+        certificate: certificate()?,
+    };
+    let theirs = IceCreds {
+        ufrag: offer.ufrag.clone(),
+        pass: offer.pwd.clone(),
+    };
+    let rtc = connection(&pinned, &credentials, theirs, &named)?;
+    let fingerprint = pinned.own_fingerprint();
+    let addresses: Vec<_> = named.iter().map(|candidate| candidate.address).collect();
+    let inlet = socket.browsers().open(&credentials.ufrag, &addresses);
+    let link = Driver::start(
+        socket.clone(),
+        caller,
+        rtc,
+        inlet,
+        Way::Main(socket.clone()),
+    );
+    let (links, established) = mpsc::channel(MAX_LEGS + 1);
+    links.try_send(link.clone()).context("an empty queue")?;
+    let legs = Part::of(own.nat, nat, offer, loopback).map_or_else(Vec::new, |part| {
+        search::begin(socket, caller, offer, part, pinned, link, links)
+    });
+    let description = Description {
+        fingerprint,
+        candidates: rtc::candidate_lines(&candidate::rank(&own.candidates, loopback)),
+        ufrag: credentials.ufrag,
+        pwd: credentials.pass,
+        legs,
+    };
+    Ok((description, established))
+}
+
+/// The certificates of a call's two ends, in all its connections.
+struct Pinned {
+    fingerprint: [u8; 32],
+    certificate: DtlsCert,
+}
+
+impl Pinned {
+    fn own_fingerprint(&self) -> [u8; 32] {
+        Sha256::digest(&self.certificate.certificate).into()
+    }
+}
+
+fn certificate() -> Result<DtlsCert> {
+    let certificate = provider().dtls_provider.generate_certificate();
+    certificate.context("no certificate could be made")
+}
+
+/// One connection that tries the named addresses.
+fn connection(
+    pinned: &Pinned,
+    own: &IceCreds,
+    theirs: IceCreds,
+    named: &[Candidate],
+) -> Result<Rtc> {
+    let config = configuration(own).set_dtls_cert(pinned.certificate.clone());
+    let mut rtc = config.build(Instant::now());
     for base in [BASE_V4, BASE_V6] {
-        let base = base.parse()?;
-        let base = IceCandidate::host(base, "udp").context("the own candidate")?;
+        let base = IceCandidate::host(base.parse()?, "udp").context("the own candidate")?;
         rtc.add_local_candidate(base);
     }
-    let named = candidate::rank(&offer.addresses(), loopback);
-    for candidate in &named {
+    for candidate in named {
         rtc.add_remote_candidate(remote(candidate)?);
     }
     let mut direct = rtc.direct_api();
     direct.set_ice_controlling(false);
-    direct.set_remote_ice_credentials(IceCreds {
-        ufrag: offer.ufrag.clone(),
-        pass: offer.pwd.clone(),
-    });
+    direct.set_remote_ice_credentials(theirs);
     direct.set_remote_fingerprint(Fingerprint {
         hash_func: "sha-256".into(),
-        bytes: offer.fingerprint.to_vec(),
+        bytes: pinned.fingerprint.to_vec(),
     });
     direct.start_dtls(true).context("DTLS")?;
     direct.start_sctp(true);
-    let fingerprint = &direct.local_dtls_fingerprint().bytes;
-    let description = Description {
-        fingerprint: fingerprint.as_slice().try_into().context("SHA-256")?,
-        candidates: rtc::candidate_lines(&candidate::rank(own, loopback)),
-        ufrag: credentials.ufrag,
-        pwd: credentials.pass,
-    };
-    let addresses: Vec<_> = named.iter().map(|candidate| candidate.address).collect();
-    let inlet = socket.browsers().open(&description.ufrag, &addresses);
-    let link = Driver::start(socket.clone(), caller, rtc, inlet);
-    Ok((description, link))
+    Ok(rtc)
 }
 
 fn configuration(credentials: &IceCreds) -> RtcConfig {
-    Rtc::builder()
+    let mut config = Rtc::builder();
+    config.set_initial_stun_rto(CHECK_AGAIN);
+    config.set_max_stun_retransmits(CHECKS);
+    config
         .set_crypto_provider(provider())
         .set_local_ice_credentials(credentials.clone())
         .clear_codecs()

@@ -5,7 +5,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::endpoint::PathSocket;
+use quinn::udp::Transmit;
+
+use crate::endpoint::{PathSocket, SearchSocket};
 
 /// Bytes that one call to the kernel takes at most.
 const MAX_BATCH: usize = 65_000;
@@ -13,7 +15,7 @@ const MAX_BATCH: usize = 65_000;
 /// Collects datagrams and sends them.
 #[derive(Debug)]
 pub(super) struct Outlet {
-    socket: Arc<PathSocket>,
+    way: Way,
     contents: Vec<u8>,
     to: Option<SocketAddr>,
     segment: usize,
@@ -23,10 +25,48 @@ pub(super) struct Outlet {
     pub(super) bytes: u64,
 }
 
+/// Where a link's datagrams go out.
+#[derive(Debug)]
+pub(super) enum Way {
+    /// The agent's one socket.
+    Main(Arc<PathSocket>),
+    /// The socket on which a search has found the browser.
+    Own(SearchSocket),
+}
+
+impl Way {
+    fn max_transmit_segments(&self) -> usize {
+        match self {
+            Self::Main(socket) => socket.max_transmit_segments(),
+            Self::Own(socket) => socket.max_transmit_segments(),
+        }
+    }
+
+    fn send_all(&self, to: SocketAddr, contents: &[u8], segment: usize) -> io::Result<()> {
+        match self {
+            Self::Main(socket) => socket.send_all(to, contents, segment),
+            Self::Own(socket) => socket.try_send(&Transmit {
+                destination: to,
+                ecn: None,
+                contents,
+                segment_size: (segment < contents.len()).then_some(segment),
+                src_ip: None,
+            }),
+        }
+    }
+
+    async fn writable(&self) -> io::Result<()> {
+        match self {
+            Self::Main(socket) => socket.writable().await,
+            Self::Own(socket) => socket.writable().await,
+        }
+    }
+}
+
 impl Outlet {
-    pub(super) fn new(socket: Arc<PathSocket>) -> Self {
+    pub(super) fn new(way: Way) -> Self {
         Self {
-            socket,
+            way,
             contents: Vec::with_capacity(MAX_BATCH),
             to: None,
             segment: 0,
@@ -41,7 +81,7 @@ impl Outlet {
         let fits = self.to == Some(to)
             && !self.full
             && datagram.len() <= self.segment
-            && self.count < self.socket.max_transmit_segments()
+            && self.count < self.way.max_transmit_segments()
             && self.contents.len() + datagram.len() <= MAX_BATCH;
         if !fits {
             self.flush().await;
@@ -59,9 +99,9 @@ impl Outlet {
         if let Some(to) = self.to.take() {
             self.bytes += self.contents.len() as u64;
             loop {
-                match self.socket.send_all(to, &self.contents, self.segment) {
+                match self.way.send_all(to, &self.contents, self.segment) {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        if self.socket.writable().await.is_err() {
+                        if self.way.writable().await.is_err() {
                             break;
                         }
                     }

@@ -84,6 +84,7 @@ pub fn browser_request() -> Request {
                 "candidate:1 1 udp 2113937151 0b0e4b6d-8b55-4d0e-9d6e-5a8e6f6b8f55.local 51000 typ host".into(),
                 "candidate:2 1 udp 1677729535 4.17.168.2 40000 typ srflx raddr 0.0.0.0 rport 0".into(),
             ],
+            legs: Vec::new(),
         }),
         path: 0,
         ..request()
@@ -102,6 +103,7 @@ pub fn browser_reply() -> Reply {
                 Candidate::udp(Kind::Mapped, address(DEVICE_PUBLIC_ADDRESS)),
                 Candidate::udp(Kind::Host, address("192.168.1.3:7000")),
             ]),
+            legs: Vec::new(),
         }),
         ..reply()
     }
