@@ -22,6 +22,7 @@ mod forward;
 mod interfaces;
 mod lan;
 mod link;
+mod nat64;
 mod network_watch;
 mod port_mapping;
 mod profile;

@@ -14,6 +14,7 @@
 
 pub mod agent;
 pub mod browser;
+pub mod browser_case;
 pub mod case;
 pub mod download;
 pub mod lab;

@@ -608,6 +608,12 @@ fn every_kind_of_router_is_named() -> Result<()> {
         (Kind::UdpBlocked, "unknown", "unknown", None),
         (Kind::Only443, "unknown", "unknown", None),
         (Kind::Ipv6Only, "unknown", "unknown", None),
+        (
+            Kind::Nat64,
+            "port-restricted",
+            "address-and-port-dependent",
+            None,
+        ),
     ] {
         site.set_kind(kind)?;
         let person = Profile::new(&lab, &registry, site.host(), "person");

@@ -35,6 +35,12 @@ const PAIRS: &[(Kind, Kind)] = &[
     (Kind::Symmetric, Kind::Symmetric),
     (Kind::Only443, Kind::PortRestricted),
     (Kind::Ipv6Only, Kind::Open),
+    (Kind::Nat64, Kind::Ipv6Only),
+    (Kind::Nat64, Kind::PortRestricted),
+    (Kind::PortRestricted, Kind::Nat64),
+    (Kind::Nat64, Kind::Symmetric),
+    (Kind::Symmetric, Kind::Nat64),
+    (Kind::UdpBlocked, Kind::Nat64),
 ];
 
 /// Where both are behind one router of that kind.

@@ -8,7 +8,7 @@ use xtask::place;
 use crate::{
     child, say,
     setup::{self, Need, Packages},
-    worker,
+    site, wasm_pkg, web, worker,
 };
 
 #[derive(clap::Args, Debug)]
@@ -20,8 +20,21 @@ pub(crate) struct Arguments {
 
 /// Builds what the lab needs and becomes `ringback-lab VERB ARGUMENTS`.
 pub(crate) fn run(verb: &str, arguments: &Arguments) -> Result<()> {
-    setup::ensure(&[setup::WORKER, &[Need::Packages(Packages::Lab)]].concat())?;
+    let with_browser = uses_browser(verb, &arguments.arguments);
+    let mut needs = [setup::WORKER, &[Need::Packages(Packages::Lab)]].concat();
+    if with_browser {
+        needs.push(Need::Packages(Packages::Browser));
+    }
+    setup::ensure(&needs)?;
+    if with_browser {
+        crate::page::setup()?;
+    }
     worker::build()?;
+    if with_browser {
+        web::build()?;
+        site::run()?;
+        wasm_pkg::build()?;
+    }
     let release = build_release(&["ringback", "ringback-lab"])?;
     let lab = release.join("ringback-lab");
     // Namespaces are made by root; what the lab needs to know goes through sudo by name.
@@ -47,6 +60,23 @@ pub(crate) fn run(verb: &str, arguments: &Arguments) -> Result<()> {
     Err(command.exec()).with_context(|| format!("starting {}", lab.display()))
 }
 
+/// Does the lab open pages, for which they have to be built?
+fn uses_browser(verb: &str, arguments: &[OsString]) -> bool {
+    let has = |word: &str| arguments.iter().any(|argument| argument == word);
+    let names_parts = arguments
+        .iter()
+        .any(|argument| argument.to_string_lossy().starts_with("--only"));
+    let names_it = arguments
+        .iter()
+        .filter_map(|argument| argument.to_str())
+        .flat_map(|argument| argument.split([',', '=']))
+        .any(|word| word == "browser");
+    match verb {
+        "nat" => has("--browser"),
+        _ => !names_parts && !has("--help") || names_it,
+    }
+}
+
 /// Builds binaries of the workspace for release and returns the directory they are in.
 pub(crate) fn build_release(binaries: &[&str]) -> Result<std::path::PathBuf> {
     let mut cargo = child::command("cargo");
@@ -65,4 +95,25 @@ pub(crate) fn build_release(binaries: &[&str]) -> Result<std::path::PathBuf> {
 pub(crate) fn target_dir() -> std::path::PathBuf {
     let own = std::env::var_os("CARGO_TARGET_DIR").map(std::path::PathBuf::from);
     place::workspace().join(own.unwrap_or_else(|| "target".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_are_built_where_they_are_opened() {
+        for (verb, line, expected) in [
+            ("nat", "--caller open", false),
+            ("nat", "--browser --caller open", true),
+            ("bench", "--runs 5", true),
+            ("bench", "--only paths,browser", true),
+            ("bench", "--only=browser", true),
+            ("bench", "--only paths", false),
+            ("bench", "--help", false),
+        ] {
+            let arguments: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+            assert_eq!(uses_browser(verb, &arguments), expected, "{verb} {line}");
+        }
+    }
 }

@@ -23,6 +23,7 @@ use crate::caller::{Placement, unix_time};
 use crate::cli::BeaconChoice;
 use crate::commands::up::{ENROLLED, EnrolledAs};
 use crate::device::{Agent, Inbound, Presence};
+use crate::nat64;
 use crate::registry::Connection;
 
 /// The file that keeps the intervals which were found.
@@ -175,6 +176,7 @@ impl Line {
         let address = addresses
             .next()
             .with_context(|| format!("the beacon {address} has no address"))?;
+        let address = nat64::inward(address);
         Ok(Found { id, address })
     }
 }
@@ -522,6 +524,7 @@ impl Drop for Session {
 
 /// A socket that sends to the beacon.
 async fn bind(beacon: SocketAddr) -> Result<UdpSocket> {
+    let beacon = nat64::outward(beacon);
     let local: SocketAddr = match beacon {
         SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
         SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),

@@ -19,6 +19,7 @@ use tokio::time::timeout;
 
 use crate::control::{Ask, Control, Status};
 use crate::endpoint::nat_behaviour::{self, TcpBehaviour, UdpBehaviour};
+use crate::nat64;
 use crate::network_watch::{self, Network};
 use crate::port_mapping::{Mappings, PortMapping, Settings, Trouble, is_public};
 use crate::profile::Profile;
@@ -77,6 +78,8 @@ pub(crate) struct Examination {
 pub(crate) struct NetworkFound {
     pub(crate) addresses: Vec<AddressFound>,
     pub(crate) routers: Vec<RouterFound>,
+    /// The prefix under which the network translates to IPv4.
+    pub(crate) nat64: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -107,7 +110,9 @@ impl Examination {
     pub(crate) async fn make(subject: Subject<'_>) -> Self {
         let network = Network::read();
         let hosts: Vec<IpAddr> = network.addresses.iter().map(|a| a.ip).collect();
-        let has_ipv4 = hosts.iter().any(IpAddr::is_ipv4);
+        nat64::look_for(&hosts).await;
+        let network_found = NetworkFound::of(&network);
+        let has_ipv4 = network_found.has_ipv4();
         let health = registry(&subject).shared();
         let servers = async {
             let listed = match &subject.stun {
@@ -147,7 +152,7 @@ impl Examination {
             Err(why) => (None, Some(why)),
         };
         Self {
-            network: NetworkFound::of(&network),
+            network: network_found,
             udp,
             udp_ipv6,
             tcp_ipv6,
@@ -239,6 +244,7 @@ impl NetworkFound {
         Self {
             addresses: addresses.collect(),
             routers: routers.collect(),
+            nat64: nat64::prefix().map(nat64::Prefix::network),
         }
     }
 
@@ -247,8 +253,9 @@ impl NetworkFound {
         !self.addresses.iter().any(|address| address.up)
     }
 
+    /// Of its own, or by translation.
     pub(crate) fn has_ipv4(&self) -> bool {
-        self.addresses.iter().any(|a| a.up && a.ip.is_ipv4())
+        self.nat64.is_some() || self.addresses.iter().any(|a| a.up && a.ip.is_ipv4())
     }
 
     /// Nothing leads further than the LAN.

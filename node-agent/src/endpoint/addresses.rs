@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use super::socket::PathSocket;
 use super::stun;
 use crate::interfaces::own_addresses;
+use crate::nat64;
 
 /// Longest wait for a second STUN server, beyond what the first one took.
 const SECOND_ANSWER: Duration = Duration::from_millis(20);
@@ -57,6 +58,7 @@ pub(super) async fn find(
     loopback: bool,
 ) -> Addresses {
     let hosts: Vec<IpAddr> = own_addresses(loopback);
+    nat64::look_for(&hosts).await;
     let seen = ask_all(socket, servers).await;
     let here = |ip: &IpAddr| hosts.contains(ip);
     let mut candidates = Vec::new();
@@ -164,7 +166,7 @@ pub(super) async fn ask_by_tcp(
 
 async fn resolve(server: &str) -> Vec<SocketAddr> {
     match tokio::net::lookup_host(server).await {
-        Ok(addresses) => addresses.collect(),
+        Ok(addresses) => addresses.map(nat64::inward).collect(),
         Err(error) => {
             tracing::debug!(server, %error, "can not look up the STUN server");
             Vec::new()

@@ -5,7 +5,6 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use ringback_protocol::candidate::canonical;
 use ringback_protocol::diagnosis::{Filtering, Mapping, Ports, Sighting};
 use serde::Serialize;
 use tokio::task::JoinSet;
@@ -13,6 +12,7 @@ use tokio::time::timeout;
 
 use super::prober::{Answer, CHANGE_IP, CHANGE_PORT, Prober};
 use super::{stun, tcp};
+use crate::nat64;
 
 /// Sockets that show how the ports of new mappings follow each other.
 const SOCKETS: usize = 4;
@@ -60,7 +60,7 @@ pub(crate) async fn look_up(servers: &[String]) -> Vec<SocketAddr> {
         questions.spawn(async move {
             let found = timeout(LOOK_UP, tokio::net::lookup_host(server)).await;
             let all: Vec<SocketAddr> = match found {
-                Ok(Ok(found)) => found.map(canonical).collect(),
+                Ok(Ok(found)) => found.map(nat64::inward).collect(),
                 _ => Vec::new(),
             };
             (at, all)
@@ -221,7 +221,7 @@ pub(crate) async fn tcp(hosts: &[IpAddr], servers: &[SocketAddr]) -> TcpBehaviou
         return behaviour;
     };
     // Held, so that nobody else gets the port.
-    let Ok(held) = tcp::listen(0, first.is_ipv6()) else {
+    let Ok(held) = tcp::listen(0, nat64::outward(*first).is_ipv6()) else {
         return behaviour;
     };
     let Ok(port) = held.local_addr().map(|address| address.port()) else {

@@ -15,6 +15,8 @@ use tokio::net::UdpSocket;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use crate::nat64;
+
 /// RFC 5780, 7.2 and 7.4; the second under its name of RFC 3489, which older servers use.
 const CHANGE_REQUEST: AttributeType = AttributeType::new(0x0003);
 const OTHER_ADDRESS: AttributeType = AttributeType::new(0x802C);
@@ -74,8 +76,9 @@ impl Drop for Prober {
 }
 
 impl Prober {
+    /// For servers of one address family.
     pub(super) fn bind(v6: bool) -> io::Result<Self> {
-        let any: SocketAddr = if v6 {
+        let any: SocketAddr = if v6 || nat64::prefix().is_some() {
             (Ipv6Addr::UNSPECIFIED, 0).into()
         } else {
             (Ipv4Addr::UNSPECIFIED, 0).into()
@@ -111,7 +114,7 @@ impl Prober {
         for pause in PAUSES {
             let sent = Instant::now();
             // A way that is closed now may be open at the next attempt.
-            let _ = self.socket.send_to(&request, server).await;
+            let _ = self.socket.send_to(&request, nat64::outward(server)).await;
             if let Ok(Ok((from, parsed))) = timeout(pause, &mut answer).await {
                 let rtt = sent.elapsed();
                 // Only a server that was told to may answer from elsewhere.
@@ -137,7 +140,7 @@ impl Prober {
             return false;
         };
         for _ in 0..4 {
-            let _ = self.socket.send_to(&request, public).await;
+            let _ = self.socket.send_to(&request, nat64::outward(public)).await;
             tokio::time::sleep(Duration::from_millis(120)).await;
             if peer.lock().heard.contains(&key) {
                 return true;
@@ -178,7 +181,7 @@ async fn read(socket: Arc<UdpSocket>, waiting: Arc<Mutex<Waiting>>) {
             && let Some(answer) = waiting.answers.remove(&key)
         {
             // The asker may have given up.
-            let _ = answer.send((canonical(from), parsed));
+            let _ = answer.send((nat64::inward(from), parsed));
         }
     }
 }

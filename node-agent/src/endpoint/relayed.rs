@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::link_path::{Attached, DatagramSink, WeakPaths};
+use crate::nat64;
 use crate::registry::Registry;
 use crate::relay::{self, OwnRelay, Relay, RelayEvent, RelaySender, RelayState, Seat};
 
@@ -131,7 +132,10 @@ async fn look_up(address: Option<&str>) -> SocketAddr {
         return nowhere;
     };
     let found = tokio::net::lookup_host(address).await;
-    found.ok().and_then(|mut all| all.next()).unwrap_or(nowhere)
+    found
+        .ok()
+        .and_then(|mut all| all.next())
+        .map_or(nowhere, nat64::inward)
 }
 
 /// One relay of a link.

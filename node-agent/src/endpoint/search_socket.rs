@@ -3,14 +3,14 @@
 
 use std::future::poll_fn;
 use std::io::{self, IoSliceMut};
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{Runtime as _, TokioRuntime};
-use ringback_protocol::candidate::canonical;
 
 use super::link_path::Io;
+use crate::nat64;
 
 /// Received at once, in bytes: a batch of segments as the kernel merges them.
 const BUFFER: usize = 64 * 1024;
@@ -31,7 +31,12 @@ impl SearchSocket {
     pub(crate) fn open(
         sink: impl FnMut(SocketAddr, &[u8], usize) -> bool + Send + 'static,
     ) -> io::Result<Self> {
-        let udp = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        // Searches are for NATs, of which IPv6 has none.
+        let any: SocketAddr = match nat64::prefix() {
+            None => (Ipv4Addr::UNSPECIFIED, 0).into(),
+            Some(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+        };
+        let udp = UdpSocket::bind(any)?;
         let io = TokioRuntime.wrap_udp_socket(udp)?;
         let reader = tokio::spawn(read(io.clone(), sink)).abort_handle();
         Ok(Self(Arc::new(Open { io, reader })))
@@ -42,14 +47,10 @@ impl SearchSocket {
     pub(crate) fn send(&self, to: SocketAddr, datagram: &[u8]) {
         match self.try_send(&transmit(to, datagram)) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                let (io, datagram) = (self.0.io.clone(), datagram.to_vec());
+                let (socket, datagram) = (self.clone(), datagram.to_vec());
                 tokio::spawn(async move {
-                    let mut poller = io.clone().create_io_poller();
-                    if poll_fn(|cx| poller.as_mut().poll_writable(cx))
-                        .await
-                        .is_ok()
-                    {
-                        let _ = io.try_send(&transmit(to, &datagram));
+                    if socket.writable().await.is_ok() {
+                        let _ = socket.try_send(&transmit(to, &datagram));
                     }
                 });
             }
@@ -59,7 +60,13 @@ impl SearchSocket {
     }
 
     pub(crate) fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        self.0.io.try_send(transmit)
+        self.0.io.try_send(&Transmit {
+            destination: nat64::outward(transmit.destination),
+            ecn: transmit.ecn,
+            contents: transmit.contents,
+            segment_size: transmit.segment_size,
+            src_ip: transmit.src_ip,
+        })
     }
 
     /// Waits until the socket takes a datagram.
@@ -104,7 +111,7 @@ async fn read(io: Io, mut sink: impl FnMut(SocketAddr, &[u8], usize) -> bool) {
         }
         let [meta] = meta;
         let contents = &buffer[..meta.len];
-        if !sink(canonical(meta.addr), contents, meta.stride.max(1)) {
+        if !sink(nat64::inward(meta.addr), contents, meta.stride.max(1)) {
             return;
         }
     }

@@ -26,13 +26,14 @@ use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, UdpPoller};
 use ringback_protocol::PeerId;
 use ringback_protocol::beacon;
-use ringback_protocol::candidate::{Candidate, canonical};
+use ringback_protocol::candidate::Candidate;
 use ringback_protocol::path::{self, PathKeys, PathSet, Received, Role, Via, is_long_header};
 use ringback_protocol::reply::Datagram;
 use tokio::sync::mpsc;
 
 use super::link_path::{Io, LinkPath, Paths, Route};
 use super::stun::Stun;
+use crate::nat64;
 use crate::rtc::Inlets;
 
 /// fd72:6262::/64: unique local addresses that stand for links inside this process.
@@ -231,6 +232,7 @@ impl PathSocket {
     }
 
     fn outward(&self, address: SocketAddr) -> SocketAddr {
+        let address = nat64::outward(address);
         match address.ip() {
             IpAddr::V4(ip) if self.dual_stack => (ip.to_ipv6_mapped(), address.port()).into(),
             _ => address,
@@ -578,7 +580,7 @@ impl AsyncUdpSocket for QuinnSocket {
             };
             let mut for_quinn = false;
             for (buf, meta) in bufs.iter_mut().zip(meta.iter_mut()).take(count) {
-                let from = canonical(meta.addr);
+                let from = nat64::inward(meta.addr);
                 let stride = meta.stride.max(1);
                 meta.len = socket.sort(from, &mut buf[..meta.len], stride);
                 meta.dst_ip = None;

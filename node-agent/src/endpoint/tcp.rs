@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use bytes::{Buf as _, BytesMut};
-use ringback_protocol::candidate::{Kind, canonical};
+use ringback_protocol::candidate::Kind;
 use ringback_protocol::lan;
 use ringback_protocol::path::{Class, FIRST_BYTE};
 use ringback_protocol::receipt::Transport;
@@ -22,6 +22,7 @@ use tokio::sync::{Semaphore, mpsc};
 use super::link_path::{Attached, DatagramSink, Paths, attach};
 use super::socket::PathSocket;
 use crate::lan::Door;
+use crate::nat64;
 
 /// Bytes of the largest datagram in a frame.
 pub(crate) const MAX_DATAGRAM: usize = 2048;
@@ -71,6 +72,7 @@ pub(super) async fn connect(
     to: SocketAddr,
     patience: Duration,
 ) -> io::Result<TcpStream> {
+    let to = nat64::outward(to);
     let own = match socket(to.is_ipv6(), from) {
         Ok(own) => own,
         Err(_) => socket(to.is_ipv6(), 0)?,
@@ -102,7 +104,7 @@ pub(super) async fn accept(
         };
         let (socket, door) = (socket.clone(), door.clone());
         tokio::spawn(async move {
-            let from = canonical(from);
+            let from = nat64::inward(from);
             let proving = prove(&socket, door.get(), stream, from);
             let proven = tokio::time::timeout(PROOF, proving).await;
             match proven {

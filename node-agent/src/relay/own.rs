@@ -15,6 +15,7 @@ use tokio::net::{TcpStream, UdpSocket};
 
 use super::{Ends, Relay, RelayState, Seat, start};
 use crate::backoff::Backoff;
+use crate::nat64;
 
 /// Until UDP counts as blocked and TCP is tried, where there is TCP.
 const UDP_PATIENCE: Duration = Duration::from_millis(1500);
@@ -171,6 +172,7 @@ async fn by_udp(
         .with_context(|| format!("can not find {address}"))?
         .next()
         .with_context(|| format!("{address} has no address"))?;
+    let address = nat64::outward(address);
     let local: SocketAddr = match address {
         SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
         SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
@@ -224,7 +226,12 @@ async fn by_tcp(
     ends: &mut Ends,
     backoff: &mut Backoff,
 ) -> Result<std::convert::Infallible> {
-    let mut stream = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address))
+    let connecting = async {
+        let found = tokio::net::lookup_host(address).await?;
+        let found: Vec<SocketAddr> = found.map(nat64::outward).collect();
+        TcpStream::connect(&*found).await
+    };
+    let mut stream = tokio::time::timeout(CONNECT_TIMEOUT, connecting)
         .await
         .unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
         .with_context(|| format!("can not reach the relay at {address}"))?;

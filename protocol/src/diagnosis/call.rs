@@ -141,7 +141,9 @@ impl Call<'_> {
     }
 
     fn has_ipv4(&self) -> bool {
-        self.here.addresses.iter().any(|(ip, _)| ip.is_ipv4())
+        // Seen at an IPv4 address, it has a way there: NAT64 (RFC 6146), where it has none itself.
+        let mut all = self.here.addresses.iter().map(|(ip, _)| ip);
+        all.any(IpAddr::is_ipv4) || self.here.public.iter().any(IpAddr::is_ipv4)
     }
 
     fn tried(&self) -> Vec<Explained> {

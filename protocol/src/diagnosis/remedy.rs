@@ -63,8 +63,8 @@ impl fmt::Display for Remedy {
             },
             Self::EnableIpv6 => "switch on IPv6: hosts that both have it need no NAT between them",
             Self::EnableIpv4 => {
-                "switch on IPv4, or NAT64 with its translator (CLAT): peers without IPv6 are \
-                 reached by the relay only"
+                "switch on IPv4, or NAT64 with DNS64 on the router: peers without IPv6 are reached \
+                 by the relay only"
             }
             Self::AskProvider => {
                 "ask the provider for a public IPv4 address, or for IPv6: the router is behind \

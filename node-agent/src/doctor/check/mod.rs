@@ -87,6 +87,9 @@ fn network(found: &Examination) -> Check {
     if more > 0 {
         text += &format!(" and {more} more");
     }
+    if let Some(prefix) = &network.nat64 {
+        text += &format!("; IPv4 by the network's NAT64, {prefix}");
+    }
     match network.routers.first() {
         Some(router) if router.ip.is_unspecified() => Check::new(
             "network",

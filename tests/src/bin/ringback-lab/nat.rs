@@ -8,6 +8,7 @@ use std::{
 use anyhow::{Result, bail, ensure};
 use clap::Args;
 use ringback_tests::{
+    browser_case::{self, BrowserStage},
     case::{Case, Outcome, Stage, milliseconds},
     lab::{
         Topology,
@@ -47,6 +48,9 @@ pub(crate) struct Arguments {
     /// How many of the runs must count (all if not given)
     #[arg(long, requires = "runs")]
     least: Option<u32>,
+    /// The caller is a browser, and the pairs those that it has to reach directly
+    #[arg(long, conflicts_with = "topology")]
+    browser: bool,
     /// Write the results here (- for standard output)
     #[arg(long)]
     json: Option<PathBuf>,
@@ -62,6 +66,9 @@ const SHARED: [(Topology, Kind); 4] = [
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let cases = cases(arguments);
+    if arguments.browser {
+        return by_browser(&cases, arguments);
+    }
     let stage = Stage::set()?;
     if let (Some(runs), [case]) = (arguments.runs, &cases[..]) {
         return repeat(&stage, case, runs, arguments);
@@ -184,11 +191,11 @@ fn report(case: &Case, outcome: &Result<Outcome>) -> (String, Value, Result<()>)
     }
 }
 
-/// Calls again and again, each time by a new caller, and counts how often the best way is taken
-/// soon.
 /// Between two runs.
 const PACE: Duration = Duration::from_millis(500);
 
+/// Calls again and again, each time by a new caller, and counts how often the best way is taken
+/// soon.
 fn repeat(stage: &Stage, case: &Case, runs: u32, arguments: &Arguments) -> Result<()> {
     stage.prepare(case)?;
     let device = stage.device()?;
@@ -223,29 +230,134 @@ fn repeat(stage: &Stage, case: &Case, runs: u32, arguments: &Arguments) -> Resul
     let failed = results
         .iter()
         .filter(|result| result.get("error").is_some());
-    let (failed, direct) = (failed.count(), times.len());
-    times.sort_unstable_by(f64::total_cmp);
-    let share = |part: usize| times.get(direct * part / 100).copied();
-    let summary = json!({
-        "case": case, "within_ms": milliseconds(arguments.within), "runs": runs,
-        "direct": direct, "failed": failed,
-        "median_ms": share(50), "p95_ms": share(95), "each": results,
-    });
-    eprintln!(
-        "{case}: {direct} of {runs} direct within {:?} (median {:.0} ms, 95 of 100 within {:.0} ms), \
-         {failed} not connected",
-        arguments.within,
-        share(50).unwrap_or(f64::NAN),
-        share(95).unwrap_or(f64::NAN),
-    );
-    if let Some(path) = &arguments.json {
-        write_json(path, &summary)?;
+    let failed = failed.count();
+    let counted = Counted {
+        runs,
+        failed,
+        times,
+        each: results,
+    };
+    counted.judge(case, arguments)
+}
+
+/// What came of many calls between one pair.
+struct Counted {
+    runs: u32,
+    failed: usize,
+    /// Of those that were direct in time, in milliseconds.
+    times: Vec<f64>,
+    each: Vec<Value>,
+}
+
+impl Counted {
+    fn judge(mut self, case: &Case, arguments: &Arguments) -> Result<()> {
+        let Self { runs, failed, .. } = self;
+        let direct = self.times.len();
+        self.times.sort_unstable_by(f64::total_cmp);
+        let share = |part: usize| self.times.get(direct * part / 100).copied();
+        let summary = json!({
+            "case": case, "within_ms": milliseconds(arguments.within), "runs": runs,
+            "direct": direct, "failed": failed,
+            "median_ms": share(50), "p95_ms": share(95), "each": self.each,
+        });
+        eprintln!(
+            "{case}: {direct} of {runs} direct within {:?} (median {:.0} ms, 95 of 100 within \
+             {:.0} ms), {failed} not connected",
+            arguments.within,
+            share(50).unwrap_or(f64::NAN),
+            share(95).unwrap_or(f64::NAN),
+        );
+        if let Some(path) = &arguments.json {
+            write_json(path, &summary)?;
+        }
+        ensure!(failed == 0, "{failed} of {runs} calls failed");
+        let least = arguments.least.unwrap_or(runs);
+        ensure!(
+            direct >= least as usize,
+            "{direct} of {runs} direct in time, {least} needed"
+        );
+        Ok(())
     }
-    ensure!(failed == 0, "{failed} of {runs} calls failed");
-    let least = arguments.least.unwrap_or(runs);
-    ensure!(
-        direct >= least as usize,
-        "{direct} of {runs} direct in time, {least} needed"
+}
+
+/// The same with a browser: one pair many times, or each that it has to reach directly.
+fn by_browser(cases: &[Case], arguments: &Arguments) -> Result<()> {
+    let stage = BrowserStage::set()?;
+    if let (Some(runs), [case]) = (arguments.runs, cases) {
+        return repeat_by_browser(&stage, case, runs, arguments);
+    }
+    let is_due = |case: &&Case| {
+        case.topology != Topology::Apart || browser_case::is_direct(case.caller, case.device)
+    };
+    eprintln!(
+        "{:<21}{:<21}{:<8}{:>11}{:>7}{:>13}",
+        "browser", "device", "path", "connect ms", "Mb/s", "registry B"
     );
+    let (mut results, mut failed) = (Vec::new(), 0);
+    for case in cases.iter().filter(is_due) {
+        let kinds = format!(
+            "{:<21}{:<21}",
+            case.caller.to_string(),
+            case.device.to_string()
+        );
+        let outcome = stage.run(case).and_then(|(fetched, carried)| {
+            eprintln!(
+                "{kinds}{:<8}{:>11.0}{:>7.0}{:>13}",
+                fetched.path,
+                fetched.connect_ms,
+                fetched.megabits(),
+                carried.bytes(),
+            );
+            fetched.check(case, "direct", carried)?;
+            Ok(json!({ "case": case, "fetched": fetched, "registry": carried }))
+        });
+        results.push(outcome.unwrap_or_else(|error| {
+            eprintln!("{kinds}failed: {error:#}");
+            failed += 1;
+            json!({ "case": case, "error": format!("{error:#}") })
+        }));
+    }
+    if let Some(path) = &arguments.json {
+        write_json(path, &results)?;
+    }
+    ensure!(failed == 0, "{failed} of {} cases failed", results.len());
+    eprintln!("{} of {0} cases direct", results.len());
     Ok(())
+}
+
+fn repeat_by_browser(
+    stage: &BrowserStage,
+    case: &Case,
+    runs: u32,
+    arguments: &Arguments,
+) -> Result<()> {
+    stage.stage.prepare(case)?;
+    let device = stage.stage.device()?;
+    let mut counted = Counted {
+        runs,
+        failed: 0,
+        times: Vec::new(),
+        each: Vec::new(),
+    };
+    for run in 1..=runs {
+        let called = stage
+            .caller()
+            .and_then(|caller| caller.fetch(&device, 1000));
+        counted.each.push(match called {
+            Ok(fetched) => {
+                eprintln!("{run:>4}: {:.0} ms, {}", fetched.connect_ms, fetched.path);
+                let is_in_time = fetched.connect_ms <= milliseconds(arguments.within);
+                if fetched.path == "direct" && is_in_time {
+                    counted.times.push(fetched.connect_ms);
+                }
+                json!(fetched)
+            }
+            Err(error) => {
+                eprintln!("{run:>4}: {error:#}");
+                counted.failed += 1;
+                json!({ "error": format!("{error:#}") })
+            }
+        });
+    }
+    counted.judge(case, arguments)
 }
