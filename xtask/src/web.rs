@@ -21,8 +21,8 @@ const PAGE: Page<'static> = Page {
     features: &[],
     name: "ringback_web_ui",
     types: false,
-    // Leptos then compiles a view once, whatever is in it: half the size.
-    flags: "--cfg erase_components",
+    // Leptos then compiles a view once, whatever is in it: half the size. SHA-2 is then a loop.
+    flags: "--cfg erase_components --cfg sha2_backend_soft=\"compact\"",
 };
 
 #[derive(clap::Args, Debug)]

@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     figures,
+    live::Live,
     state::{Call, Stage},
 };
 
@@ -37,7 +38,7 @@ pub(crate) fn condition(call: Call) -> (String, bool) {
 
 #[component]
 pub(crate) fn LinkPanel(call: Call) -> impl IntoView {
-    let shows_receipt = RwSignal::new(false);
+    let shows_receipt = Live::new(false);
     let rtt = move || {
         call.gauge
             .with(|gauge| gauge.rtt_ms)
@@ -66,7 +67,7 @@ pub(crate) fn LinkPanel(call: Call) -> impl IntoView {
             </p>
             <dl class="facts">
                 <dt>"Round trip"</dt>
-                <dd class="figures">{rtt}</dd>
+                <dd class="figures">{move || rtt()}</dd>
                 <dt>"Down"</dt>
                 <dd class="figures"><span class="key down" aria-hidden="true"></span>{move || figures::rate(last().down)}</dd>
                 <dt>"Up"</dt>
@@ -81,7 +82,7 @@ pub(crate) fn LinkPanel(call: Call) -> impl IntoView {
                 {move || addresses().map(|text| view! {
                     <dt>"Device at"</dt>
                     <dd><code>{crate::plain::plain(&text, 60)}</code></dd>
-                })}
+                }.into_any())}
             </dl>
             <div class="panel-tools">
                 <button type="button" class="button small" on:click=move |_| shows_receipt.set(true)>
@@ -94,6 +95,6 @@ pub(crate) fn LinkPanel(call: Call) -> impl IntoView {
         </section>
         {move || shows_receipt.get().then(|| view! {
             <ReceiptDialog call on_close=move || shows_receipt.set(false) />
-        })}
+        }.into_any())}
     }
 }
