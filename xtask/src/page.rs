@@ -1,7 +1,6 @@
 //! Rust for a web page: compiled to wasm32, with the JavaScript around it, as small as it gets.
 
 use std::{
-    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     time::Instant,
@@ -40,8 +39,6 @@ pub(crate) struct Page<'a> {
     pub(crate) types: bool,
     /// Compiler flags of its own, which make it compile its dependencies apart from others'.
     pub(crate) flags: &'a str,
-    /// Functions that a dependency gives to JavaScript and nothing there calls, by a pattern with `*`.
-    pub(crate) unused: &'a str,
 }
 
 impl Page<'_> {
@@ -55,7 +52,7 @@ impl Page<'_> {
         if !self.flags.is_empty() {
             cargo
                 .env("CARGO_TARGET_DIR", &target)
-                .env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS", self.flags);
+                .env(wasm::FLAGS, wasm::flags(self.flags));
         }
         cargo
             .args(["build", "--quiet", "--profile", "wasm", "--lib"])
@@ -75,7 +72,6 @@ impl Page<'_> {
         let _ = fs::remove_dir_all(output);
         fs::create_dir_all(output).with_context(|| format!("creating {}", output.display()))?;
         self.bind(&compiled, output)?;
-        self.number_imports(output)?;
         self.optimise(output)?;
         fs::write(output.join(STAMP), stamp)?;
         say::note(&format!(
@@ -108,37 +104,6 @@ impl Page<'_> {
         child::run(&mut bindgen)
     }
 
-    /// wasm-bindgen tells imports of one name apart by hashes, which do not compress: numbers do.
-    fn number_imports(&self, output: &Path) -> Result<()> {
-        const HASH: usize = 16;
-        let files = [".js", "_bg.wasm"].map(|end| output.join(format!("{}{end}", self.name)));
-        let script = fs::read_to_string(&files[0])?;
-        let mut numbers = BTreeMap::new();
-        for word in script.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_') {
-            let name = word.strip_prefix("__wbg_");
-            if let Some((_, hash)) = name.and_then(|name| name.rsplit_once('_'))
-                && hash.len() == HASH
-            {
-                let number = numbers.len();
-                numbers.entry(hash.as_bytes()).or_insert(number);
-            }
-        }
-        for file in &files {
-            let mut bytes =
-                fs::read(file).with_context(|| format!("reading {}", file.display()))?;
-            for at in 1..bytes.len().saturating_sub(HASH) {
-                let place = at..at + HASH;
-                if bytes[at - 1] == b'_'
-                    && let Some(number) = numbers.get(&bytes[place.clone()])
-                {
-                    bytes[place].copy_from_slice(format!("{number:016}").as_bytes());
-                }
-            }
-            fs::write(file, bytes).with_context(|| format!("writing {}", file.display()))?;
-        }
-        Ok(())
-    }
-
     fn optimise(&self, output: &Path) -> Result<()> {
         let file = output.join(format!("{}_bg.wasm", self.name));
         let smaller = output.join("smaller.wasm");
@@ -148,7 +113,9 @@ impl Page<'_> {
         opt.args(["-Oz", "--enable-bulk-memory", "--enable-mutable-globals"])
             .args(["--enable-nontrapping-float-to-int", "--enable-sign-ext"])
             .args(["--enable-reference-types", "--enable-multivalue"])
-            .arg(format!("--remove-exports={}", self.unused))
+            // A function put into its only caller is a few bytes fewer, but no longer like others of
+            // its kind: compressed, it is a tenth more.
+            .arg("--one-caller-inline-max-function-size=0")
             .args(["--strip-debug", "--output"])
             .arg(&smaller)
             .arg(&file);

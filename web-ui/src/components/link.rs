@@ -11,6 +11,7 @@ use super::{
     lan_page::LanPage,
     link_panel::{LinkPanel, condition},
     ports::PortDialog,
+    receipt::ReceiptDialog,
     shown::rows,
     terminal::TerminalView,
 };
@@ -27,6 +28,7 @@ pub(crate) fn LinkScreen(call: Call) -> impl IntoView {
     let target = call.target.get_value();
     let title = move || app.title(&target);
     let front = call.front;
+    let receipt = Live::new(false);
     let head_rtt = move || {
         call.gauge
             .with(|gauge| gauge.rtt_ms)
@@ -56,7 +58,7 @@ pub(crate) fn LinkScreen(call: Call) -> impl IntoView {
                         <span>{move || condition(call).0}</span>
                         <span class="figures">{move || head_rtt()}</span>
                     </summary>
-                    <LinkPanel call />
+                    <LinkPanel call receipt />
                 </details>
             </header>
             <Recalling call />
@@ -74,9 +76,13 @@ pub(crate) fn LinkScreen(call: Call) -> impl IntoView {
                 {rows(move || call.opened.get(), number, service)}
             </div>
             <aside class="linked-side">
-                <LinkPanel call />
+                <LinkPanel call receipt />
             </aside>
         </div>
+        // Not in a panel: one of the two is hidden, and all that is in it.
+        {move || receipt.get().then(|| view! {
+            <ReceiptDialog call on_close=move || receipt.set(false) />
+        }.into_any())}
     }
 }
 

@@ -6,7 +6,6 @@ use ringback_wasm::{LinkState, PathKind};
 use super::{
     graph::Graph,
     icon::{Icon, icon},
-    receipt::ReceiptDialog,
 };
 use crate::{
     figures,
@@ -36,9 +35,9 @@ pub(crate) fn condition(call: Call) -> (String, bool) {
     }
 }
 
+/// `receipt`: it is wanted.
 #[component]
-pub(crate) fn LinkPanel(call: Call) -> impl IntoView {
-    let shows_receipt = Live::new(false);
+pub(crate) fn LinkPanel(call: Call, receipt: Live<bool>) -> impl IntoView {
     let rtt = move || {
         call.gauge
             .with(|gauge| gauge.rtt_ms)
@@ -85,7 +84,7 @@ pub(crate) fn LinkPanel(call: Call) -> impl IntoView {
                 }.into_any())}
             </dl>
             <div class="panel-tools">
-                <button type="button" class="button small" on:click=move |_| shows_receipt.set(true)>
+                <button type="button" class="button small" on:click=move |_| receipt.set(true)>
                     "Receipt"
                 </button>
                 <button type="button" class="button small danger-quiet" on:click=move |_| call.hang_up()>
@@ -93,8 +92,5 @@ pub(crate) fn LinkPanel(call: Call) -> impl IntoView {
                 </button>
             </div>
         </section>
-        {move || shows_receipt.get().then(|| view! {
-            <ReceiptDialog call on_close=move || shows_receipt.set(false) />
-        }.into_any())}
     }
 }

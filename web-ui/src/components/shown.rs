@@ -51,5 +51,6 @@ struct Row {
 }
 
 fn list(rows: Box<dyn Fn() -> Vec<Row> + Send>) -> AnyView {
-    view! { <For each=rows key=|row: &Row| row.key.clone() children=|row: Row| (row.view)() /> }.into_any()
+    view! { <For each=rows key=|row: &Row| row.key.clone() children=|row: Row| (row.view)() /> }
+        .into_any()
 }
