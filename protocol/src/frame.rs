@@ -46,10 +46,7 @@ macro_rules! frames {
 
             /// Reads one whole frame of at most [`MAX_FRAME`] bytes.
             pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
-                if bytes.len() > MAX_FRAME {
-                    return Err(Malformed(format!("a frame has at most {MAX_FRAME} bytes")));
-                }
-                let (&tag, body) = bytes.split_first().ok_or_else(|| Malformed("empty frame".into()))?;
+                let (tag, body) = split(bytes)?;
                 match tag {
                     $($tag => cbor::decode(body).map(Self::$variant),)*
                     other => Ok(Self::Unknown(other)),
@@ -89,6 +86,32 @@ frames! {
     0x52 Answered,
     0x53 Refused,
     0x54 Failed,
+}
+
+impl Frame {
+    /// Reads one whole frame of those that answer a caller; others are [`Frame::Unknown`]. A browser,
+    /// which has no use for more, is spared the code for them.
+    pub fn decode_answer(bytes: &[u8]) -> Result<Self, Malformed> {
+        let (tag, body) = split(bytes)?;
+        match tag {
+            0x51 => cbor::decode(body).map(Self::Delivered),
+            0x52 => cbor::decode(body).map(Self::Answered),
+            0x53 => cbor::decode(body).map(Self::Refused),
+            0x54 => cbor::decode(body).map(Self::Failed),
+            other => Ok(Self::Unknown(other)),
+        }
+    }
+}
+
+/// The tag and the body.
+fn split(bytes: &[u8]) -> Result<(u8, &[u8]), Malformed> {
+    if bytes.len() > MAX_FRAME {
+        return Err(Malformed(format!("a frame has at most {MAX_FRAME} bytes")));
+    }
+    let (&tag, body) = bytes
+        .split_first()
+        .ok_or_else(|| Malformed("empty frame".into()))?;
+    Ok((tag, body))
 }
 
 /// Device → registry: the answer to a [`Challenge`] (§6.1).

@@ -32,7 +32,7 @@ const PATH_PATIENCE: f64 = 15_000.0;
 /// The same, before a TURN server is tried beside, where there is one.
 const DIRECT_PATIENCE: f64 = 3_000.0;
 /// The same, before many ports are tried, where the two NATs need that.
-const SEARCH_AFTER: f64 = 700.0;
+const SEARCH_AFTER: f64 = 300.0;
 /// The registry's own limits are 5 s and 15 s; then it is the registry that is silent.
 const ANSWER_PATIENCE: f64 = 25_000.0;
 

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use wasm_bindgen::JsValue;
 
 use crate::CallError;
+use crate::object::{flag, number, text};
 use crate::store::{self, Store};
 
 thread_local! {
@@ -40,7 +41,7 @@ impl Contacts {
             Ok(store) => {
                 let all = store.all(store::CONTACTS).await.map_err(failed)?;
                 // What an older or newer version has left and is not understood is passed over.
-                all.iter().filter_map(|value| read(value).ok()).collect()
+                all.iter().filter_map(|value| read(&value)).collect()
             }
             Err(_) => UNSTORED.with_borrow(Clone::clone),
         };
@@ -113,8 +114,14 @@ impl Contact {
     }
 }
 
-fn read(value: JsValue) -> Result<Contact, serde_wasm_bindgen::Error> {
-    serde_wasm_bindgen::from_value(value)
+fn read(of: &JsValue) -> Option<Contact> {
+    Some(Contact {
+        id: text(of, "id")?.parse().ok()?,
+        name: text(of, "name"),
+        registry: text(of, "registry")?,
+        remembered: flag(of, "remembered")?,
+        last_used_ms: number(of, "lastUsedMs")?,
+    })
 }
 
 fn failed(_: JsValue) -> CallError {

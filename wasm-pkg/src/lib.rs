@@ -22,7 +22,7 @@ pub mod identity;
 pub mod link;
 #[cfg(feature = "npm")]
 pub mod npm;
-mod object;
+pub mod object;
 mod origin;
 mod peer;
 mod permission;

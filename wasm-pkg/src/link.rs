@@ -3,17 +3,18 @@
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 
-use js_sys::JSON;
 use ringback_protocol::channel::reset;
 use ringback_protocol::receipt::Nat;
 use ringback_protocol::stream::{Open, StreamRefused};
 use ringback_protocol::{Code, PeerId};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+use wasm_bindgen::JsValue;
 use web_sys::RtcPeerConnectionState;
 
 use crate::call::DerivedProof;
 use crate::clock::Signal;
 use crate::error::{DEVICE_MISBEHAVED, LINK_CLOSED, STREAM_RESET, TOO_MANY_STREAMS};
+use crate::object::{self, flag, list, text};
 use crate::peer::Peer;
 use crate::stream::{self, MAX_STREAMS};
 use crate::{
@@ -80,20 +81,26 @@ pub struct LinkEnd {
 }
 
 /// A service that the device exposes to this caller.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Service {
     pub name: String,
     /// `tcp`, `udp`, `http`, `shell`, `files` or `dial`.
     pub kind: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub writable: Option<bool>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
 }
 
-#[derive(Deserialize)]
-struct Listing {
-    services: Vec<Service>,
+impl Service {
+    fn read(of: &JsValue) -> Option<Self> {
+        Some(Self {
+            name: text(of, "name")?,
+            kind: text(of, "kind")?,
+            writable: flag(of, "writable"),
+            target: text(of, "target"),
+        })
+    }
 }
 
 impl Link {
@@ -148,9 +155,8 @@ impl Link {
         }
         let bad = || misbehaved("its list of services can not be read");
         let text = String::from_utf8(bytes).map_err(|_| bad())?;
-        let value = JSON::parse(&text).map_err(|_| bad())?;
-        let listing: Listing = serde_wasm_bindgen::from_value(value).map_err(|_| bad())?;
-        Ok(listing.services)
+        let listing = object::parse(&text).ok_or_else(bad)?;
+        list(&listing, "services", Service::read).ok_or_else(bad)
     }
 
     /// Opens a stream to a service. The stream can be written to at once; whether the device takes it

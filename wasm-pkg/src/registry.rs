@@ -6,15 +6,14 @@ use std::rc::Rc;
 use js_sys::{JSON, Promise, Uint8Array};
 use ringback_protocol::frame::{Failed, Frame, FrameReader};
 use ringback_protocol::{Code, PeerId, VERSION, name};
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
 use web_sys::{AbortController, ReadableStreamDefaultReader, RequestInit, Response};
 
 use crate::clock::within;
 use crate::error::{BAD_ID, REGISTRY_UNREACHABLE};
-use crate::object::{member, text};
+use crate::object::{self, list, member, number, text};
 use crate::{CallError, CallEvent, CallOptions, Contacts, Link, call, origin};
 
 /// For the beginning of an answer, in milliseconds.
@@ -41,53 +40,62 @@ struct Inner {
 }
 
 /// What a registry says of itself.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct RegistryInfo {
     pub version: String,
     pub protocol_versions: Vec<u16>,
     /// The registry's clock, Unix seconds.
     pub time: u64,
     /// `host:port` each.
-    #[serde(default)]
     pub stun_servers: Vec<String>,
     /// For the browser's `RTCPeerConnection`; never with credentials.
-    #[serde(default)]
     pub ice_servers: Vec<IceServer>,
     /// Where pages of a device's network are shown; absent: the registry has no such origin.
-    #[serde(default)]
     pub lan_origin: Option<String>,
     /// `open` or `closed`.
-    #[serde(default)]
     pub registration: Option<String>,
 }
 
 /// An `RTCIceServer` without credentials.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct IceServer {
     pub urls: Vec<String>,
 }
 
-#[derive(Deserialize)]
-struct Alias {
-    device: PeerId,
-}
-
 /// RFC 9457 with the members of §5.
-#[derive(Deserialize)]
 struct Problem {
     code: Code,
-    #[serde(default)]
     detail: String,
     retry_after_s: Option<u32>,
     last_seen: Option<u64>,
+}
+
+impl RegistryInfo {
+    fn read(of: &JsValue) -> Option<Self> {
+        let ice_server = |server: &JsValue| {
+            let urls = list(server, "urls", JsValue::as_string)?;
+            Some(IceServer { urls })
+        };
+        Some(Self {
+            version: text(of, "version")?,
+            protocol_versions: list(of, "protocol_versions", |version| {
+                version.as_f64().map(|version| version as u16)
+            })?,
+            time: number(of, "time")? as u64,
+            stun_servers: list(of, "stun_servers", JsValue::as_string).unwrap_or_default(),
+            ice_servers: list(of, "ice_servers", ice_server).unwrap_or_default(),
+            lan_origin: text(of, "lan_origin"),
+            registration: text(of, "registration"),
+        })
+    }
 }
 
 impl Registry {
     /// Asks the registry at `address` (as `https://registry.example`) what it offers.
     pub async fn open(address: &str) -> Result<Self, CallError> {
         let origin = origin::parse(address)?;
-        let info = match ask::<RegistryInfo>(&origin, "/v1/registry").await? {
-            Ok(info) => info,
+        let info = match ask(&origin, "/v1/registry").await? {
+            Ok(info) => RegistryInfo::read(&info).ok_or_else(|| no_registry(&origin))?,
             Err(problem) => return Err(problem.into_error()),
         };
         if !info.protocol_versions.contains(&VERSION) {
@@ -160,8 +168,10 @@ impl Registry {
         name::check(name).map_err(|error| {
             CallError::new(BAD_ID, format!("neither a device ID nor a name: {error}"))
         })?;
-        match ask::<Alias>(self.origin(), &format!("/v1/aliases/{name}")).await? {
-            Ok(alias) => Ok(alias.device),
+        match ask(self.origin(), &format!("/v1/aliases/{name}")).await? {
+            Ok(alias) => text(&alias, "device")
+                .and_then(|device| device.parse().ok())
+                .ok_or_else(|| no_registry(self.origin())),
             Err(problem) if problem.code == Code::UnknownAlias => Err(CallError::new(
                 Code::UnknownAlias.as_str().to_owned(),
                 format!("the registry knows no device called {name}"),
@@ -231,8 +241,8 @@ impl Answers {
     /// The next frame. The end before an outcome is an error: the registry has died.
     pub(crate) async fn next(&mut self) -> Result<Frame, CallError> {
         loop {
-            if let Some(frame) = self.frames.next_frame() {
-                return frame.map_err(|_| {
+            if let Some(frame) = self.frames.next_bytes() {
+                return Frame::decode_answer(&frame).map_err(|_| {
                     CallError::new(
                         REGISTRY_UNREACHABLE,
                         "the registry's answer is none of this protocol",
@@ -283,16 +293,16 @@ impl Exchange {
         }
     }
 
-    async fn json<T: DeserializeOwned>(self) -> Option<T> {
+    async fn json(self) -> Option<JsValue> {
         let text = JsFuture::from(self.response.text().ok()?).await.ok()?;
         drop(self.abort);
-        let value = JSON::parse(&text.as_string()?).ok()?;
-        serde_wasm_bindgen::from_value(value).ok()
+        object::parse(&text.as_string()?)
     }
 
     async fn problem(self, origin: &str) -> Result<Problem, CallError> {
         let status = self.response.status();
-        self.json().await.ok_or_else(|| {
+        let problem = self.json().await;
+        problem.as_ref().and_then(Problem::read).ok_or_else(|| {
             let message = format!("what answers at {origin} is no registry (status {status})");
             CallError::new(REGISTRY_UNREACHABLE, message)
         })
@@ -300,6 +310,15 @@ impl Exchange {
 }
 
 impl Problem {
+    fn read(of: &JsValue) -> Option<Self> {
+        Some(Self {
+            code: Code::from(&*text(of, "code")?),
+            detail: text(of, "detail").unwrap_or_default(),
+            retry_after_s: number(of, "retry_after_s").map(|seconds| seconds as u32),
+            last_seen: number(of, "last_seen").map(|seen| seen as u64),
+        })
+    }
+
     fn into_error(self) -> CallError {
         call::explain_failed(&Failed {
             call: 0,
@@ -311,22 +330,24 @@ impl Problem {
     }
 }
 
-async fn ask<T: DeserializeOwned>(
-    origin: &str,
-    path: &str,
-) -> Result<Result<T, Problem>, CallError> {
+async fn ask(origin: &str, path: &str) -> Result<Result<JsValue, Problem>, CallError> {
     let exchange = Exchange::begin(&format!("{origin}{path}"), &RequestInit::new()).await?;
     let status = exchange.response.status();
     if status != 200 {
         return exchange.problem(origin).await.map(Err);
     }
-    match exchange.json().await {
-        Some(value) => Ok(Ok(value)),
-        None => Err(CallError::new(
-            REGISTRY_UNREACHABLE,
-            format!("what answers at {origin} is no registry"),
-        )),
-    }
+    exchange
+        .json()
+        .await
+        .map(Ok)
+        .ok_or_else(|| no_registry(origin))
+}
+
+fn no_registry(origin: &str) -> CallError {
+    CallError::new(
+        REGISTRY_UNREACHABLE,
+        format!("what answers at {origin} is no registry"),
+    )
 }
 
 pub(crate) fn looks_like_an_id(text: &str) -> bool {

@@ -13,14 +13,16 @@ use crate::{
         devices::DevicesScreen,
         icon::{Icon, icon, mark},
         settings::SettingsScreen,
+        shown::rows,
         sign_in::SignInScreen,
         welcome::WelcomeScreen,
     },
     figures,
+    order::sorted,
     owner::{self, Device, News},
     route::{self, Route},
     session,
-    state::{App, Owner, Presence, Reading, Stage},
+    state::{App, Notice, Owner, Presence, Reading, Stage},
 };
 
 /// Where the owner secret is kept for as long as the owner wants.
@@ -78,7 +80,7 @@ pub(crate) fn Page() -> impl IntoView {
 #[component]
 fn Screen() -> impl IntoView {
     let app = App::current();
-    move || match app.route.get() {
+    let screen = move || match app.route.get() {
         Route::Home | Route::Unknown => match app.owner.get() {
             Owner::Out => view! { <WelcomeScreen /> }.into_any(),
             Owner::In { .. } => view! { <DevicesScreen /> }.into_any(),
@@ -90,7 +92,8 @@ fn Screen() -> impl IntoView {
             let call = app.call(&target);
             view! { <CallScreen call /> }.into_any()
         }
-    }
+    };
+    view! { {move || screen()} }
 }
 
 #[component]
@@ -108,7 +111,7 @@ fn Bar() -> impl IntoView {
                     <span>"Ringback"</span>
                 </a>
                 <nav class="nav" aria-label="Main">
-                    <NavLink to=Route::Home what=Icon::Device>{home}</NavLink>
+                    <NavLink to=Route::Home what=Icon::Device>{move || home()}</NavLink>
                     <NavLink to=Route::Contacts what=Icon::Person>"Contacts"</NavLink>
                     <NavLink to=Route::Settings what=Icon::Browser>"This browser"</NavLink>
                 </nav>
@@ -123,9 +126,8 @@ fn NavLink(to: Route, what: Icon, children: Children) -> impl IntoView {
     let app = App::current();
     let path = to.path();
     let here = to.clone();
-    let current = move || (app.route.get() == here).then_some("page");
     view! {
-        <a href=path aria-current=current on:click=go(app, to)>
+        <a href=path aria-current=move || (app.route.get() == here).then_some("page") on:click=go(app, to)>
             {icon(what)}
             <span>{children()}</span>
         </a>
@@ -156,36 +158,41 @@ fn Links() -> impl IntoView {
                     rtt.map(figures::milliseconds).unwrap_or_default()
                 };
                 view! {
-                    <a class="pill" class:quiet=quiet href=route.path() on:click=go(app, route)>
+                    <a class="pill" class:quiet=move || quiet() href=route.path() on:click=go(app, route)>
                         <span class="dot" aria-hidden="true"></span>
                         <span class="pill-name">{move || app.title(&target)}</span>
-                        <span class="figures">{rtt}</span>
+                        <span class="figures">{move || rtt()}</span>
                     </a>
                 }
+                .into_any()
             })
             .collect_view()
     };
-    view! { <div class="links" aria-label="Open links" role="group">{linked}</div> }
+    view! { <div class="links" aria-label="Open links" role="group">{move || linked()}</div> }
 }
 
 #[component]
 fn Notices() -> impl IntoView {
     let app = App::current();
+    let row = move |notice: Notice| {
+        view! {
+            <div class="notice" class:bad=notice.bad>
+                <p>{notice.text}</p>
+                <button
+                    type="button"
+                    class="quiet square"
+                    aria-label="Dismiss"
+                    on:click=move |_| app.dismiss(notice.number)
+                >
+                    {icon(Icon::Close)}
+                </button>
+            </div>
+        }
+        .into_any()
+    };
     view! {
         <div class="notices" role="status" aria-live="polite">
-            <For each=move || app.notices.get() key=|notice| notice.number let:notice>
-                <div class="notice" class:bad=notice.bad>
-                    <p>{notice.text}</p>
-                    <button
-                        type="button"
-                        class="quiet square"
-                        aria-label="Dismiss"
-                        on:click=move |_| app.dismiss(notice.number)
-                    >
-                        {icon(Icon::Close)}
-                    </button>
-                </div>
-            </For>
+            {rows(move || app.notices.get(), |notice| notice.number.to_string(), row)}
         </div>
     }
 }
@@ -290,13 +297,15 @@ fn take(app: App, news: News) {
             News::Removed(id) => devices.retain(|device| device.id != id),
             News::Refused(_) | News::Closed => {}
         }
-        sort(devices);
+        *devices = in_order(std::mem::take(devices));
     });
 }
 
 /// Online first, then by name; revoked ones last.
-pub(crate) fn sort(devices: &mut [Device]) {
-    devices.sort_by_key(|device| (device.revoked, !device.online, device.title()));
+pub(crate) fn in_order(devices: Vec<Device>) -> Vec<Device> {
+    sorted(devices, |device| {
+        (device.revoked, !device.online, device.title())
+    })
 }
 
 /// Puts the page into the document.

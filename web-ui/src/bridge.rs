@@ -10,7 +10,7 @@ use std::{
 
 use futures::{FutureExt, StreamExt, channel::mpsc};
 use js_sys::{Array, ArrayBuffer, Object, Reflect, Uint8Array};
-use leptos::{prelude::*, task::spawn_local};
+use leptos::task::spawn_local;
 use ringback_protocol::service::{
     FrameBuffer,
     http::{Header, HttpAnswer, HttpError, HttpRequest, HttpResponse},
@@ -19,7 +19,7 @@ use ringback_wasm::{Mode, Stream};
 use wasm_bindgen::{JsCast, JsValue, closure::Closure};
 use web_sys::{MessageEvent, MessagePort};
 
-use crate::{browser, cookies::Cookies, sentence::Failure, state::Call};
+use crate::{browser, cookies::Cookies, live::Live, sentence::Failure, state::Call};
 
 /// Chunks that are on their way to the service worker at most.
 const WINDOW: u32 = 16;
@@ -35,7 +35,7 @@ pub(crate) struct Bridge {
     target: Rc<str>,
     cookies: Rc<RefCell<Cookies>>,
     /// Where the page is, by its navigations.
-    pub(crate) place: RwSignal<String>,
+    pub(crate) place: Live<String>,
 }
 
 type Exchanges = Rc<RefCell<HashMap<u32, mpsc::UnboundedSender<Said>>>>;
@@ -53,7 +53,7 @@ impl Bridge {
             service: service.into(),
             target: target.unwrap_or_default().trim_end_matches('/').into(),
             cookies: Rc::default(),
-            place: RwSignal::new("/".into()),
+            place: Live::new("/".into()),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use js_sys::{Function, Promise, Reflect};
+use js_sys::{Function, JsString, Promise, Reflect};
 use wasm_bindgen::{JsCast, JsValue, closure::Closure};
 use wasm_bindgen_futures::JsFuture;
 use web_sys::{HtmlElement, HtmlInputElement, HtmlMetaElement};
@@ -73,6 +73,11 @@ pub(crate) fn input_checked(event: &web_sys::Event) -> bool {
         .target()
         .and_then(|target| target.dyn_into::<HtmlInputElement>().ok())
         .is_some_and(|input| input.checked())
+}
+
+/// By the browser's own table of letters, which is there already.
+pub(crate) fn lowercase(text: &str) -> String {
+    JsString::from(text).to_lower_case().into()
 }
 
 pub(crate) async fn copy(text: &str) -> bool {

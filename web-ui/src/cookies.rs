@@ -1,6 +1,10 @@
 //! The cookies of one page of a device's network (RFC 6265). A service worker can neither set nor
 //! send cookies, so they are kept here, in memory, for as long as the page is open.
 
+use std::cmp::Reverse;
+
+use crate::order::sorted;
+
 /// A site's cookies.
 #[derive(Clone, Debug, Default)]
 pub struct Cookies {
@@ -58,13 +62,11 @@ impl Cookies {
     /// The `Cookie` header of a request for `path`, longer paths first.
     pub fn header(&self, path: &str) -> Option<String> {
         let path = path.split(['?', '#']).next().unwrap_or(path);
-        let mut fitting: Vec<&Cookie> = self
+        let fitting = self
             .list
             .iter()
-            .filter(|cookie| matches(path, &cookie.path))
-            .collect();
-        fitting.sort_by_key(|cookie| std::cmp::Reverse(cookie.path.len()));
-        let pairs: Vec<String> = fitting
+            .filter(|cookie| matches(path, &cookie.path));
+        let pairs: Vec<String> = sorted(fitting, |cookie| Reverse(cookie.path.len()))
             .iter()
             .map(|cookie| format!("{}={}", cookie.name, cookie.value))
             .collect();

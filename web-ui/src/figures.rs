@@ -1,5 +1,7 @@
 //! Figures as people read them. Numbers keep their width in running displays: one decimal below
 //! ten, none above.
+//!
+//! They are written as whole numbers: what prints any float weighs 16 KB, and nothing else needs it.
 
 /// Bytes in binary units: `512 B`, `4.2 MiB`, `37 GiB`.
 pub fn bytes(count: f64) -> String {
@@ -11,9 +13,9 @@ pub fn bytes(count: f64) -> String {
         unit += 1;
     }
     match unit {
-        0 => format!("{value:.0} B"),
-        _ if value < 9.95 => format!("{value:.1} {}", UNITS[unit]),
-        _ => format!("{value:.0} {}", UNITS[unit]),
+        0 => format!("{} B", whole(value)),
+        _ if value < 9.95 => format!("{} {}", tenths(value), UNITS[unit]),
+        _ => format!("{} {}", whole(value), UNITS[unit]),
     }
 }
 
@@ -27,30 +29,29 @@ pub fn milliseconds(ms: f64) -> String {
     if ms < 0.95 {
         "under 1 ms".into()
     } else if ms < 999.5 {
-        format!("{ms:.0} ms")
+        format!("{} ms", whole(ms))
     } else {
-        format!("{:.2} s", ms / 1000.0)
+        let hundredths = whole(ms / 10.0);
+        format!("{}.{:02} s", hundredths / 100, hundredths % 100)
     }
 }
 
 /// A span that a person waits for: `40 s`, `3 min`, `2 h 5 min`.
 pub fn span(seconds: f64) -> String {
-    let seconds = seconds.max(0.0).round();
-    if seconds < 90.0 {
-        return format!("{seconds:.0} s");
+    let seconds = whole(seconds);
+    if seconds < 90 {
+        return format!("{seconds} s");
     }
-    let minutes = (seconds / 60.0).round();
-    if minutes < 90.0 {
-        return format!("{minutes:.0} min");
+    let minutes = rounded(seconds, 60);
+    if minutes < 90 {
+        return format!("{minutes} min");
     }
-    let (hours, rest) = ((minutes / 60.0).floor(), minutes % 60.0);
-    if hours < 48.0 {
-        if rest == 0.0 {
-            return format!("{hours:.0} h");
-        }
-        return format!("{hours:.0} h {rest:.0} min");
+    let (hours, rest) = (minutes / 60, minutes % 60);
+    match (hours, rest) {
+        (48.., _) => format!("{} days", rounded(hours, 24)),
+        (_, 0) => format!("{hours} h"),
+        _ => format!("{hours} h {rest} min"),
     }
-    format!("{:.0} days", (hours / 24.0).round())
 }
 
 /// How long ago `then` was, both in Unix seconds. Clocks differ: the future counts as now.
@@ -74,6 +75,21 @@ pub fn short_id(id: &str) -> String {
     }
 }
 
+/// With one decimal.
+pub fn tenths(value: f64) -> String {
+    let tenths = whole(value * 10.0);
+    format!("{}.{}", tenths / 10, tenths % 10)
+}
+
+/// The nearest whole number, or 0 for what is below it.
+fn whole(value: f64) -> u64 {
+    value.round() as u64
+}
+
+fn rounded(value: u64, by: u64) -> u64 {
+    (value + by / 2) / by
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -86,6 +102,8 @@ mod tests {
         assert_eq!(bytes(1536.0), "1.5 KiB");
         assert_eq!(bytes(4.0 * 1024.0 * 1024.0 * 1024.0), "4.0 GiB");
         assert_eq!(bytes(37.4 * 1024.0 * 1024.0), "37 MiB");
+        assert_eq!(bytes(9.96 * 1024.0), "10 KiB");
+        assert_eq!(bytes(-1.0), "0 B");
     }
 
     #[test]
@@ -95,6 +113,7 @@ mod tests {
         assert_eq!(span(7500.0), "2 h 5 min");
         assert_eq!(span(7200.0), "2 h");
         assert_eq!(span(86400.0 * 3.0), "3 days");
+        assert_eq!(span(-5.0), "0 s");
         assert_eq!(ago(100.0, 101.0), "just now");
         assert_eq!(ago(1000.0, 400.0), "10 min ago");
     }
@@ -105,6 +124,7 @@ mod tests {
         assert_eq!(milliseconds(3.21), "3 ms");
         assert_eq!(milliseconds(41.7), "42 ms");
         assert_eq!(milliseconds(1240.0), "1.24 s");
+        assert_eq!(milliseconds(61_006.0), "61.01 s");
     }
 
     #[test]

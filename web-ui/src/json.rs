@@ -1,13 +1,9 @@
-//! JSON by the browser's own parser, which is there already.
+//! JSON by the browser's own writer, which is there already. It is read by [`ringback_wasm::object`].
 
 use js_sys::JSON;
-use serde::{Serialize, de::DeserializeOwned};
+use serde::Serialize;
 use serde_wasm_bindgen::Serializer;
 use wasm_bindgen::JsValue;
-
-pub(crate) fn parse<T: DeserializeOwned>(text: &str) -> Option<T> {
-    serde_wasm_bindgen::from_value(JSON::parse(text).ok()?).ok()
-}
 
 pub(crate) fn text<T: Serialize>(value: &T) -> String {
     made(value, 0)

@@ -3,7 +3,7 @@
 //! `app` is the frame, `state` what the page knows (one enum per screen), `session` the only caller
 //! of the browser's client, `components` what is seen. Services speak on streams of a link: `shell`,
 //! `folder` and `transfer`, `bridge`. What decides without a browser is compiled and tested natively,
-//! too: [`figures`], [`pieces`], [`plain`], [`route`], [`sentence`], [`cookies`].
+//! too: [`figures`], [`order`], [`pieces`], [`plain`], [`route`], [`sentence`], [`cookies`].
 
 #![allow(
     clippy::needless_pass_by_value,
@@ -14,6 +14,7 @@
 
 pub mod cookies;
 pub mod figures;
+pub mod order;
 pub mod pieces;
 pub mod plain;
 pub mod route;
@@ -31,6 +32,8 @@ mod components;
 mod folder;
 #[cfg(target_arch = "wasm32")]
 mod json;
+#[cfg(target_arch = "wasm32")]
+mod live;
 #[cfg(target_arch = "wasm32")]
 mod owner;
 #[cfg(target_arch = "wasm32")]

@@ -1,15 +1,15 @@
 //! The registry's owner: its HTTP API (PROTOCOL.md, section 5) and the socket of live presence.
 
 use futures::channel::mpsc;
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use ringback_wasm::object::{self, flag, list, member, number, text};
+use serde::Serialize;
 use wasm_bindgen::{JsCast, JsValue, closure::Closure};
 use wasm_bindgen_futures::JsFuture;
 use web_sys::{Headers, MessageEvent, RequestInit, Response, WebSocket};
 
 use crate::{browser, json, sentence::Failure};
 
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Device {
     pub(crate) id: String,
     pub(crate) name: Option<String>,
@@ -24,6 +24,21 @@ pub(crate) struct Device {
 }
 
 impl Device {
+    fn read(of: &JsValue) -> Option<Self> {
+        Some(Self {
+            id: text(of, "id")?,
+            name: text(of, "name"),
+            role: text(of, "role").unwrap_or_default(),
+            online: flag(of, "online").unwrap_or_default(),
+            via: text(of, "via"),
+            public_address: text(of, "public_address"),
+            last_seen: number(of, "last_seen"),
+            enrolled_at: number(of, "enrolled_at"),
+            agent: text(of, "agent"),
+            revoked: flag(of, "revoked").unwrap_or_default(),
+        })
+    }
+
     pub(crate) fn title(&self) -> String {
         self.name
             .clone()
@@ -31,20 +46,11 @@ impl Device {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Code {
     pub(crate) code: String,
     pub(crate) name: Option<String>,
     pub(crate) expires_at: f64,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-struct Problem {
-    code: String,
-    detail: String,
-    retry_after_s: Option<f64>,
-    last_seen: Option<f64>,
 }
 
 #[derive(Serialize)]
@@ -58,43 +64,41 @@ struct Hello<'a> {
     owner: &'a str,
 }
 
-/// An answer of which nothing is of use here.
-#[derive(Deserialize)]
-struct Nothing {}
-
-#[derive(Deserialize)]
-struct List {
-    devices: Vec<Device>,
-}
-
 pub(crate) async fn devices(secret: &str) -> Result<Vec<Device>, Failure> {
-    let list: List = call(secret, "GET", "/v1/devices", None).await?;
-    Ok(list.devices)
+    let answer = call(secret, "GET", "/v1/devices", None).await?;
+    list(&answer, "devices", Device::read).ok_or_else(not_understood)
 }
 
 pub(crate) async fn enrolment_code(secret: &str, name: Option<&str>) -> Result<Code, Failure> {
-    call(secret, "POST", "/v1/codes", Some(Named { name })).await
+    let answer = call(secret, "POST", "/v1/codes", Some(Named { name })).await?;
+    let code = || {
+        Some(Code {
+            code: text(&answer, "code")?,
+            name: text(&answer, "name"),
+            expires_at: number(&answer, "expires_at")?,
+        })
+    };
+    code().ok_or_else(not_understood)
 }
 
 pub(crate) async fn rename(secret: &str, device: &str, name: &str) -> Result<(), Failure> {
     let path = format!("/v1/devices/{device}");
     let named = Named { name: Some(name) };
-    let _: Nothing = call(secret, "PATCH", &path, Some(named)).await?;
-    Ok(())
+    call(secret, "PATCH", &path, Some(named)).await.map(drop)
 }
 
 pub(crate) async fn revoke(secret: &str, device: &str) -> Result<(), Failure> {
     let path = format!("/v1/devices/{device}");
-    let _: Option<Nothing> = call(secret, "DELETE", &path, None).await?;
-    Ok(())
+    call(secret, "DELETE", &path, None).await.map(drop)
 }
 
-async fn call<T: DeserializeOwned>(
+/// The answer, read as JSON; an empty one is `null`.
+async fn call(
     secret: &str,
     method: &str,
     path: &str,
     body: Option<Named<'_>>,
-) -> Result<T, Failure> {
+) -> Result<JsValue, Failure> {
     let unreachable = |_: JsValue| Failure::new("registry_unreachable", "");
     let headers = Headers::new().map_err(unreachable)?;
     // Bytes that a header can not hold are no owner secret.
@@ -120,18 +124,23 @@ async fn call<T: DeserializeOwned>(
         .map_err(unreachable)?
         .as_string()
         .unwrap_or_default();
+    let body = if body.is_empty() { "null" } else { &body };
+    let answer = object::parse(body);
     if !response.ok() {
-        let problem: Problem = json::parse(&body).unwrap_or_default();
+        let problem = answer.unwrap_or_default();
         return Err(Failure {
-            code: problem.code,
-            detail: problem.detail,
-            retry_after_s: problem.retry_after_s,
-            last_seen: problem.last_seen,
+            code: text(&problem, "code").unwrap_or_default(),
+            detail: text(&problem, "detail").unwrap_or_default(),
+            retry_after_s: number(&problem, "retry_after_s"),
+            last_seen: number(&problem, "last_seen"),
             new_device: None,
         });
     }
-    let body = if body.is_empty() { "null" } else { &body };
-    json::parse(body).ok_or_else(|| Failure::new("bad_version", "not the answer of a registry"))
+    answer.ok_or_else(not_understood)
+}
+
+fn not_understood() -> Failure {
+    Failure::new("bad_version", "not the answer of a registry")
 }
 
 /// News from the socket of live presence.
@@ -199,26 +208,16 @@ impl Drop for Presence {
     }
 }
 
-#[derive(Deserialize)]
-struct Message {
-    devices: Option<Vec<Device>>,
-    device: Option<Device>,
-    removed: Option<String>,
-    error: Option<String>,
-}
-
-fn parse(text: &str) -> Option<News> {
-    let message: Message = json::parse(text)?;
-    if let Some(devices) = message.devices {
+fn parse(message: &str) -> Option<News> {
+    let message = object::parse(message)?;
+    if let Some(devices) = list(&message, "devices", Device::read) {
         return Some(News::All(devices));
     }
-    if let Some(device) = message.device {
+    if let Some(device) = Device::read(&member(&message, "device")) {
         return Some(News::One(device));
     }
-    if let Some(id) = message.removed {
+    if let Some(id) = text(&message, "removed") {
         return Some(News::Removed(id));
     }
-    message
-        .error
-        .map(|code| News::Refused(Failure::new(code, "")))
+    text(&message, "error").map(|code| News::Refused(Failure::new(code, "")))
 }

@@ -10,7 +10,7 @@ use futures::{
     channel::oneshot,
     future::{AbortHandle, Abortable, Either, select},
 };
-use leptos::{prelude::*, task::spawn_local};
+use leptos::task::spawn_local;
 use ringback_protocol::PeerId;
 use ringback_wasm::{
     CallError, CallEvent, CallOptions, Contact, Contacts, Identity, Link, LinkEnd, LinkState,
@@ -19,6 +19,7 @@ use ringback_wasm::{
 
 use crate::{
     browser,
+    order::sorted,
     sentence::Failure,
     state::{App, Call, Gauge, Reading, Sample, Seen, Stage},
 };
@@ -179,10 +180,11 @@ impl Call {
             return;
         };
         match link.services().await {
-            Ok(mut list) => {
+            Ok(list) => {
                 // What can be used in the tab comes first.
                 let kinds = ["shell", "files", "http", "dial"];
-                list.sort_by_key(|it| kinds.iter().position(|kind| *kind == it.kind).unwrap_or(9));
+                let place = |kind: &str| kinds.iter().position(|it| *it == kind).unwrap_or(9);
+                let list = sorted(list, |service| place(&service.kind));
                 self.services.set(Reading::Here(list));
             }
             // Agents of before this list do not have it.

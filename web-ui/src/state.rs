@@ -7,6 +7,7 @@ use ringback_wasm::{Contact, Link, LinkState, Receipt, RegistryInfo, Service, St
 
 use crate::{
     browser::{self, Keep},
+    live::{Kept, Live},
     owner::Device,
     route::Route,
     sentence::Failure,
@@ -15,19 +16,19 @@ use crate::{
 /// Everything, copied freely: the values are in the reactive system's arena.
 #[derive(Clone, Copy)]
 pub(crate) struct App {
-    pub(crate) route: RwSignal<Route>,
-    pub(crate) registry: RwSignal<Reading<RegistryInfo>>,
-    pub(crate) owner: RwSignal<Owner>,
-    pub(crate) devices: RwSignal<Vec<Device>>,
-    pub(crate) presence: RwSignal<Presence>,
-    pub(crate) contacts: RwSignal<Vec<Contact>>,
-    pub(crate) calls: RwSignal<Vec<Call>>,
-    pub(crate) notices: RwSignal<Vec<Notice>>,
-    pub(crate) look: RwSignal<Look>,
+    pub(crate) route: Live<Route>,
+    pub(crate) registry: Live<Reading<RegistryInfo>>,
+    pub(crate) owner: Live<Owner>,
+    pub(crate) devices: Live<Vec<Device>>,
+    pub(crate) presence: Live<Presence>,
+    pub(crate) contacts: Live<Vec<Contact>>,
+    pub(crate) calls: Live<Vec<Call>>,
+    pub(crate) notices: Live<Vec<Notice>>,
+    pub(crate) look: Live<Look>,
     /// The password of the link that the page was opened with, until it is used.
-    pub(crate) link_password: StoredValue<Option<String>>,
+    pub(crate) link_password: Kept<Option<String>>,
     /// Signals made here outlive the screens that make them.
-    root: StoredValue<ReactiveOwner, LocalStorage>,
+    root: Kept<ReactiveOwner>,
 }
 
 /// Something that is asked for.
@@ -150,40 +151,40 @@ pub(crate) struct Opened {
 #[derive(Clone, Copy)]
 pub(crate) struct Call {
     /// What was asked for: an ID or a name.
-    pub(crate) target: StoredValue<String>,
-    pub(crate) stage: RwSignal<Stage>,
+    pub(crate) target: Kept<String>,
+    pub(crate) stage: Live<Stage>,
     /// The password as it was typed, until there is a link.
-    pub(crate) password: RwSignal<String>,
-    pub(crate) steps: RwSignal<Vec<Seen>>,
-    pub(crate) link: RwSignal<Option<Link>, LocalStorage>,
-    pub(crate) link_state: RwSignal<LinkState>,
-    pub(crate) receipt: RwSignal<Option<Receipt>, LocalStorage>,
-    pub(crate) gauge: RwSignal<Gauge>,
-    pub(crate) services: RwSignal<Reading<Vec<Service>>>,
-    pub(crate) opened: RwSignal<Vec<Opened>>,
+    pub(crate) password: Live<String>,
+    pub(crate) steps: Live<Vec<Seen>>,
+    pub(crate) link: Live<Option<Link>>,
+    pub(crate) link_state: Live<LinkState>,
+    pub(crate) receipt: Live<Option<Receipt>>,
+    pub(crate) gauge: Live<Gauge>,
+    pub(crate) services: Live<Reading<Vec<Service>>>,
+    pub(crate) opened: Live<Vec<Opened>>,
     /// The number of the opened service that is in front; `None`: the tiles.
-    pub(crate) front: RwSignal<Option<u32>>,
-    pub(crate) remember: StoredValue<bool>,
-    pub(crate) numbered: StoredValue<u64>,
-    pub(crate) abort: StoredValue<Option<AbortHandle>, LocalStorage>,
-    pub(crate) waiting: StoredValue<Vec<oneshot::Sender<()>>, LocalStorage>,
+    pub(crate) front: Live<Option<u32>>,
+    pub(crate) remember: Kept<bool>,
+    pub(crate) numbered: Kept<u64>,
+    pub(crate) abort: Kept<Option<AbortHandle>>,
+    pub(crate) waiting: Kept<Vec<oneshot::Sender<()>>>,
 }
 
 impl App {
     pub(crate) fn new() -> Self {
         let root = ReactiveOwner::current().expect("the page runs in the reactive system");
         Self {
-            route: RwSignal::new(Route::Home),
-            registry: RwSignal::new(Reading::Waiting),
-            owner: RwSignal::new(Owner::Out),
-            devices: RwSignal::new(Vec::new()),
-            presence: RwSignal::new(Presence::Connecting),
-            contacts: RwSignal::new(Vec::new()),
-            calls: RwSignal::new(Vec::new()),
-            notices: RwSignal::new(Vec::new()),
-            look: RwSignal::new(Look::load()),
-            link_password: StoredValue::new(None),
-            root: StoredValue::new_local(root),
+            route: Live::new(Route::Home),
+            registry: Live::new(Reading::Waiting),
+            owner: Live::new(Owner::Out),
+            devices: Live::new(Vec::new()),
+            presence: Live::new(Presence::Connecting),
+            contacts: Live::new(Vec::new()),
+            calls: Live::new(Vec::new()),
+            notices: Live::new(Vec::new()),
+            look: Live::new(Look::load()),
+            link_password: Kept::new(None),
+            root: Kept::new(root),
         }
     }
 
@@ -286,21 +287,21 @@ impl App {
 impl Call {
     fn new(target: &str) -> Self {
         Self {
-            target: StoredValue::new(target.to_owned()),
-            stage: RwSignal::new(Stage::Asking(None)),
-            password: RwSignal::new(String::new()),
-            steps: RwSignal::new(Vec::new()),
-            link: RwSignal::new_local(None),
-            link_state: RwSignal::new(LinkState::Ended),
-            receipt: RwSignal::new_local(None),
-            gauge: RwSignal::new(Gauge::default()),
-            services: RwSignal::new(Reading::Waiting),
-            opened: RwSignal::new(Vec::new()),
-            front: RwSignal::new(None),
-            remember: StoredValue::new(false),
-            numbered: StoredValue::new(0),
-            abort: StoredValue::new_local(None),
-            waiting: StoredValue::new_local(Vec::new()),
+            target: Kept::new(target.to_owned()),
+            stage: Live::new(Stage::Asking(None)),
+            password: Live::new(String::new()),
+            steps: Live::new(Vec::new()),
+            link: Live::new(None),
+            link_state: Live::new(LinkState::Ended),
+            receipt: Live::new(None),
+            gauge: Live::new(Gauge::default()),
+            services: Live::new(Reading::Waiting),
+            opened: Live::new(Vec::new()),
+            front: Live::new(None),
+            remember: Kept::new(false),
+            numbered: Kept::new(0),
+            abort: Kept::new(None),
+            waiting: Kept::new(Vec::new()),
         }
     }
 

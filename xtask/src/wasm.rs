@@ -15,6 +15,8 @@ use xtask::place;
 use crate::child;
 
 pub(crate) const TARGET: &str = "wasm32-unknown-unknown";
+/// By which cargo is told the compiler's flags.
+pub(crate) const FLAGS: &str = "CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS";
 /// Where Debian's rustc looks for the standard library.
 pub(crate) const DEBIAN_STD: &str = "/usr/lib/rustlib/wasm32-unknown-unknown/lib";
 
@@ -80,7 +82,9 @@ impl Toolchain {
 
     /// Makes `command` build with this toolchain, into its own target directory.
     pub(crate) fn apply(&self, command: &mut Command) -> Result<()> {
-        command.env("CARGO_TARGET_DIR", self.target_dir());
+        command
+            .env("CARGO_TARGET_DIR", self.target_dir())
+            .env(FLAGS, flags(""));
         if let Some(debian) = &self.debian {
             command
                 .env("PATH", before_path(&debian.bin)?)
@@ -102,6 +106,24 @@ impl Toolchain {
         self.apply(&mut command)?;
         Ok(command)
     }
+}
+
+/// The compiler's flags: `more`, and that nothing is published of where it was built.
+pub(crate) fn flags(more: &str) -> String {
+    let home = std::env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| Some(std::env::home_dir()?.join(".cargo")));
+    let places = [(home, "cargo"), (Some(place::workspace()), "ringback")];
+    let mut flags = more.to_owned();
+    for (from, to) in places {
+        // The variable knows no quotes: where a path has a space, that is told after all.
+        if let Some(from) = from.and_then(|from| from.into_os_string().into_string().ok())
+            && !from.contains(char::is_whitespace)
+        {
+            flags += &format!(" --remap-path-prefix={from}={to}");
+        }
+    }
+    flags.trim_start().to_owned()
 }
 
 /// The library `test` in `dir`: what depends on all others, so they are there too.

@@ -8,11 +8,13 @@ use super::{
     failure::failure_note,
     icon::{Icon, icon},
     link::LinkScreen,
+    shown::shown_or,
     sign_in::SecretField,
 };
 use crate::{
     browser::{self, LocalNetwork},
     figures,
+    live::Live,
     plain::plain,
     sentence::Failure,
     session::Ask,
@@ -21,14 +23,11 @@ use crate::{
 
 #[component]
 pub(crate) fn CallScreen(call: Call) -> impl IntoView {
-    let linked = Memo::new(move |_| call.is_linked());
-    move || {
-        if linked.get() {
-            view! { <LinkScreen call /> }.into_any()
-        } else {
-            view! { <Ringing call /> }.into_any()
-        }
-    }
+    shown_or(
+        move || call.is_linked(),
+        move || view! { <LinkScreen call /> }.into_any(),
+        move || view! { <Ringing call /> }.into_any(),
+    )
 }
 
 /// What is seen until there is a link.
@@ -40,7 +39,6 @@ fn Ringing(call: Call) -> impl IntoView {
         let target = target.clone();
         Memo::new(move |_| app.title(&target))
     };
-    let calling = Memo::new(move |_| call.stage.get() == Stage::Calling);
     let phase = Memo::new(move |_| {
         call.steps
             .with(|steps| call.stage.with(|stage| Phase::of(stage, steps)))
@@ -69,8 +67,8 @@ fn Ringing(call: Call) -> impl IntoView {
                 <h1>{title}</h1>
                 <p class="small faint">
                     // A name is the title already.
-                    {target.starts_with("rb1").then(|| view! { <code class="whole">{target.clone()}</code> })}
-                    {move || presence().map(|text| view! { <span class="presence-words">{text}</span> })}
+                    {target.starts_with("rb1").then(|| view! { <code class="whole">{target.clone()}</code> }.into_any())}
+                    {move || presence().map(|text| view! { <span class="presence-words">{text}</span> }.into_any())}
                 </p>
             </header>
             <div class="ringing-picture">
@@ -81,11 +79,11 @@ fn Ringing(call: Call) -> impl IntoView {
                 }) />
             </div>
             <div class="ringing-side">
-                {move || if calling.get() {
-                    view! { <Calling call /> }.into_any()
-                } else {
-                    view! { <Asking call /> }.into_any()
-                }}
+                {shown_or(
+                    move || call.stage.get() == Stage::Calling,
+                    move || view! { <Calling call /> }.into_any(),
+                    move || view! { <Asking call /> }.into_any(),
+                )}
             </div>
         </div>
     }
@@ -121,9 +119,9 @@ fn Asking(call: Call) -> impl IntoView {
                     .is_some_and(|contact| contact.remembered)
         })
     };
-    let by_password = RwSignal::new(with_link);
-    let remember = RwSignal::new(false);
-    let network = RwSignal::new(LocalNetwork::Free);
+    let by_password = Live::new(with_link);
+    let remember = Live::new(false);
+    let network = Live::new(LocalNetwork::Free);
     spawn_local(async move { network.set(browser::local_network().await) });
     let asks_password = move || !known.get() || by_password.get();
     let ring = move |accept_new_key: bool| {
@@ -152,11 +150,41 @@ fn Asking(call: Call) -> impl IntoView {
         event.prevent_default();
         ring(false);
     };
+    let with_password = move || {
+        view! {
+            <SecretField id="password" label="Password of the device" value=password autocomplete="current-password" />
+            <label class="check">
+                <input
+                    type="checkbox"
+                    prop:checked=move || remember.get()
+                    on:change=move |event| remember.set(browser::input_checked(&event))
+                />
+                <span>
+                    "Remember this browser on the device"
+                    <span class="hint">"Next time it calls without a password."</span>
+                </span>
+            </label>
+        }
+        .into_any()
+    };
+    let without = move || {
+        view! {
+            <p>
+                {icon(Icon::Key)}
+                " The device knows this browser: no password is needed. "
+                <button type="button" class="as-link" on:click=move |_| {
+                    by_password.set(true);
+                    browser::focus("password");
+                }>"Use the password"</button>
+            </p>
+        }
+        .into_any()
+    };
     let key_changed = move || {
         failure
             .get()
             .filter(|failure| failure.is("key_changed"))
-            .map(|failure| view! { <KeyChanged failure ring=move || ring(true) /> })
+            .map(|failure| view! { <KeyChanged failure ring=move || ring(true) /> }.into_any())
     };
     let other = move || {
         failure
@@ -166,36 +194,11 @@ fn Asking(call: Call) -> impl IntoView {
             .map(failure_note)
     };
     view! {
-        {key_changed}
-        {other}
+        {move || key_changed()}
+        {move || other()}
         <form class="card form" on:submit=submit>
             <input class="away" type="text" name="username" autocomplete="username" value=target tabindex="-1" aria-hidden="true" readonly=true />
-            <Show
-                when=asks_password
-                fallback=move || view! {
-                    <p>
-                        {icon(Icon::Key)}
-                        " The device knows this browser: no password is needed. "
-                        <button type="button" class="as-link" on:click=move |_| {
-                            by_password.set(true);
-                            browser::focus("password");
-                        }>"Use the password"</button>
-                    </p>
-                }
-            >
-                <SecretField id="password" label="Password of the device" value=password autocomplete="current-password" />
-                <label class="check">
-                    <input
-                        type="checkbox"
-                        prop:checked=remember
-                        on:change=move |event| remember.set(browser::input_checked(&event))
-                    />
-                    <span>
-                        "Remember this browser on the device"
-                        <span class="hint">"Next time it calls without a password."</span>
-                    </span>
-                </label>
-            </Show>
+            {shown_or(asks_password, with_password, without)}
             {move || match network.get() {
                 LocalNetwork::Free => ().into_any(),
                 LocalNetwork::Asks => view! {
@@ -237,7 +240,7 @@ fn Asking(call: Call) -> impl IntoView {
 /// The warning that stops a call to a name whose key is another one now.
 #[component]
 fn KeyChanged(failure: Failure, ring: impl Fn() + 'static) -> impl IntoView {
-    let sure = RwSignal::new(false);
+    let sure = Live::new(false);
     let new = plain(&failure.new_device.unwrap_or_default(), 80);
     view! {
         <div class="note bad" role="alert">
@@ -252,7 +255,7 @@ fn KeyChanged(failure: Failure, ring: impl Fn() + 'static) -> impl IntoView {
                 <label class="check">
                     <input
                         type="checkbox"
-                        prop:checked=sure
+                        prop:checked=move || sure.get()
                         on:change=move |event| sure.set(browser::input_checked(&event))
                     />
                     <span>"I have checked it, and this is the device I mean"</span>
@@ -272,7 +275,7 @@ fn Calling(call: Call) -> impl IntoView {
     view! {
         <div class="card">
             <h2 class="visually-hidden">"The call"</h2>
-            <Steps steps=call.steps going=Signal::stored(true) />
+            <Steps steps=Signal::derive(move || call.steps.get()) going=Signal::stored(true) />
             <div class="actions">
                 <button id="cancel" type="button" class="button" on:click=move |_| call.cancel()>"Cancel"</button>
             </div>
@@ -328,15 +331,16 @@ pub(crate) fn Steps(#[prop(into)] steps: Signal<Vec<Seen>>, going: Signal<bool>)
                         <span class="step-sign" aria-hidden="true">{icon(Icon::Check)}</span>
                         <span class="step-words">
                             {words(step)}
-                            {detail.map(|text| view! { <span class="small faint">{text}</span> })}
+                            {detail.map(|text| view! { <span class="small faint">{text}</span> }.into_any())}
                         </span>
                         <span class="figures small">{time}</span>
                     </li>
                 }
+                .into_any()
             })
             .collect_view()
     };
-    view! { <ol class="steps" aria-live="polite">{rows}</ol> }
+    view! { <ol class="steps" aria-live="polite">{move || rows()}</ol> }
 }
 
 fn words(step: Step) -> &'static str {

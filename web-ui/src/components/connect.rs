@@ -11,10 +11,13 @@ use ringback_wasm::{Mode, Service, Stream};
 use super::{
     failure::failure_note,
     icon::{Icon, icon},
+    shown::rows,
     sign_in::SecretField,
 };
 use crate::{
     browser,
+    live::{Kept, Live},
+    order::sorted,
     plain::plain,
     sentence::Failure,
     state::{App, Call},
@@ -40,18 +43,18 @@ enum State {
 #[component]
 pub(crate) fn Connect(call: Call, service: Service) -> impl IntoView {
     let app = App::current();
-    let device = RwSignal::new(String::new());
-    let far = RwSignal::new(String::new());
-    let port = RwSignal::new(String::new());
-    let password = RwSignal::new(String::new());
-    let remember = RwSignal::new(false);
-    let state = RwSignal::new(State::Form(None));
-    let told = RwSignal::new(Vec::<Told>::new());
-    let open = StoredValue::new_local(None::<Stream>);
-    let name = StoredValue::new(service.name);
+    let device = Live::new(String::new());
+    let far = Live::new(String::new());
+    let port = Live::new(String::new());
+    let password = Live::new(String::new());
+    let remember = Live::new(false);
+    let state = Live::new(State::Form(None));
+    let told = Live::new(Vec::<Told>::new());
+    let open = Kept::new(None::<Stream>);
+    let name = Kept::new(service.name);
     let here = {
         let target = call.target.get_value();
-        move || app.title(&target)
+        Signal::derive(move || app.title(&target))
     };
     let stop = move || {
         if let Some(stream) = open.try_update_value(Option::take).flatten() {
@@ -97,11 +100,11 @@ pub(crate) fn Connect(call: Call, service: Service) -> impl IntoView {
                 .into_iter()
                 .filter_map(|contact| contact.name),
         );
-        names.sort();
+        let mut names = sorted(names, String::clone);
         names.dedup();
         names
             .into_iter()
-            .map(|name| view! { <option value=plain(&name, 64)></option> })
+            .map(|name| view! { <option value=plain(&name, 64)></option> }.into_any())
             .collect_view()
     };
     let form = move |failure: Option<Failure>| {
@@ -112,26 +115,26 @@ pub(crate) fn Connect(call: Call, service: Service) -> impl IntoView {
                     <label for="dial-device">"Device to call"</label>
                     <input id="dial-device" type="text" list="dial-devices" required=true autocomplete="off"
                         autocapitalize="none" spellcheck="false" placeholder="name or rb1…"
-                        prop:value=device on:input=move |event| device.set(browser::input_value(&event)) />
-                    <datalist id="dial-devices">{choices}</datalist>
+                        prop:value=move || device.get() on:input=move |event| device.set(browser::input_value(&event)) />
+                    <datalist id="dial-devices">{move || choices()}</datalist>
                 </div>
                 <div class="two">
                     <div class="field">
                         <label for="dial-service">"Its service"</label>
                         <input id="dial-service" type="text" required=true autocomplete="off" autocapitalize="none"
                             spellcheck="false" placeholder="ssh"
-                            prop:value=far on:input=move |event| far.set(browser::input_value(&event)) />
+                            prop:value=move || far.get() on:input=move |event| far.set(browser::input_value(&event)) />
                     </div>
                     <div class="field">
                         <label for="dial-port">"Local port " <span class="faint">"(any if empty)"</span></label>
                         <input id="dial-port" type="text" inputmode="numeric" pattern="[0-9]{1,5}" autocomplete="off"
                             placeholder="2222"
-                            prop:value=port on:input=move |event| port.set(browser::input_value(&event)) />
+                            prop:value=move || port.get() on:input=move |event| port.set(browser::input_value(&event)) />
                     </div>
                 </div>
                 <SecretField id="dial-password" label="Its password (empty if it remembers this device)" value=password autocomplete="off" />
                 <label class="check">
-                    <input type="checkbox" prop:checked=remember
+                    <input type="checkbox" prop:checked=move || remember.get()
                         on:change=move |event| remember.set(browser::input_checked(&event)) />
                     <span>"Let it remember this device"</span>
                 </label>
@@ -155,7 +158,7 @@ pub(crate) fn Connect(call: Call, service: Service) -> impl IntoView {
                         };
                         view! {
                             <p class="panel-path"><span class="dot" aria-hidden="true"></span><strong>{words}</strong></p>
-                            <p>"On " {here.clone()} " the service is now at:"</p>
+                            <p>"On " {here} " the service is now at:"</p>
                             <p class="command"><code>{plain(&listen, 80)}</code></p>
                             <p class="hint">"The bytes flow between the two devices, not through this browser. The port is closed with this tab."</p>
                         }.into_any()
@@ -165,9 +168,7 @@ pub(crate) fn Connect(call: Call, service: Service) -> impl IntoView {
                     }.into_any(),
                 }}
                 <ol class="log" aria-live="polite">
-                    <For each=move || told.get() key=|line| line.number let:line>
-                        <li class:bad=matches!(line.kind, DialKind::Lost | DialKind::Refused | DialKind::Failed)>{plain(&line.text, 200)}</li>
-                    </For>
+                    {rows(move || told.get(), |line| line.number.to_string(), line_of)}
                 </ol>
                 <div class="actions start">
                     <button type="button" class="button danger-quiet" on:click=move |_| stop()>{icon(Icon::HangUp)} <span>"End it"</span></button>
@@ -190,14 +191,22 @@ pub(crate) fn Connect(call: Call, service: Service) -> impl IntoView {
     }
 }
 
+fn line_of(line: Told) -> AnyView {
+    let bad = matches!(
+        line.kind,
+        DialKind::Lost | DialKind::Refused | DialKind::Failed
+    );
+    view! { <li class:bad=bad>{plain(&line.text, 200)}</li> }.into_any()
+}
+
 /// Dials, and tells what happens, until it is over; `None`: it was ended here.
 async fn run(
     call: Call,
     service: &str,
     dial: &Dial,
-    open: StoredValue<Option<Stream>, LocalStorage>,
-    told: RwSignal<Vec<Told>>,
-    state: RwSignal<State>,
+    open: Kept<Option<Stream>>,
+    told: Live<Vec<Told>>,
+    state: Live<State>,
 ) -> Option<Failure> {
     let going = async {
         let link = call

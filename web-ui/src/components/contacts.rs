@@ -5,13 +5,16 @@ use leptos::{prelude::*, task::spawn_local};
 use super::{
     dialog::Dialog,
     icon::{Icon, icon},
+    shown::shown_or,
 };
-use crate::{app::go, browser, figures, plain::plain, route::Route, session, state::App};
+use crate::{
+    app::go, browser, figures, live::Live, plain::plain, route::Route, session, state::App,
+};
 
 #[component]
 pub(crate) fn ContactsScreen() -> impl IntoView {
     let app = App::current();
-    let asked = RwSignal::new(None::<(String, String)>);
+    let asked = Live::new(None::<(String, String)>);
     let row = move |contact: ringback_wasm::Contact| {
         let id = contact.id.to_string();
         let name = contact
@@ -40,6 +43,19 @@ pub(crate) fn ContactsScreen() -> impl IntoView {
                 </span>
             </li>
         }
+        .into_any()
+    };
+    let contacts = move || app.contacts.get().into_iter().map(row).collect_view();
+    let list = move || view! { <ul class="devices">{move || contacts()}</ul> }.into_any();
+    let nobody = || {
+        view! {
+            <div class="card empty">
+                <span class="empty-sign">{icon(Icon::Person)}</span>
+                <h2>"Nobody yet"</h2>
+                <p>"A device comes here with its first call, and its key is remembered: should another key answer to its name, you are warned."</p>
+            </div>
+        }
+        .into_any()
     };
     view! {
         <div class="page">
@@ -51,20 +67,7 @@ pub(crate) fn ContactsScreen() -> impl IntoView {
                     </p>
                 </div>
             </header>
-            <Show
-                when=move || !app.contacts.with(Vec::is_empty)
-                fallback=|| view! {
-                    <div class="card empty">
-                        <span class="empty-sign">{icon(Icon::Person)}</span>
-                        <h2>"Nobody yet"</h2>
-                        <p>"A device comes here with its first call, and its key is remembered: should another key answer to its name, you are warned."</p>
-                    </div>
-                }
-            >
-                <ul class="devices">
-                    {move || app.contacts.get().into_iter().map(row).collect_view()}
-                </ul>
-            </Show>
+            {shown_or(move || !app.contacts.with(Vec::is_empty), list, nobody)}
         </div>
         {move || asked.get().map(|(id, name)| view! {
             <Dialog title=format!("Forget {name}?") on_close=move || asked.set(None)>
@@ -88,6 +91,6 @@ pub(crate) fn ContactsScreen() -> impl IntoView {
                     </div>
                 </div>
             </Dialog>
-        })}
+        }.into_any())}
     }
 }

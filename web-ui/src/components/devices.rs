@@ -7,11 +7,13 @@ use super::{
     enrol::EnrolDialog,
     failure::failure_note,
     icon::{Icon, icon},
+    shown::{rows, shown, shown_or},
     welcome::DeviceForm,
 };
 use crate::{
     app::go,
     browser, figures,
+    live::Live,
     owner::{self, Device},
     plain::plain,
     route::Route,
@@ -31,7 +33,7 @@ enum Asked {
 #[component]
 pub(crate) fn DevicesScreen() -> impl IntoView {
     let app = App::current();
-    let asked = RwSignal::new(Asked::Nothing);
+    let asked = Live::new(Asked::Nothing);
     let active = Memo::new(move |_| {
         app.devices.with(|list| {
             list.iter()
@@ -58,50 +60,29 @@ pub(crate) fn DevicesScreen() -> impl IntoView {
             (_, all) => format!("{online} of {all} online"),
         }
     };
+    let row = move |device| view! { <DeviceRow device asked /> }.into_any();
     view! {
         <div class="page">
             <header class="page-head">
                 <div>
                     <h1>"Devices"</h1>
-                    <p class="lead small" role="status">{summary}</p>
+                    <p class="lead small" role="status">{move || summary()}</p>
                 </div>
                 <button type="button" class="button primary" on:click=move |_| asked.set(Asked::Enrol)>
                     {icon(Icon::Plus)} <span>"Add a device"</span>
                 </button>
             </header>
-            <Show
-                when=move || !active.with(Vec::is_empty)
-                fallback=move || view! { <NoDevices asked /> }
-            >
-                <ul class="devices">
-                    <For
-                        each=move || active.get()
-                        // A row is made anew whenever anything in it has changed.
-                        key=|device| (
-                            device.id.clone(), device.name.clone(), device.online, device.agent.clone(),
-                            device.via.clone(), device.last_seen.map(|seen| seen as u64),
-                        )
-                        let:device
-                    >
-                        <DeviceRow device asked />
-                    </For>
-                </ul>
-            </Show>
-            <Show when=move || !revoked.with(Vec::is_empty)>
+            {shown_or(
+                move || !active.with(Vec::is_empty),
+                move || view! { <ul class="devices">{rows(move || active.get(), state_of, row)}</ul> }.into_any(),
+                move || view! { <NoDevices asked /> }.into_any(),
+            )}
+            {shown(move || !revoked.with(Vec::is_empty), move || view! {
                 <details class="revoked">
                     <summary>{move || format!("Revoked ({})", revoked.with(Vec::len))}</summary>
-                    <ul class="devices">
-                        <For each=move || revoked.get() key=|device| device.id.clone() let:device>
-                            <li class="device off">
-                                <span class="device-words">
-                                    <span class="name">{plain(&device.title(), 64)}</span>
-                                    <span class="small"><code>{figures::short_id(&device.id)}</code></span>
-                                </span>
-                            </li>
-                        </For>
-                    </ul>
+                    <ul class="devices">{rows(move || revoked.get(), |device| device.id.clone(), revoked_row)}</ul>
                 </details>
-            </Show>
+            }.into_any())}
             <section class="other" aria-labelledby="other">
                 <h2 id="other">"Another device"</h2>
                 <DeviceForm />
@@ -116,30 +97,51 @@ pub(crate) fn DevicesScreen() -> impl IntoView {
     }
 }
 
-#[component]
-fn NoDevices(asked: RwSignal<Asked>) -> impl IntoView {
-    let app = App::current();
-    move || {
-        (app.presence.get() == Presence::Live).then(|| {
-            view! {
-                <div class="card empty">
-                    <span class="empty-sign">{icon(Icon::Device)}</span>
-                    <h2>"Add your first device"</h2>
-                    <p>
-                        "Run one command on it, and it appears here. It needs no open port, \
-                         only a way out to this registry."
-                    </p>
-                    <button type="button" class="button" on:click=move |_| asked.set(Asked::Enrol)>
-                        "Get the command"
-                    </button>
-                </div>
-            }
-        })
+/// All that a row shows: it is made anew whenever anything in it has changed.
+fn state_of(device: &Device) -> String {
+    let seen = device.last_seen.map(|seen| seen as u64);
+    format!(
+        "{} {:?} {} {:?} {:?} {seen:?}",
+        device.id, device.name, device.online, device.agent, device.via
+    )
+}
+
+fn revoked_row(device: Device) -> AnyView {
+    view! {
+        <li class="device off">
+            <span class="device-words">
+                <span class="name">{plain(&device.title(), 64)}</span>
+                <span class="small"><code>{figures::short_id(&device.id)}</code></span>
+            </span>
+        </li>
     }
+    .into_any()
 }
 
 #[component]
-fn DeviceRow(device: Device, asked: RwSignal<Asked>) -> impl IntoView {
+fn NoDevices(asked: Live<Asked>) -> impl IntoView {
+    let app = App::current();
+    let how = move || {
+        view! {
+            <div class="card empty">
+                <span class="empty-sign">{icon(Icon::Device)}</span>
+                <h2>"Add your first device"</h2>
+                <p>
+                    "Run one command on it, and it appears here. It needs no open port, \
+                     only a way out to this registry."
+                </p>
+                <button type="button" class="button" on:click=move |_| asked.set(Asked::Enrol)>
+                    "Get the command"
+                </button>
+            </div>
+        }
+        .into_any()
+    };
+    shown(move || app.presence.get() == Presence::Live, how)
+}
+
+#[component]
+fn DeviceRow(device: Device, asked: Live<Asked>) -> impl IntoView {
     let app = App::current();
     let route = Route::Device(device.id.clone());
     let title = plain(&device.title(), 64);
@@ -164,7 +166,7 @@ fn DeviceRow(device: Device, asked: RwSignal<Asked>) -> impl IntoView {
             <span class="presence" class:online=device.online aria-hidden="true"></span>
             <a class="device-words" href=route.path() on:click=go(app, route)>
                 <span class="name">{title}</span>
-                {beacon.then(|| view! { <span class="tag">"beacon"</span> })}
+                {beacon.then(|| view! { <span class="tag">"beacon"</span> }.into_any())}
                 <span class="small">{state}</span>
             </a>
             <span class="device-facts small">
@@ -187,15 +189,15 @@ fn DeviceRow(device: Device, asked: RwSignal<Asked>) -> impl IntoView {
 }
 
 #[component]
-fn RenameDialog(device: Device, asked: RwSignal<Asked>) -> impl IntoView {
+fn RenameDialog(device: Device, asked: Live<Asked>) -> impl IntoView {
     let app = App::current();
-    let name = RwSignal::new(device.name.clone().unwrap_or_default());
-    let failure = RwSignal::new(None::<Failure>);
+    let name = Live::new(device.name.clone().unwrap_or_default());
+    let failure = Live::new(None::<Failure>);
     let id = device.id.clone();
     browser::focus("new-name");
     let submit = move |event: web_sys::SubmitEvent| {
         event.prevent_default();
-        let (id, wanted) = (id.clone(), name.get_untracked().trim().to_lowercase());
+        let (id, wanted) = (id.clone(), name.get_untracked().trim().to_ascii_lowercase());
         spawn_local(async move {
             let Some(secret) = app.secret() else { return };
             match owner::rename(&secret, &id, &wanted).await {
@@ -226,7 +228,7 @@ fn RenameDialog(device: Device, asked: RwSignal<Asked>) -> impl IntoView {
                         autocapitalize="none"
                         spellcheck="false"
                         aria-describedby="new-name-hint"
-                        prop:value=name
+                        prop:value=move || name.get()
                         on:input=move |event| name.set(browser::input_value(&event))
                     />
                     <p id="new-name-hint" class="hint">"Letters, digits and dashes. Callers use it in place of the ID."</p>
@@ -242,9 +244,9 @@ fn RenameDialog(device: Device, asked: RwSignal<Asked>) -> impl IntoView {
 }
 
 #[component]
-fn RevokeDialog(device: Device, asked: RwSignal<Asked>) -> impl IntoView {
+fn RevokeDialog(device: Device, asked: Live<Asked>) -> impl IntoView {
     let app = App::current();
-    let failure = RwSignal::new(None::<Failure>);
+    let failure = Live::new(None::<Failure>);
     let title = plain(&device.title(), 64);
     let id = device.id.clone();
     let revoke = move |_| {

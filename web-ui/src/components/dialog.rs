@@ -10,13 +10,13 @@ use wasm_bindgen::JsCast;
 use web_sys::HtmlElement;
 
 use super::icon::{Icon, icon};
-use crate::browser;
+use crate::{browser, live::Live};
 
 /// Shows `children` in a dialog for as long as it is in the page.
 #[component]
 pub(crate) fn Dialog(
     #[prop(into)] title: String,
-    on_close: impl Fn() + Clone + Send + Sync + 'static,
+    #[prop(into)] on_close: Callback<()>,
     children: Children,
 ) -> impl IntoView {
     let node = NodeRef::<html::Dialog>::new();
@@ -46,7 +46,6 @@ pub(crate) fn Dialog(
             dialog.close();
         }
     });
-    let close = on_close.clone();
     view! {
         <dialog
             node_ref=node
@@ -55,13 +54,13 @@ pub(crate) fn Dialog(
             aria-labelledby="dialog-title"
             on:close=move |_| {
                 if !taken_away.load(Ordering::Relaxed) {
-                    on_close();
+                    on_close.run(());
                 }
             }
         >
             <header class="dialog-head">
                 <h2 id="dialog-title">{title}</h2>
-                <button type="button" class="quiet square" aria-label="Close" on:click=move |_| close()>
+                <button type="button" class="quiet square" aria-label="Close" on:click=move |_| on_close.run(())>
                     {icon(Icon::Close)}
                 </button>
             </header>
@@ -77,7 +76,7 @@ pub(crate) fn CopyButton(
     #[prop(into)] label: String,
     #[prop(optional)] square: bool,
 ) -> impl IntoView {
-    let copied = RwSignal::new(false);
+    let copied = Live::new(false);
     let copy = move |_| {
         let text = text.get_untracked();
         leptos::task::spawn_local(async move {
@@ -101,7 +100,7 @@ pub(crate) fn CopyButton(
                 <span aria-live="polite">
                     {move || if copied.get() { "Copied".to_owned() } else { label.clone() }}
                 </span>
-            })}
+            }.into_any())}
         </button>
     }
 }

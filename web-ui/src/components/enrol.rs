@@ -11,6 +11,7 @@ use super::{
 use crate::{
     app::go,
     browser, figures,
+    live::{Kept, Live},
     owner::{self, Code},
     plain::plain,
     route::Route,
@@ -19,8 +20,8 @@ use crate::{
 };
 
 #[component]
-pub(crate) fn EnrolDialog(on_close: impl Fn() + Clone + Send + Sync + 'static) -> impl IntoView {
-    let code = RwSignal::new(None::<Code>);
+pub(crate) fn EnrolDialog(#[prop(into)] on_close: Callback<()>) -> impl IntoView {
+    let code = Live::new(None::<Code>);
     view! {
         <Dialog title="Add a device" on_close>
             {move || match code.get() {
@@ -32,14 +33,14 @@ pub(crate) fn EnrolDialog(on_close: impl Fn() + Clone + Send + Sync + 'static) -
 }
 
 #[component]
-fn NameForm(code: RwSignal<Option<Code>>) -> impl IntoView {
+fn NameForm(code: Live<Option<Code>>) -> impl IntoView {
     let app = App::current();
-    let name = RwSignal::new(String::new());
-    let failure = RwSignal::new(None::<Failure>);
+    let name = Live::new(String::new());
+    let failure = Live::new(None::<Failure>);
     browser::focus("enrol-name");
     let submit = move |event: web_sys::SubmitEvent| {
         event.prevent_default();
-        let wanted = name.get_untracked().trim().to_lowercase();
+        let wanted = name.get_untracked().trim().to_ascii_lowercase();
         spawn_local(async move {
             let Some(secret) = app.secret() else { return };
             let wanted = (!wanted.is_empty()).then_some(wanted.as_str());
@@ -62,7 +63,7 @@ fn NameForm(code: RwSignal<Option<Code>>) -> impl IntoView {
                     autocomplete="off"
                     autocapitalize="none"
                     spellcheck="false"
-                    prop:value=name
+                    prop:value=move || name.get()
                     on:input=move |event| name.set(browser::input_value(&event))
                 />
             </div>
@@ -83,7 +84,7 @@ fn Command(code: Code) -> impl IntoView {
         code.code
     );
     // The device that this code brings in is the one that was not there when it was made.
-    let before = StoredValue::new(app.devices.with_untracked(|devices| {
+    let before = Kept::new(app.devices.with_untracked(|devices| {
         devices
             .iter()
             .map(|device| (device.id.clone(), device.revoked))

@@ -11,7 +11,7 @@ pub(crate) fn failure_note(failure: &Failure) -> AnyView {
     let code = plain(&failure.code, 40);
     // The sentences are the page's own; what the other side adds is shown small.
     let detail = plain(&failure.detail, 200);
-    let detail = (!detail.is_empty()).then(|| view! { <span>{detail}</span> });
+    let detail = (!detail.is_empty()).then(|| view! { <span>{detail}</span> }.into_any());
     view! {
         <div class="note bad" role="alert">
             {icon(Icon::Warning)}

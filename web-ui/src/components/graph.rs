@@ -1,10 +1,12 @@
 //! The last minute of a link's throughput.
 
-use std::fmt::Write;
-
 use leptos::prelude::*;
 
-use crate::{figures, state::Gauge};
+use crate::{
+    figures::{self, tenths},
+    live::Live,
+    state::Gauge,
+};
 
 const WIDTH: f64 = 240.0;
 const HEIGHT: f64 = 64.0;
@@ -12,7 +14,7 @@ const HEIGHT: f64 = 64.0;
 const LEAST: f64 = 32.0 * 1024.0;
 
 #[component]
-pub(crate) fn Graph(gauge: RwSignal<Gauge>) -> impl IntoView {
+pub(crate) fn Graph(gauge: Live<Gauge>) -> impl IntoView {
     let top = Memo::new(move |_| {
         gauge.with(|gauge| {
             gauge
@@ -44,7 +46,7 @@ pub(crate) fn Graph(gauge: RwSignal<Gauge>) -> impl IntoView {
     };
     view! {
         <figure class="graph">
-            <svg viewBox=format!("0 0 {WIDTH} {HEIGHT}") preserveAspectRatio="none" role="img" aria-label=words>
+            <svg viewBox="0 0 240 64" preserveAspectRatio="none" role="img" aria-label=move || words()>
                 <path class="grid" d="M0 .5H240M0 32H240M0 63.5H240" />
                 <path class="area" d=move || line(true, true) />
                 <path class="line down" d=move || line(true, false) />
@@ -60,20 +62,20 @@ pub(crate) fn Graph(gauge: RwSignal<Gauge>) -> impl IntoView {
 
 /// The newest value is at the right edge.
 fn path(values: &[f64], top: f64, area: bool) -> String {
-    let mut path = String::new();
     let step = WIDTH / (Gauge::SPAN - 1) as f64;
     let start = WIDTH - step * values.len().saturating_sub(1) as f64;
+    let mut path = String::new();
     for (at, value) in values.iter().enumerate() {
-        let x = start + step * at as f64;
-        let y = HEIGHT - 1.0 - (value / top).min(1.0) * (HEIGHT - 4.0);
-        let _ = match at {
-            0 if area => write!(path, "M{x:.1} {HEIGHT}L{x:.1} {y:.1}"),
-            0 => write!(path, "M{x:.1} {y:.1}"),
-            _ => write!(path, "L{x:.1} {y:.1}"),
+        let x = tenths(start + step * at as f64);
+        let y = tenths(HEIGHT - 1.0 - (value / top).min(1.0) * (HEIGHT - 4.0));
+        path += &match at {
+            0 if area => format!("M{x} 64L{x} {y}"),
+            0 => format!("M{x} {y}"),
+            _ => format!("L{x} {y}"),
         };
     }
     if area && !values.is_empty() {
-        let _ = write!(path, "L{WIDTH} {HEIGHT}Z");
+        path += "L240 64Z";
     }
     path
 }

@@ -12,6 +12,7 @@ use super::icon::{Icon, icon};
 use crate::{
     bridge::Bridge,
     browser,
+    live::{Kept, Live},
     plain::plain,
     state::{App, Call, Reading},
 };
@@ -43,7 +44,7 @@ pub(crate) fn LanPage(call: Call, service: Service) -> impl IntoView {
     let address = format!("{origin}/.ringback/boot.html#{label}");
     let bridge = Bridge::new(call, &service.name, service.target.as_deref());
     let place = bridge.place;
-    let state = RwSignal::new(State::Starting);
+    let state = Live::new(State::Starting);
     let frame = NodeRef::<html::Iframe>::new();
     let listener = {
         let origin = origin.clone();
@@ -84,7 +85,7 @@ pub(crate) fn LanPage(call: Call, service: Service) -> impl IntoView {
             }
         }
     };
-    let closure = StoredValue::new_local(Closure::<dyn FnMut(MessageEvent)>::new(listener));
+    let closure = Kept::new(Closure::<dyn FnMut(MessageEvent)>::new(listener));
     closure.with_value(|closure| {
         let _ = browser::window()
             .add_event_listener_with_callback("message", closure.as_ref().unchecked_ref());

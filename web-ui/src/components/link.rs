@@ -11,10 +11,13 @@ use super::{
     lan_page::LanPage,
     link_panel::{LinkPanel, condition},
     ports::PortDialog,
+    receipt::ReceiptDialog,
+    shown::rows,
     terminal::TerminalView,
 };
 use crate::{
     figures,
+    live::Live,
     plain::plain,
     state::{App, Call, Opened, Reading, Stage},
 };
@@ -25,24 +28,37 @@ pub(crate) fn LinkScreen(call: Call) -> impl IntoView {
     let target = call.target.get_value();
     let title = move || app.title(&target);
     let front = call.front;
+    let receipt = Live::new(false);
     let head_rtt = move || {
         call.gauge
             .with(|gauge| gauge.rtt_ms)
             .map(figures::milliseconds)
             .unwrap_or_default()
     };
-    let wide = move || front.get().is_some();
+    let number = |opened: &Opened| opened.number.to_string();
+    let service = move |opened: Opened| {
+        view! {
+            <section
+                class="service"
+                aria-label=plain(&opened.service.name, 64)
+                hidden=move || front.get() != Some(opened.number)
+            >
+                {service_view(call, opened.clone())}
+            </section>
+        }
+        .into_any()
+    };
     view! {
-        <div class="linked" class:busy=wide>
+        <div class="linked" class:busy=move || front.get().is_some()>
             <header class="linked-head">
-                <h1>{title}</h1>
+                <h1>{move || title()}</h1>
                 <details class="panel-phone">
                     <summary>
                         <span class="dot" class:quiet=move || !condition(call).1 aria-hidden="true"></span>
                         <span>{move || condition(call).0}</span>
-                        <span class="figures">{head_rtt}</span>
+                        <span class="figures">{move || head_rtt()}</span>
                     </summary>
-                    <LinkPanel call />
+                    <LinkPanel call receipt />
                 </details>
             </header>
             <Recalling call />
@@ -51,28 +67,22 @@ pub(crate) fn LinkScreen(call: Call) -> impl IntoView {
                     on:click=move |_| front.set(None)>
                     "Services"
                 </button>
-                <For each=move || call.opened.get() key=|opened| opened.number let:opened>
-                    <Tab call opened />
-                </For>
+                {rows(move || call.opened.get(), number, move |opened| view! { <Tab call opened /> }.into_any())}
             </nav>
             <div class="linked-main">
                 <div class="tiles-place" hidden=move || front.get().is_some()>
                     <Tiles call />
                 </div>
-                <For each=move || call.opened.get() key=|opened| opened.number let:opened>
-                    <section
-                        class="service"
-                        aria-label=plain(&opened.service.name, 64)
-                        hidden=move || front.get() != Some(opened.number)
-                    >
-                        {service_view(call, opened.clone())}
-                    </section>
-                </For>
+                {rows(move || call.opened.get(), number, service)}
             </div>
             <aside class="linked-side">
-                <LinkPanel call />
+                <LinkPanel call receipt />
             </aside>
         </div>
+        // Not in a panel: one of the two is hidden, and all that is in it.
+        {move || receipt.get().then(|| view! {
+            <ReceiptDialog call on_close=move || receipt.set(false) />
+        }.into_any())}
     }
 }
 
@@ -124,7 +134,7 @@ fn Recalling(call: Call) -> impl IntoView {
                         " The device is called again; terminals and transfers go on where they were."
                     </span>
                 </p>
-            })}
+            }.into_any())}
         </div>
     }
 }
@@ -141,12 +151,12 @@ pub(crate) fn sign(kind: &str) -> Icon {
 
 #[component]
 fn Tiles(call: Call) -> impl IntoView {
-    let port = RwSignal::new(None::<Service>);
+    let port = Live::new(None::<Service>);
     let tiles = move || {
         match call.services.get() {
         Reading::Waiting => view! {
             <ul class="tiles" aria-busy="true">
-                {(0..3).map(|_| view! { <li class="tile ghost" aria-hidden="true"></li> }).collect_view()}
+                {(0..3).map(|_| view! { <li class="tile ghost" aria-hidden="true"></li> }.into_any()).collect_view()}
             </ul>
         }
         .into_any(),
@@ -172,22 +182,22 @@ fn Tiles(call: Call) -> impl IntoView {
         Reading::Here(list) => {
             let tiles = list
                 .into_iter()
-                .map(|service| view! { <Tile call service port /> })
+                .map(|service| view! { <Tile call service port /> }.into_any())
                 .collect_view();
             view! { <ul class="tiles">{tiles}</ul> }.into_any()
         }
     }
     };
     view! {
-        {tiles}
+        {move || tiles()}
         {move || port.get().map(|service| view! {
             <PortDialog call service on_close=move || port.set(None) />
-        })}
+        }.into_any())}
     }
 }
 
 #[component]
-fn Tile(call: Call, service: Service, port: RwSignal<Option<Service>>) -> impl IntoView {
+fn Tile(call: Call, service: Service, port: Live<Option<Service>>) -> impl IntoView {
     let app = App::current();
     let (title, text) = words(&service);
     let lan = Memo::new(move |_| {

@@ -6,10 +6,10 @@ use ringback_wasm::{LinkState, PathKind};
 use super::{
     graph::Graph,
     icon::{Icon, icon},
-    receipt::ReceiptDialog,
 };
 use crate::{
     figures,
+    live::Live,
     state::{Call, Stage},
 };
 
@@ -35,9 +35,9 @@ pub(crate) fn condition(call: Call) -> (String, bool) {
     }
 }
 
+/// `receipt`: it is wanted.
 #[component]
-pub(crate) fn LinkPanel(call: Call) -> impl IntoView {
-    let shows_receipt = RwSignal::new(false);
+pub(crate) fn LinkPanel(call: Call, receipt: Live<bool>) -> impl IntoView {
     let rtt = move || {
         call.gauge
             .with(|gauge| gauge.rtt_ms)
@@ -66,7 +66,7 @@ pub(crate) fn LinkPanel(call: Call) -> impl IntoView {
             </p>
             <dl class="facts">
                 <dt>"Round trip"</dt>
-                <dd class="figures">{rtt}</dd>
+                <dd class="figures">{move || rtt()}</dd>
                 <dt>"Down"</dt>
                 <dd class="figures"><span class="key down" aria-hidden="true"></span>{move || figures::rate(last().down)}</dd>
                 <dt>"Up"</dt>
@@ -81,10 +81,10 @@ pub(crate) fn LinkPanel(call: Call) -> impl IntoView {
                 {move || addresses().map(|text| view! {
                     <dt>"Device at"</dt>
                     <dd><code>{crate::plain::plain(&text, 60)}</code></dd>
-                })}
+                }.into_any())}
             </dl>
             <div class="panel-tools">
-                <button type="button" class="button small" on:click=move |_| shows_receipt.set(true)>
+                <button type="button" class="button small" on:click=move |_| receipt.set(true)>
                     "Receipt"
                 </button>
                 <button type="button" class="button small danger-quiet" on:click=move |_| call.hang_up()>
@@ -92,8 +92,5 @@ pub(crate) fn LinkPanel(call: Call) -> impl IntoView {
                 </button>
             </div>
         </section>
-        {move || shows_receipt.get().then(|| view! {
-            <ReceiptDialog call on_close=move || shows_receipt.set(false) />
-        })}
     }
 }

@@ -18,6 +18,7 @@ pub(crate) mod ports;
 pub(crate) mod qr;
 pub(crate) mod receipt;
 pub(crate) mod settings;
+pub(crate) mod shown;
 pub(crate) mod sign_in;
 pub(crate) mod terminal;
 pub(crate) mod welcome;

@@ -10,7 +10,7 @@ use crate::{browser, plain::plain, state::Call};
 pub(crate) fn PortDialog(
     call: Call,
     service: Service,
-    on_close: impl Fn() + Clone + Send + Sync + 'static,
+    #[prop(into)] on_close: Callback<()>,
 ) -> impl IntoView {
     let name = plain(&service.name, 63);
     let flag = if service.kind == "udp" { "-U" } else { "-L" };
@@ -40,7 +40,7 @@ pub(crate) fn PortDialog(
                 </div>
                 {http.then(|| view! {
                     <p class="small">"Then: " <code>{format!("http://localhost:{port}/")}</code></p>
-                })}
+                }.into_any())}
             </div>
         </Dialog>
     }

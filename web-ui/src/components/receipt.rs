@@ -12,15 +12,13 @@ use super::{
 };
 use crate::{
     figures, json,
+    order::sorted,
     plain::plain,
     state::{Call, Seen},
 };
 
 #[component]
-pub(crate) fn ReceiptDialog(
-    call: Call,
-    on_close: impl Fn() + Clone + Send + Sync + 'static,
-) -> impl IntoView {
+pub(crate) fn ReceiptDialog(call: Call, #[prop(into)] on_close: Callback<()>) -> impl IntoView {
     // The paths as they are now, not as they were when the link came up.
     spawn_local(async move {
         if let Some(link) = call.link.get_untracked()
@@ -65,8 +63,9 @@ pub(crate) fn ReceiptDialog(
 }
 
 fn paths(receipt: &Receipt) -> AnyView {
-    let mut pairs: Vec<&Pair> = receipt.pairs.iter().collect();
-    pairs.sort_by_key(|pair| (!pair.won, pair.state != "succeeded"));
+    let pairs = sorted(&receipt.pairs, |pair| {
+        (!pair.won, pair.state != "succeeded")
+    });
     let untold = pairs.len().saturating_sub(12);
     let rows = pairs
         .into_iter()
@@ -83,6 +82,7 @@ fn paths(receipt: &Receipt) -> AnyView {
                     <td>{outcome(pair)}</td>
                 </tr>
             }
+            .into_any()
         })
         .collect_view();
     let verdict = match receipt.path {
@@ -102,7 +102,7 @@ fn paths(receipt: &Receipt) -> AnyView {
                 <tbody>{rows}</tbody>
             </table>
         </div>
-        {(untold > 0).then(|| view! { <p class="small faint">{untold} " more are in the copy."</p> })}
+        {(untold > 0).then(|| view! { <p class="small faint">{untold} " more are in the copy."</p> }.into_any())}
     }
     .into_any()
 }

@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     app, browser, figures,
+    live::Live,
     plain::plain,
     route::Route,
     session,
@@ -18,8 +19,8 @@ use crate::{
 #[component]
 pub(crate) fn SettingsScreen() -> impl IntoView {
     let app = App::current();
-    let identity = RwSignal::new(Reading::Waiting);
-    let asked = RwSignal::new(false);
+    let identity = Live::new(Reading::Waiting);
+    let asked = Live::new(false);
     let load = move || {
         spawn_local(async move {
             identity.set(match session::identity().await {
@@ -76,7 +77,7 @@ pub(crate) fn SettingsScreen() -> impl IntoView {
                                 />
                                 <span>{label}</span>
                             </label>
-                        })
+                        }.into_any())
                         .collect_view()}
                 </div>
             </section>
@@ -102,7 +103,7 @@ pub(crate) fn SettingsScreen() -> impl IntoView {
                                 {(off.abs() > 90.0 && off.abs() < 1e8).then(|| view! {
                                     <dt>"Clock"</dt>
                                     <dd>"differs by " {figures::span(off.abs())}</dd>
-                                })}
+                                }.into_any())}
                             }.into_any()
                         }
                         Reading::Failed(_) => view! { <dt>"State"</dt><dd>"does not answer"</dd> }.into_any(),
@@ -147,6 +148,6 @@ pub(crate) fn SettingsScreen() -> impl IntoView {
                     </div>
                 </div>
             </Dialog>
-        })}
+        }.into_any())}
     }
 }

@@ -6,15 +6,15 @@ use super::{
     failure::failure_note,
     icon::{Icon, icon},
 };
-use crate::{app, browser, owner, route::Route, sentence::Failure, state::App};
+use crate::{app, browser, live::Live, owner, route::Route, sentence::Failure, state::App};
 
 #[component]
 pub(crate) fn SignInScreen() -> impl IntoView {
     let app = App::current();
-    let secret = RwSignal::new(String::new());
-    let stay = RwSignal::new(false);
-    let busy = RwSignal::new(false);
-    let failure = RwSignal::new(None::<Failure>);
+    let secret = Live::new(String::new());
+    let stay = Live::new(false);
+    let busy = Live::new(false);
+    let failure = Live::new(None::<Failure>);
     browser::focus("secret");
     let submit = move |event: web_sys::SubmitEvent| {
         event.prevent_default();
@@ -29,9 +29,8 @@ pub(crate) fn SignInScreen() -> impl IntoView {
             let answer = owner::devices(&given).await;
             busy.set(false);
             match answer {
-                Ok(mut devices) => {
-                    app::sort(&mut devices);
-                    app.devices.set(devices);
+                Ok(devices) => {
+                    app.devices.set(app::in_order(devices));
                     app::sign_in(app, given, stay.get_untracked());
                     app.go(Route::Home);
                 }
@@ -56,7 +55,7 @@ pub(crate) fn SignInScreen() -> impl IntoView {
                 <label class="check">
                     <input
                         type="checkbox"
-                        prop:checked=stay
+                        prop:checked=move || stay.get()
                         on:change=move |event| stay.set(browser::input_checked(&event))
                     />
                     <span>"Stay signed in on this browser"</span>
@@ -75,10 +74,10 @@ pub(crate) fn SignInScreen() -> impl IntoView {
 pub(crate) fn SecretField(
     id: &'static str,
     label: &'static str,
-    value: RwSignal<String>,
+    value: Live<String>,
     autocomplete: &'static str,
 ) -> impl IntoView {
-    let seen = RwSignal::new(false);
+    let seen = Live::new(false);
     view! {
         <div class="field">
             <label for=id>{label}</label>
@@ -90,7 +89,7 @@ pub(crate) fn SecretField(
                     autocomplete=autocomplete
                     autocapitalize="none"
                     spellcheck="false"
-                    prop:value=value
+                    prop:value=move || value.get()
                     on:input=move |event| value.set(browser::input_value(&event))
                 />
                 <button

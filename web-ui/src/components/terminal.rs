@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     browser,
+    live::{Kept, Live},
     sentence::Failure,
     shell::{self, End, Event, Screen},
     state::Call,
@@ -32,12 +33,12 @@ enum State {
 #[component]
 pub(crate) fn TerminalView(call: Call, number: u32, service: Service) -> impl IntoView {
     let place = NodeRef::<html::Div>::new();
-    let state = RwSignal::new(State::Loading);
-    let round = RwSignal::new(0u32);
-    let sender = StoredValue::new_local(None::<mpsc::UnboundedSender<Event>>);
-    let screen = StoredValue::new_local(None::<Rc<Xterm>>);
-    let control = RwSignal::new(false);
-    let name = StoredValue::new(service.name);
+    let state = Live::new(State::Loading);
+    let round = Live::new(0u32);
+    let sender = Kept::new(None::<mpsc::UnboundedSender<Event>>);
+    let screen = Kept::new(None::<Rc<Xterm>>);
+    let control = Live::new(false);
+    let name = Kept::new(service.name);
     let close = move || {
         if let Some(sender) = sender.try_update_value(Option::take).flatten() {
             let _ = sender.unbounded_send(Event::Closed);
@@ -158,7 +159,7 @@ impl Xterm {
     async fn open(
         place: &web_sys::HtmlElement,
         events: mpsc::UnboundedSender<Event>,
-        control: RwSignal<bool>,
+        control: Live<bool>,
     ) -> Result<Self, JsValue> {
         let url = browser::meta("ringback-terminal").ok_or(JsValue::UNDEFINED)?;
         let style = browser::meta("ringback-terminal-style").ok_or(JsValue::UNDEFINED)?;

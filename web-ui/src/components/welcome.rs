@@ -5,10 +5,12 @@ use leptos::prelude::*;
 use super::{
     diagram::{Diagram, Phase},
     icon::{Icon, icon},
+    shown::shown,
 };
 use crate::{
     app::go,
     browser, figures,
+    live::Live,
     plain::plain,
     route::{Pasted, Route},
     state::{App, Reading},
@@ -50,8 +52,8 @@ pub(crate) fn WelcomeScreen() -> impl IntoView {
 #[component]
 pub(crate) fn DeviceForm() -> impl IntoView {
     let app = App::current();
-    let text = RwSignal::new(String::new());
-    let wrong = RwSignal::new(None::<String>);
+    let text = Live::new(String::new());
+    let wrong = Live::new(None::<String>);
     let submit = move |event: web_sys::SubmitEvent| {
         event.prevent_default();
         let Some(pasted) = Pasted::parse(&text.get_untracked()) else {
@@ -88,7 +90,7 @@ pub(crate) fn DeviceForm() -> impl IntoView {
                     placeholder="rb1… or nas"
                     aria-describedby="device-wrong"
                     aria-invalid=move || wrong.get().map(|_| "true")
-                    prop:value=text
+                    prop:value=move || text.get()
                     on:input=move |event| {
                         text.set(browser::input_value(&event));
                         wrong.set(None);
@@ -96,7 +98,7 @@ pub(crate) fn DeviceForm() -> impl IntoView {
                 />
                 <button type="submit" class="button primary">"Continue"</button>
             </div>
-            <p id="device-wrong" class="wrong" role="alert">{wrong}</p>
+            <p id="device-wrong" class="wrong" role="alert">{move || wrong.get()}</p>
         </form>
     }
 }
@@ -105,9 +107,11 @@ pub(crate) fn DeviceForm() -> impl IntoView {
 #[component]
 fn Unreachable() -> impl IntoView {
     let app = App::current();
-    move || match app.registry.get() {
-        Reading::Failed(failure) => super::failure::failure_note(&failure),
-        _ => ().into_any(),
+    view! {
+        {move || match app.registry.get() {
+            Reading::Failed(failure) => super::failure::failure_note(&failure),
+            _ => ().into_any(),
+        }}
     }
 }
 
@@ -139,15 +143,18 @@ fn Recent() -> impl IntoView {
                         </a>
                     </li>
                 }
+                .into_any()
             })
             .collect_view()
     };
-    view! {
-        <Show when=move || !app.contacts.with(Vec::is_empty)>
+    let section = move || {
+        view! {
             <section class="recent" aria-labelledby="recent">
                 <h2 id="recent">"Called from this browser"</h2>
-                <ul class="cards">{list}</ul>
+                <ul class="cards">{move || list()}</ul>
             </section>
-        </Show>
-    }
+        }
+        .into_any()
+    };
+    shown(move || !app.contacts.with(Vec::is_empty), section)
 }

@@ -11,12 +11,14 @@ use futures::{
     channel::oneshot,
     future::{select, try_join_all},
 };
-use leptos::prelude::*;
 use ringback_protocol::service::files::{Entry, FileRequest, Op};
-use ringback_wasm::Link;
-use serde::{Deserialize, Serialize};
+use ringback_wasm::{
+    Link,
+    object::{self, flag, items, list, number, text},
+};
+use serde::Serialize;
 use sha2::{Digest, Sha256};
-use wasm_bindgen::JsCast;
+use wasm_bindgen::{JsCast, JsValue};
 use web_sys::{Blob, HtmlAnchorElement, Url};
 
 use super::{
@@ -38,7 +40,7 @@ const RECORD: &str = "ringback.download.";
 const NOTE_EVERY: u64 = 1 << 20;
 
 /// What another page needs to go on.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Record {
     pub(crate) stored: String,
     pub(crate) target: String,
@@ -50,6 +52,27 @@ pub(crate) struct Record {
     pub(crate) have: Vec<Range>,
     /// It was handed to the user, and can be removed with the next page.
     pub(crate) done: bool,
+}
+
+impl Record {
+    fn read(of: &JsValue) -> Option<Self> {
+        let number_of = |end: &JsValue| end.as_f64().map(|end| end as u64);
+        let range = |ends: &JsValue| {
+            let ends: [u64; 2] = items(ends, number_of)?.try_into().ok()?;
+            Some(ends.into())
+        };
+        Some(Self {
+            stored: text(of, "stored")?,
+            target: text(of, "target")?,
+            service: text(of, "service")?,
+            path: text(of, "path")?,
+            name: text(of, "name")?,
+            size: number(of, "size")? as u64,
+            version: text(of, "version")?,
+            have: list(of, "have", range)?,
+            done: flag(of, "done")?,
+        })
+    }
 }
 
 #[derive(Clone)]
@@ -72,7 +95,7 @@ pub(crate) fn unfinished(target: &str, service: &str) -> Vec<Record> {
     for key in keys {
         let record = Keep::Browser
             .read(&key)
-            .and_then(|text| json::parse::<Record>(&text));
+            .and_then(|text| Record::read(&object::parse(&text)?));
         match record {
             Some(record) if record.done => {
                 Keep::Browser.remove(&key);
@@ -93,7 +116,7 @@ impl Download {
         let stored = hex(&name_of(&[target, service, path, &entry.version]));
         let known = Keep::Browser
             .read(&format!("{RECORD}{stored}"))
-            .and_then(|text| json::parse::<Record>(&text))
+            .and_then(|text| Record::read(&object::parse(&text)?))
             .filter(|record| !record.done);
         let record = known.unwrap_or_else(|| Record {
             stored,

@@ -10,14 +10,19 @@ use futures::{
     FutureExt,
     future::{AbortHandle, Abortable},
 };
-use leptos::{prelude::*, task::spawn_local};
+use leptos::task::spawn_local;
 use ringback_protocol::service::files::Entry;
 use ringback_wasm::Link;
 use sha2::{Digest, Sha256};
 
 pub(crate) use download::unfinished;
 
-use crate::{browser, sentence::Failure, state::Call};
+use crate::{
+    browser,
+    live::{Kept, Live},
+    sentence::Failure,
+    state::Call,
+};
 
 /// Streams that carry one file at the same time: one is held up by its own round trips.
 const STREAMS: usize = 4;
@@ -46,18 +51,18 @@ pub(crate) enum State {
 #[derive(Clone, Copy)]
 pub(crate) struct Transfer {
     pub(crate) number: u32,
-    pub(crate) name: StoredValue<String>,
+    pub(crate) name: Kept<String>,
     pub(crate) direction: Direction,
-    pub(crate) size: RwSignal<f64>,
-    pub(crate) done: RwSignal<f64>,
+    pub(crate) size: Live<f64>,
+    pub(crate) done: Live<f64>,
     /// Bytes per second.
-    pub(crate) rate: RwSignal<f64>,
-    pub(crate) state: RwSignal<State>,
+    pub(crate) rate: Live<f64>,
+    pub(crate) state: Live<State>,
     call: Call,
-    service: StoredValue<String>,
-    job: StoredValue<Job, LocalStorage>,
-    abort: StoredValue<Option<AbortHandle>, LocalStorage>,
-    tick: StoredValue<(f64, f64)>,
+    service: Kept<String>,
+    job: Kept<Job>,
+    abort: Kept<Option<AbortHandle>>,
+    tick: Kept<(f64, f64)>,
 }
 
 /// What is to be carried.
@@ -118,17 +123,17 @@ impl Transfer {
     fn new(call: Call, service: &str, name: &str, direction: Direction, job: Job) -> Self {
         Self {
             number: browser::fresh_number(),
-            name: StoredValue::new(name.to_owned()),
+            name: Kept::new(name.to_owned()),
             direction,
-            size: RwSignal::new(0.0),
-            done: RwSignal::new(0.0),
-            rate: RwSignal::new(0.0),
-            state: RwSignal::new(State::Running),
+            size: Live::new(0.0),
+            done: Live::new(0.0),
+            rate: Live::new(0.0),
+            state: Live::new(State::Running),
             call,
-            service: StoredValue::new(service.to_owned()),
-            job: StoredValue::new_local(job),
-            abort: StoredValue::new_local(None),
-            tick: StoredValue::new((0.0, 0.0)),
+            service: Kept::new(service.to_owned()),
+            job: Kept::new(job),
+            abort: Kept::new(None),
+            tick: Kept::new((0.0, 0.0)),
         }
     }
 

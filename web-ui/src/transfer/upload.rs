@@ -9,7 +9,6 @@ use std::{
 
 use futures::future::{Either, select, try_join_all};
 use js_sys::Uint8Array;
-use leptos::prelude::*;
 use ringback_protocol::service::files::{FileRequest, Op, UploadId};
 use ringback_wasm::Link;
 use sha2::{Digest, Sha256};
@@ -41,8 +40,8 @@ impl Upload {
         let id = name_of(&[
             path,
             &file.name(),
-            &file.size().to_string(),
-            &file.last_modified().to_string(),
+            &(file.size() as u64).to_string(),
+            &(file.last_modified() as i64).to_string(),
         ]);
         Self {
             path: path.to_owned(),

@@ -3,8 +3,6 @@
 mod preview;
 mod transfers;
 
-use std::cmp::Ordering;
-
 use js_sys::wasm_bindgen::JsCast;
 use leptos::{prelude::*, task::spawn_local};
 use ringback_protocol::service::files::{Entry, EntryKind, FileRequest, Op};
@@ -15,10 +13,12 @@ use super::{
     dialog::Dialog,
     failure::failure_note,
     icon::{Icon, icon},
+    shown::shown,
 };
 use crate::{
     browser, figures,
     folder::{self, Listing},
+    live::{Kept, Live},
     plain::plain,
     sentence::Failure,
     state::{App, Call, Reading},
@@ -43,13 +43,13 @@ enum Asked {
 #[derive(Clone, Copy)]
 struct Browse {
     call: Call,
-    service: StoredValue<String>,
-    path: RwSignal<String>,
-    listing: RwSignal<Reading<Listing>>,
-    asked: RwSignal<Asked>,
-    transfers: RwSignal<Vec<Transfer>>,
+    service: Kept<String>,
+    path: Live<String>,
+    listing: Live<Reading<Listing>>,
+    asked: Live<Asked>,
+    transfers: Live<Vec<Transfer>>,
     /// The files that wait for an answer to [`Asked::Replace`].
-    held: StoredValue<Vec<web_sys::File>, LocalStorage>,
+    held: Kept<Vec<web_sys::File>>,
 }
 
 #[component]
@@ -57,13 +57,13 @@ pub(crate) fn Files(call: Call, service: Service) -> impl IntoView {
     let app = App::current();
     let browse = Browse {
         call,
-        service: StoredValue::new(service.name.clone()),
-        path: RwSignal::new(String::new()),
-        listing: RwSignal::new(Reading::Waiting),
-        asked: RwSignal::new(Asked::Nothing),
+        service: Kept::new(service.name.clone()),
+        path: Live::new(String::new()),
+        listing: Live::new(Reading::Waiting),
+        asked: Live::new(Asked::Nothing),
         // They go on while other services are in front.
-        transfers: app.keep(|| RwSignal::new(Vec::new())),
-        held: StoredValue::new_local(Vec::new()),
+        transfers: app.keep(|| Live::new(Vec::new())),
+        held: Kept::new(Vec::new()),
     };
     let target = call.target.get_value();
     browse.transfers.set(
@@ -73,7 +73,7 @@ pub(crate) fn Files(call: Call, service: Service) -> impl IntoView {
             .collect(),
     );
     browse.load();
-    let over = RwSignal::new(false);
+    let over = Live::new(false);
     let drop_files = move |event: web_sys::DragEvent| {
         event.prevent_default();
         over.set(false);
@@ -87,7 +87,7 @@ pub(crate) fn Files(call: Call, service: Service) -> impl IntoView {
     view! {
         <div
             class="files"
-            class:over=over
+            class:over=move || over.get()
             on:dragover=move |event| {
                 event.prevent_default();
                 over.set(browse.writable());
@@ -124,7 +124,7 @@ impl Browse {
             }
             self.listing.set(match read {
                 Ok(mut listing) => {
-                    listing.entries.sort_by(order);
+                    listing.entries.sort_by_cached_key(place);
                     Reading::Here(listing)
                 }
                 Err(failure) => Reading::Failed(failure),
@@ -139,8 +139,7 @@ impl Browse {
     }
 
     fn writable(self) -> bool {
-        self.listing
-            .with_untracked(|listing| matches!(listing, Reading::Here(it) if it.writable))
+        self.listing.with_untracked(is_writable)
     }
 
     fn has(self, name: &str) -> bool {
@@ -178,7 +177,7 @@ impl Browse {
     }
 
     /// Does one operation, shows the folder anew, and closes what asked for it.
-    fn operate(self, request: FileRequest, failure: RwSignal<Option<Failure>>) {
+    fn operate(self, request: FileRequest, failure: Live<Option<Failure>>) {
         let service = self.service.get_value();
         spawn_local(async move {
             let Some(link) = self.call.link.get_untracked() else {
@@ -197,10 +196,16 @@ impl Browse {
     }
 }
 
+fn is_writable(listing: &Reading<Listing>) -> bool {
+    matches!(listing, Reading::Here(it) if it.writable)
+}
+
 /// Folders first, then by name as people order names.
-fn order(one: &Entry, other: &Entry) -> Ordering {
-    let key = |entry: &Entry| (entry.kind != EntryKind::Folder, entry.name.to_lowercase());
-    key(one).cmp(&key(other))
+fn place(entry: &Entry) -> (bool, String) {
+    (
+        entry.kind != EntryKind::Folder,
+        browser::lowercase(&entry.name),
+    )
 }
 
 fn files_of(list: &web_sys::FileList) -> Vec<web_sys::File> {
@@ -237,14 +242,10 @@ fn Toolbar(browse: Browse, name: String) -> impl IntoView {
                         <button type="button" class="crumb" aria-current=current on:click=move |_| browse.enter(to.clone())>{name}</button>
                     </li>
                 }
+                .into_any()
             })
             .collect_view()
     };
-    let writable = Memo::new(move |_| {
-        browse
-            .listing
-            .with(|listing| matches!(listing, Reading::Here(it) if it.writable))
-    });
     let choose = move |_| {
         if let Some(input) = browser::element::<HtmlInputElement>(PICKER) {
             input.click();
@@ -268,12 +269,12 @@ fn Toolbar(browse: Browse, name: String) -> impl IntoView {
             <nav aria-label="Folder">
                 <ol class="crumbs">
                     <li><button type="button" class="crumb" on:click=move |_| browse.enter(String::new())>{icon(Icon::Files)} <span>{root}</span></button></li>
-                    {crumbs}
+                    {move || crumbs()}
                 </ol>
             </nav>
             <div class="files-tools">
                 <button type="button" class="quiet square" aria-label="Reload the folder" on:click=move |_| browse.load()>{icon(Icon::Reload)}</button>
-                <Show when=move || writable.get()>
+                {shown(move || browse.listing.with(is_writable), move || view! {
                     <button type="button" class="button small" on:click=move |_| browse.asked.set(Asked::NewFolder)>
                         {icon(Icon::Plus)} <span>"Folder"</span>
                     </button>
@@ -281,7 +282,7 @@ fn Toolbar(browse: Browse, name: String) -> impl IntoView {
                         {icon(Icon::Upload)} <span>"Upload"</span>
                     </button>
                     <input id=PICKER class="away" type="file" multiple=true tabindex="-1" aria-label="Files to upload" on:change=chosen />
-                </Show>
+                }.into_any())}
             </div>
         </div>
     }
@@ -291,7 +292,7 @@ const PICKER: &str = "upload-files";
 
 #[component]
 fn Entries(browse: Browse) -> impl IntoView {
-    move || {
+    let entries = move || {
         match browse.listing.get() {
         Reading::Waiting => view! {
             <p class="waiting"><span class="spinner" aria-hidden="true"></span>"Reading the folder…"</p>
@@ -328,12 +329,13 @@ fn Entries(browse: Browse) -> impl IntoView {
                     </thead>
                     <tbody>{rows}</tbody>
                 </table>
-                {listing.cut.then(|| view! { <p class="hint">"There are more entries than can be shown here."</p> })}
+                {listing.cut.then(|| view! { <p class="hint">"There are more entries than can be shown here."</p> }.into_any())}
             }
             .into_any()
         }
     }
-    }
+    };
+    view! { {move || entries()} }
 }
 
 fn row(browse: Browse, entry: Entry, writable: bool) -> AnyView {
@@ -377,11 +379,11 @@ fn row(browse: Browse, entry: Entry, writable: bool) -> AnyView {
             <td class="entry-tools">
                 {is_file.then(|| view! {
                     <button type="button" class="quiet square" aria-label=download_label on:click=move |_| browse.download(app, &saved)>{icon(Icon::Download)}</button>
-                })}
+                }.into_any())}
                 {(writable && usable).then(|| view! {
                     <button type="button" class="quiet square" aria-label=rename_label on:click=move |_| browse.asked.set(Asked::Rename(renamed.clone()))>{icon(Icon::Pencil)}</button>
                     <button type="button" class="quiet square" aria-label=remove_label on:click=move |_| browse.asked.set(Asked::Remove(removed.clone()))>{icon(Icon::Trash)}</button>
-                })}
+                }.into_any())}
             </td>
         </tr>
     }
@@ -391,13 +393,13 @@ fn row(browse: Browse, entry: Entry, writable: bool) -> AnyView {
 /// A new name for an entry, or the name of a new folder.
 #[component]
 fn NameDialog(browse: Browse, entry: Option<Entry>) -> impl IntoView {
-    let failure = RwSignal::new(None::<Failure>);
+    let failure = Live::new(None::<Failure>);
     let title = if entry.is_some() {
         "Rename"
     } else {
         "New folder"
     };
-    let name = RwSignal::new(
+    let name = Live::new(
         entry
             .as_ref()
             .map(|entry| entry.name.clone())
@@ -429,7 +431,7 @@ fn NameDialog(browse: Browse, entry: Option<Entry>) -> impl IntoView {
                 <div class="field">
                     <label for="entry-name">"Name"</label>
                     <input id="entry-name" type="text" required=true autocomplete="off" spellcheck="false"
-                        prop:value=name on:input=move |event| name.set(browser::input_value(&event)) />
+                        prop:value=move || name.get() on:input=move |event| name.set(browser::input_value(&event)) />
                 </div>
                 {move || failure.get().as_ref().map(failure_note)}
                 <div class="actions">
@@ -443,7 +445,7 @@ fn NameDialog(browse: Browse, entry: Option<Entry>) -> impl IntoView {
 
 #[component]
 fn RemoveDialog(browse: Browse, entry: Entry) -> impl IntoView {
-    let failure = RwSignal::new(None::<Failure>);
+    let failure = Live::new(None::<Failure>);
     let name = plain(&entry.name, 120);
     let path = folder::join(&browse.path.get_untracked(), &entry.name);
     let words = match entry.kind {

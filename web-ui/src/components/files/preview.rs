@@ -14,7 +14,7 @@ use super::{
     },
     Asked, Browse,
 };
-use crate::{browser, figures, folder, plain::plain, sentence::Failure, state::App};
+use crate::{browser, figures, folder, live::Live, plain::plain, sentence::Failure, state::App};
 
 /// Bytes of a picture that are fetched to be shown.
 const PICTURE: u64 = 48 << 20;
@@ -56,7 +56,7 @@ pub(crate) fn is_picture(name: &str) -> bool {
 #[component]
 pub(crate) fn Preview(browse: Browse, entry: Entry) -> impl IntoView {
     let app = App::current();
-    let look = RwSignal::new(Look::Waiting);
+    let look = Live::new(Look::Waiting);
     let path = folder::join(&browse.path.get_untracked(), &entry.name);
     let service = browse.service.get_value();
     let (size, kind) = (entry.size, picture_type(&entry.name));
@@ -108,7 +108,7 @@ pub(crate) fn Preview(browse: Browse, entry: Entry) -> impl IntoView {
                     }.into_any(),
                     Look::Text { text, cut } => view! {
                         <pre class="preview-text" tabindex="0" role="region" aria-label="The text">{text}</pre>
-                        {cut.then(|| view! { <p class="hint">"This is its beginning."</p> })}
+                        {cut.then(|| view! { <p class="hint">"This is its beginning."</p> }.into_any())}
                     }.into_any(),
                     Look::Nothing(why) => view! {
                         <div class="empty small-empty"><span class="empty-sign">{icon(Icon::File)}</span><p>{why}</p></div>

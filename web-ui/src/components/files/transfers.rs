@@ -5,18 +5,21 @@ use leptos::prelude::*;
 use super::super::{
     failure::failure_note,
     icon::{Icon, icon},
+    shown::{rows, shown},
 };
 use crate::{
     figures,
+    live::Live,
     plain::plain,
     transfer::{Direction, State, Transfer},
 };
 
 #[component]
 pub(crate) fn Transfers(
-    transfers: RwSignal<Vec<Transfer>>,
+    transfers: Live<Vec<Transfer>>,
     /// An upload has arrived.
-    on_done: impl Fn() + Copy + 'static,
+    #[prop(into)]
+    on_done: Callback<()>,
 ) -> impl IntoView {
     Effect::new(move |arrived: Option<usize>| {
         let now = transfers.with(|list| {
@@ -25,34 +28,38 @@ pub(crate) fn Transfers(
                 .count()
         });
         if arrived.is_some_and(|before| now > before) {
-            on_done();
+            on_done.run(());
         }
         now
     });
     let over = move || transfers.with(|list| list.iter().any(|it| it.is_over()));
-    view! {
-        <Show when=move || !transfers.with(Vec::is_empty)>
+    let clear = move || {
+        view! {
+            <button type="button" class="as-link small" on:click=move |_| {
+                transfers.update(|list| list.retain(|it| !it.is_over()));
+            }>"Clear finished"</button>
+        }
+        .into_any()
+    };
+    let key = |it: &Transfer| it.number.to_string();
+    let row = move |it| view! { <TransferRow it transfers /> }.into_any();
+    let list = move || {
+        view! {
             <section class="transfers" aria-label="Transfers">
                 <header class="transfers-head">
                     <h3>"Transfers"</h3>
-                    <Show when=over>
-                        <button type="button" class="as-link small" on:click=move |_| {
-                            transfers.update(|list| list.retain(|it| !it.is_over()));
-                        }>"Clear finished"</button>
-                    </Show>
+                    {shown(over, clear)}
                 </header>
-                <ul>
-                    <For each=move || transfers.get() key=|it| it.number let:it>
-                        <TransferRow it transfers />
-                    </For>
-                </ul>
+                <ul>{rows(move || transfers.get(), key, row)}</ul>
             </section>
-        </Show>
-    }
+        }
+        .into_any()
+    };
+    shown(move || !transfers.with(Vec::is_empty), list)
 }
 
 #[component]
-fn TransferRow(it: Transfer, transfers: RwSignal<Vec<Transfer>>) -> impl IntoView {
+fn TransferRow(it: Transfer, transfers: Live<Vec<Transfer>>) -> impl IntoView {
     let name = plain(&it.name.get_value(), 120);
     let part = move || {
         let size = it.size.get();
@@ -107,8 +114,8 @@ fn TransferRow(it: Transfer, transfers: RwSignal<Vec<Transfer>>) -> impl IntoVie
             <span class="transfer-sign">{move || icon(if it.state.get() == State::Done { Icon::Check } else { sign })}</span>
             <div class="transfer-words">
                 <bdi class="name">{name}</bdi>
-                <progress aria-label=label max="1" prop:value=part></progress>
-                <span class="small figures">{words}</span>
+                <progress aria-label=label max="1" prop:value=move || part()></progress>
+                <span class="small figures">{move || words()}</span>
                 {move || match it.state.get() {
                     State::Failed(failure) => failure_note(&failure),
                     _ => ().into_any(),
@@ -124,9 +131,9 @@ fn TransferRow(it: Transfer, transfers: RwSignal<Vec<Transfer>>) -> impl IntoVie
                     }.into_any(),
                     State::Done => ().into_any(),
                 }}
-                <Show when=move || it.state.get() != State::Done>
+                {shown(move || it.state.get() != State::Done, move || view! {
                     <button type="button" class="quiet square" aria-label=cancel_label.clone() on:click=cancel>{icon(Icon::Close)}</button>
-                </Show>
+                }.into_any())}
             </span>
         </li>
     }
