@@ -280,13 +280,18 @@ pub fn registry_options_in(registry: &Registry, namespace: &Namespace) -> Result
     Ok(options)
 }
 
-/// Puts the STUN servers' IPv6 addresses in the place of the others where a namespace has IPv6.
+/// Puts the STUN servers' IPv6 addresses in the place of the others where a namespace has IPv6, and
+/// their names, which have both, where it has a NAT64.
 pub(crate) fn fit_family(options: &mut [String], namespace: &Namespace) -> Result<()> {
-    let (others, fit) = (Coturn::servers(), Coturn::servers_for(namespace)?);
-    for (other, fit) in others.into_iter().zip(fit) {
+    let fit = if namespace.has_nat64()? {
+        Coturn::names()
+    } else {
+        Coturn::servers_for(namespace)?.map(|server| server.to_string())
+    };
+    for (other, fit) in Coturn::servers().into_iter().zip(fit) {
         let other = other.to_string();
         for option in options.iter_mut().filter(|option| **option == other) {
-            *option = fit.to_string();
+            option.clone_from(&fit);
         }
     }
     Ok(())

@@ -22,7 +22,7 @@ const PAGE: Page<'static> = Page {
     name: "ringback_web_ui",
     types: false,
     // Leptos then compiles a view once, whatever is in it: half the size.
-    flags: "--cfg erase_components -Cllvm-args=-inline-threshold=0",
+    flags: "--cfg erase_components",
 };
 
 #[derive(clap::Args, Debug)]

@@ -59,6 +59,11 @@ impl Coturn {
         STUN6.map(|address| (address, STUN_PORT).into())
     }
 
+    /// The two by name, for hosts that have a NAT64.
+    pub(crate) fn names() -> [String; 2] {
+        super::nat64::STUN_NAMES.map(|name| format!("{name}:{STUN_PORT}"))
+    }
+
     /// The two of the family that a host of the lab has: no host of the lab has both.
     pub fn servers_for(namespace: &Namespace) -> Result<[SocketAddr; 2]> {
         Ok(if namespace.has_ipv6()? {

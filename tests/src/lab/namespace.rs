@@ -17,7 +17,7 @@ use nix::{
 };
 use socket2::{Domain, Socket, Type};
 
-use super::{REGISTRY, REGISTRY_NAME, REGISTRY6, counter::Counter};
+use super::{REGISTRY, REGISTRY_NAME, REGISTRY6, counter::Counter, nat64};
 
 const PREFIX: &str = "rblab";
 
@@ -143,6 +143,12 @@ impl Namespace {
         // In place: programs that run see the file that was there when they were started.
         fs::write(etc(&self.name).join("hosts"), hosts)?;
         Ok(())
+    }
+
+    /// Whether the network's name server tells of a NAT64.
+    pub fn has_nat64(&self) -> Result<bool> {
+        let hosts = fs::read_to_string(etc(&self.name).join("hosts"))?;
+        Ok(hosts.ends_with(&nat64::hosts()))
     }
 
     /// Whether this host's way into the internet is IPv6. (No host of the lab has two.)

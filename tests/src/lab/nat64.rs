@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Result, ensure};
 
 use super::{
-    kind,
+    STUN, STUN6, kind,
     namespace::{Namespace, run},
     process::Process,
 };
@@ -23,9 +23,19 @@ const PREFIX: &str = "64:ff9b::/96";
 const POOL: &str = "192.168.255.0/24";
 const DEVICE: &str = "nat64";
 
-/// What a name server that does DNS64 says, for hosts to learn the prefix from (RFC 7050).
-pub(super) const HOSTS: &str = "64:ff9b::192.0.0.170 ipv4only.arpa\n\
-                                64:ff9b::192.0.0.171 ipv4only.arpa\n";
+/// The names of the STUN servers.
+pub(super) const STUN_NAMES: [&str; 2] = ["stun1.test", "stun2.test"];
+
+/// What a name server that does DNS64 says: the addresses for hosts to learn the prefix from (RFC
+/// 7050), and the STUN servers', which have both families.
+pub(super) fn hosts() -> String {
+    let mut hosts =
+        "64:ff9b::192.0.0.170 ipv4only.arpa\n64:ff9b::192.0.0.171 ipv4only.arpa\n".to_owned();
+    for ((name, four), six) in STUN_NAMES.into_iter().zip(STUN).zip(STUN6) {
+        hosts += &format!("{four} {name}\n{six} {name}\n");
+    }
+    hosts
+}
 
 /// How a host that has only IPv6 calls an IPv4 address, behind NAT64.
 pub fn synthesized(address: Ipv4Addr) -> Ipv6Addr {

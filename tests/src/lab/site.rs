@@ -381,7 +381,7 @@ impl Site {
                 ))?;
                 if kind == Kind::Nat64 {
                     router.ip(&format!("addr add {public}/32 dev wan\n"))?;
-                    host.set_hosts(nat64::HOSTS)?;
+                    host.set_hosts(&nat64::hosts())?;
                 }
             }
             _ => router.ip(&format!("addr add {public}/32 dev wan\n"))?,
