@@ -46,7 +46,7 @@ pub(crate) fn Graph(gauge: Live<Gauge>) -> impl IntoView {
     };
     view! {
         <figure class="graph">
-            <svg viewBox="0 0 240 64" preserveAspectRatio="none" role="img" aria-label=move || words()>
+            <svg viewBox="0 0 240 64" preserveAspectRatio="none" role="img" aria-label=words>
                 <path class="grid" d="M0 .5H240M0 32H240M0 63.5H240" />
                 <path class="area" d=move || line(true, true) />
                 <path class="line down" d=move || line(true, false) />

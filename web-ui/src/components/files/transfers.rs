@@ -114,7 +114,7 @@ fn TransferRow(it: Transfer, transfers: Live<Vec<Transfer>>) -> impl IntoView {
             <span class="transfer-sign">{move || icon(if it.state.get() == State::Done { Icon::Check } else { sign })}</span>
             <div class="transfer-words">
                 <bdi class="name">{name}</bdi>
-                <progress aria-label=label max="1" prop:value=move || part()></progress>
+                <progress aria-label=label max="1" prop:value=part></progress>
                 <span class="small figures">{move || words()}</span>
                 {move || match it.state.get() {
                     State::Failed(failure) => failure_note(&failure),
