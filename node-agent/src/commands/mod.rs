@@ -17,7 +17,8 @@ mod transfer;
 pub(crate) mod up;
 
 use anyhow::{Context as _, Result};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::prelude::*;
 
 use crate::cli::{Cli, Command, Global};
 use crate::profile::Profile;
@@ -66,12 +67,15 @@ fn log(global: &Global) {
         1 => "ringback_agent=info,warn",
         _ => "ringback_agent=debug,quinn=info,warn",
     };
-    let filter =
-        EnvFilter::try_from_env("RINGBACK_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let wanted = std::env::var("RINGBACK_LOG").ok();
+    let filter: Targets = wanted
+        .and_then(|wanted| wanted.parse().ok())
+        .unwrap_or_else(|| default.parse().expect("checked by every start"));
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_target(false)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
+    tracing_subscriber::registry()
+        .with(lines.with_filter(filter))
         .init();
 }
