@@ -552,9 +552,14 @@ fn each_address_has_its_reason() {
         public: Vec::new(),
         ..here()
     };
-    let v6_only = Here {
+    // Seen at an IPv4 address all the same: the network translates.
+    let nat64 = Here {
         addresses: vec![("2001:db8:1::b".parse().unwrap(), 64)],
         ..here()
+    };
+    let v6_only = Here {
+        public: vec!["2001:db8:1::b".parse().unwrap()],
+        ..nat64.clone()
     };
     use Kind::{Host, Mapped, ServerReflexive as Seen, Static};
     for (nats, kind, at, here, reason) in [
@@ -596,6 +601,7 @@ fn each_address_has_its_reason() {
             Reason::Ipv6Filtered,
         ),
         ((EI, EI), Seen, DEVICE, v6_only, Reason::NoIpv4Here),
+        ((EI, EI), Seen, DEVICE, nat64, Reason::Filtered),
         ((EI, EI), Seen, DEVICE, here(), Reason::Filtered),
         ((ED, EI), Seen, DEVICE, here(), Reason::SymmetricHere),
         ((EI, ED), Seen, DEVICE, here(), Reason::SymmetricThere),
