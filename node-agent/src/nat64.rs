@@ -14,6 +14,8 @@ use std::time::Duration;
 use ringback_protocol::candidate::canonical;
 use tokio::time::timeout;
 
+use crate::port_mapping::is_public;
+
 /// The name whose addresses are known (RFC 7050, 8.2).
 const NAME: &str = "ipv4only.arpa";
 const KNOWN: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 0, 0, 170), Ipv4Addr::new(192, 0, 0, 171)];
@@ -83,7 +85,13 @@ pub(crate) fn prefix() -> Option<Prefix> {
 /// Looks for the prefix, at most 1 s, where `hosts`, the addresses of this host, have no IPv4 way
 /// out of their own. Takes no time where they have.
 pub(crate) async fn look_for(hosts: &[IpAddr]) {
-    let found = if needs_it(hosts) { ask().await } else { None };
+    let found = if needs_it(hosts) {
+        // A name server that is silent for once does not take away what links are using; without
+        // IPv4 there is nothing that an old prefix could be in the way of.
+        ask().await.unwrap_or_else(prefix)
+    } else {
+        None
+    };
     let mut prefix = PREFIX.write().expect("not poisoned");
     if *prefix != found {
         tracing::info!(prefix = ?found.map(Prefix::network), "the network's NAT64");
@@ -99,21 +107,21 @@ fn needs_it(hosts: &[IpAddr]) -> bool {
     hosts.iter().any(is_global) && hosts.iter().all(|ip| ip.is_ipv6() || ip.is_loopback())
 }
 
-async fn ask() -> Option<Prefix> {
+/// `None`: there was no answer.
+async fn ask() -> Option<Option<Prefix>> {
     let found = timeout(PATIENCE, tokio::net::lookup_host((NAME, 0))).await;
-    let addresses = found.ok()?.ok()?;
-    addresses
-        .filter_map(|address| match address.ip() {
-            IpAddr::V6(ip) => Prefix::of_known(ip),
-            IpAddr::V4(_) => None,
-        })
-        .next()
+    let mut addresses = found.ok()?.ok()?;
+    Some(addresses.find_map(|address| match address.ip() {
+        IpAddr::V6(ip) => Prefix::of_known(ip),
+        IpAddr::V4(_) => None,
+    }))
 }
 
 /// Where datagrams for `address` and connections to it go.
 pub(crate) fn outward(address: SocketAddr) -> SocketAddr {
     match address.ip() {
-        IpAddr::V4(ip) if is_translated(ip) => match prefix() {
+        // What means another host in each network is not for the router to translate (RFC 6052, 3.1).
+        IpAddr::V4(ip) if is_public(ip) => match prefix() {
             Some(prefix) => (prefix.synthesize(ip), address.port()).into(),
             None => address,
         },
@@ -131,20 +139,6 @@ pub(crate) fn inward(address: SocketAddr) -> SocketAddr {
         },
         _ => address,
     }
-}
-
-/// A router translates what is the same everywhere (RFC 6052, 3.1): behind another's private
-/// address, here, is somebody else.
-fn is_translated(ip: Ipv4Addr) -> bool {
-    let [first, second, ..] = ip.octets();
-    let is_shared = first == 100 && (64..128).contains(&second);
-    !(is_shared
-        || ip.is_private()
-        || ip.is_loopback()
-        || ip.is_link_local()
-        || ip.is_unspecified()
-        || ip.is_multicast()
-        || ip.is_broadcast())
 }
 
 #[cfg(test)]
@@ -215,19 +209,6 @@ mod tests {
         ] {
             let hosts: Vec<IpAddr> = hosts.iter().map(|ip| ip.parse().unwrap()).collect();
             assert_eq!(needs_it(&hosts), needs, "{hosts:?}");
-        }
-    }
-
-    #[test]
-    fn private_addresses_are_not_translated() {
-        for (ip, translated) in [
-            ([4, 17, 168, 2], true),
-            ([192, 168, 1, 5], false),
-            ([100, 64, 0, 1], false),
-            ([127, 0, 0, 1], false),
-            ([169, 254, 1, 1], false),
-        ] {
-            assert_eq!(is_translated(ip.into()), translated, "{ip:?}");
         }
     }
 }

@@ -359,6 +359,10 @@ proptest! {
             longer.extend(with_unknown_key(&encoded[1..], value));
             prop_assert_eq!(Frame::decode(&longer), Ok(frame.clone()));
         }
+        use Frame::{Answered, Delivered, Failed, Refused};
+        let is_answer = matches!(frame, Delivered(_) | Answered(_) | Refused(_) | Failed(_));
+        let answer = if is_answer { frame } else { Frame::Unknown(encoded[0]) };
+        prop_assert_eq!(Frame::decode_answer(&encoded), Ok(answer));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use xtask::place;
 
 use crate::{
-    child, say,
+    child, page, say,
     setup::{self, Need, Packages},
     site, wasm_pkg, web, worker,
 };
@@ -24,11 +24,9 @@ pub(crate) fn run(verb: &str, arguments: &Arguments) -> Result<()> {
     let mut needs = [setup::WORKER, &[Need::Packages(Packages::Lab)]].concat();
     if with_browser {
         needs.push(Need::Packages(Packages::Browser));
+        needs.extend_from_slice(page::NEEDS);
     }
     setup::ensure(&needs)?;
-    if with_browser {
-        crate::page::setup()?;
-    }
     worker::build()?;
     if with_browser {
         web::build()?;
@@ -73,7 +71,7 @@ fn uses_browser(verb: &str, arguments: &[OsString]) -> bool {
         .any(|word| word == "browser");
     match verb {
         "nat" => has("--browser"),
-        _ => !names_parts && !has("--help") || names_it,
+        _ => names_it || !(names_parts || has("--help") || has("-h")),
     }
 }
 
@@ -111,6 +109,7 @@ mod tests {
             ("bench", "--only=browser", true),
             ("bench", "--only paths", false),
             ("bench", "--help", false),
+            ("bench", "-h", false),
         ] {
             let arguments: Vec<OsString> = line.split(' ').map(OsString::from).collect();
             assert_eq!(uses_browser(verb, &arguments), expected, "{verb} {line}");

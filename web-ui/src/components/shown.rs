@@ -2,6 +2,10 @@
 //!
 //! Leptos has components for both, which are compiled anew for each place where they stand. These
 //! are compiled once, and what they show is an [`AnyView`].
+//!
+//! For the same reason views all over the page say `{move || words()}` where `{words}` would do, and
+//! `prop:value=move || name.get()`: only a closure that is written in the view itself is boxed by the
+//! macro (with `erase_components`); any other makes a type of its own.
 
 use std::sync::Arc;
 
