@@ -19,6 +19,8 @@ mod doctor;
 mod endpoint;
 mod failure;
 mod forward;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod interfaces;
 mod lan;
 mod link;

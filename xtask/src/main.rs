@@ -4,6 +4,7 @@ mod child;
 mod demo;
 mod deploy;
 mod entropy;
+mod fuzz;
 mod lab;
 mod page;
 mod say;
@@ -54,6 +55,8 @@ enum Command {
     /// Measure, in the NAT lab
     #[command(disable_help_flag = true)]
     Bench(lab::Arguments),
+    /// Give every decoder and state machine that strangers reach made-up inputs, each for a minute
+    Fuzz(fuzz::Arguments),
     /// Deploy the registry to your own Workers account
     Deploy(deploy::Arguments),
 }
@@ -79,6 +82,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Demo(arguments) => demo::run(&arguments)?,
         Command::Nat(arguments) => lab::run("nat", &arguments)?,
         Command::Bench(arguments) => lab::run("bench", &arguments)?,
+        Command::Fuzz(arguments) => fuzz::run(&arguments)?,
         Command::Deploy(arguments) => deploy::run(&arguments)?,
         Command::Test(arguments) => return test::run(&arguments),
     }

@@ -16,6 +16,9 @@ pub const NEXTEST: &str = "0.9.143";
 /// cargo-deny, for licences, advisories and bans.
 pub const CARGO_DENY: &str = "0.20.2";
 
+/// cargo-fuzz, which builds the fuzz targets.
+pub const CARGO_FUZZ: &str = "0.13.2";
+
 /// The root of the checkout.
 pub fn workspace() -> PathBuf {
     let crate_dir = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -42,6 +42,8 @@ pub(crate) use relayed::Relays;
 pub(crate) use search_socket::SearchSocket;
 pub(crate) use socket::PathSocket;
 use socket::QuinnSocket;
+#[cfg(fuzzing)]
+pub(crate) use stun::read_answer as read_stun_answer;
 use tls::Credentials;
 
 /// Kernel buffer of the UDP socket in each direction, in bytes; what the kernel grants may be less.

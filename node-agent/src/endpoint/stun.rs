@@ -59,7 +59,7 @@ impl Stun {
 }
 
 /// Transaction and mapped address of a binding success response.
-fn read_answer(datagram: &[u8]) -> Option<(u128, SocketAddr)> {
+pub(crate) fn read_answer(datagram: &[u8]) -> Option<(u128, SocketAddr)> {
     let message = Message::from_bytes(datagram).ok()?;
     if message.class() != MessageClass::Success || message.method() != BINDING {
         return None;

@@ -196,7 +196,7 @@ impl Inlet {
 }
 
 /// Whom an ICE check is for; `None`: it is no check.
-pub(super) fn check_name(datagram: &[u8]) -> Option<&str> {
+pub(crate) fn check_name(datagram: &[u8]) -> Option<&str> {
     let is_check = datagram.starts_with(&BINDING_REQUEST);
     is_check.then(|| local_name(datagram)).flatten()
 }

@@ -31,6 +31,8 @@ use tokio::sync::mpsc;
 use crate::endpoint::{Addresses, PathSocket};
 use driver::Driver;
 pub(crate) use inlet::Inlets;
+#[cfg(fuzzing)]
+pub(crate) use inlet::check_name;
 pub(crate) use link::{BrowserLink, Ending};
 use search::Part;
 pub(crate) use stream::{ChannelReader, ChannelWriter};

@@ -64,6 +64,16 @@ pub(super) fn cargo_deny() -> Result<Option<Missing>> {
     tool.missing("checks dependencies for licences, known holes and bans")
 }
 
+pub(super) fn cargo_fuzz() -> Result<Option<Missing>> {
+    let tool = Tool {
+        package: "cargo-fuzz",
+        version: place::CARGO_FUZZ.to_owned(),
+        binaries: &["cargo-fuzz"],
+        features: &[],
+    };
+    tool.missing("builds the fuzz targets")
+}
+
 impl Tool {
     fn missing(self, why: &'static str) -> Result<Option<Missing>> {
         for name in self.binaries {

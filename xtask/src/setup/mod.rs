@@ -43,6 +43,8 @@ pub(crate) enum Need {
     WasmBindgen,
     Nextest,
     CargoDeny,
+    Nightly,
+    CargoFuzz,
 }
 
 /// What building the registry and running it locally needs.
@@ -150,6 +152,8 @@ fn missing(needs: &[Need]) -> Result<Vec<Missing>> {
             Need::WasmBindgen => cargo_tool::wasm_bindgen()?,
             Need::Nextest => cargo_tool::nextest()?,
             Need::CargoDeny => cargo_tool::cargo_deny()?,
+            Need::Nightly => rust::nightly(),
+            Need::CargoFuzz => cargo_tool::cargo_fuzz()?,
         });
     }
     Ok(found)

@@ -30,6 +30,27 @@ pub(super) fn missing(
     })
 }
 
+/// The nightly compiler, which alone can count what a fuzz target reaches.
+pub(super) fn nightly() -> Option<Missing> {
+    let mut asked = child::command("rustc");
+    asked.arg("-vV").env("RUSTUP_TOOLCHAIN", "nightly");
+    child::output(&mut asked).is_err().then(|| {
+        Missing::new(
+            "Rust's nightly toolchain",
+            "instruments the fuzz targets",
+            add_nightly,
+        )
+    })
+}
+
+fn add_nightly() -> Result<()> {
+    if place::command("rustup").is_none() {
+        bail!("the nightly toolchain is missing and there is no rustup that could fetch it");
+    }
+    let install = ["toolchain", "install", "nightly", "--profile", "minimal"];
+    child::run(child::command("rustup").args(install))
+}
+
 fn add(component: &str) -> Result<()> {
     if place::command("rustup").is_none() {
         bail!(
