@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail};
+use parking_lot::Mutex;
 use ringback_protocol::call::{Call, Outcome, Progress};
 use ringback_protocol::candidate::Candidate;
 use ringback_protocol::envelope::{DIRECT_ONLY, LIFETIME, Proof, Request};
@@ -79,7 +80,7 @@ pub(crate) struct OpenLinks(Mutex<HashMap<PeerId, (WeakLink, Completed)>>);
 
 impl OpenLinks {
     fn find(&self, device: &PeerId) -> Option<Dialled> {
-        let links = self.0.lock().expect("not poisoned");
+        let links = self.0.lock();
         let (link, completed) = links.get(device)?;
         // One without any path that answers is as good as lost.
         let link = link.upgrade().filter(|link| link.paths.is_verified())?;
@@ -93,7 +94,7 @@ impl OpenLinks {
     }
 
     fn keep(&self, link: &Link, completed: &Completed) {
-        let mut links = self.0.lock().expect("not poisoned");
+        let mut links = self.0.lock();
         links.retain(|_, (link, _)| link.upgrade().is_some());
         links.insert(link.peer, (link.downgrade(), completed.clone()));
     }

@@ -2,10 +2,11 @@
 //! and places calls for the commands of this host over the socket that it has open.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, OnceLock, RwLock};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+use parking_lot::{Mutex, RwLock};
 use ringback_protocol::admission::{Admission, Admitted};
 use ringback_protocol::envelope::DIRECT_ONLY;
 use ringback_protocol::frame::{Answer, Answered, Deliver, Frame, Place, Refuse, Refused};
@@ -159,25 +160,21 @@ impl Agent {
         let config = crate::config::Config::load(&self.profile)?;
         let callers = RememberedCallers::load(&self.profile)?;
         let password = self.profile.password()?;
-        let mut admission = self.admission.lock().expect("not poisoned");
+        let mut admission = self.admission.lock();
         admission.set_remembered(callers.0.into_keys());
         if let Some(psk) = password {
             admission.set_secret(ringback_protocol::secret::PASSWORD_ID, psk);
         }
-        *self.services.write().expect("not poisoned") = config.services;
+        *self.services.write() = config.services;
         Ok(())
     }
 
     pub(crate) fn services(&self) -> BTreeMap<String, Service> {
-        self.services.read().expect("not poisoned").clone()
+        self.services.read().clone()
     }
 
     pub(crate) fn service(&self, name: &str) -> Option<Service> {
-        self.services
-            .read()
-            .expect("not poisoned")
-            .get(name)
-            .cloned()
+        self.services.read().get(name).cloned()
     }
 
     /// What calls of this agent's own are made with.
@@ -193,7 +190,7 @@ impl Agent {
     }
 
     pub(crate) fn links(&self) -> Vec<LinkStatus> {
-        let links = self.links.lock().expect("not poisoned");
+        let links = self.links.lock();
         links
             .iter()
             .map(|serving| serving.link.status(serving.since))
@@ -203,7 +200,7 @@ impl Agent {
     /// Ends the links of a caller whose right to call was taken away.
     pub(crate) fn disconnect(&self, caller: &PeerId) {
         self.shells.end(caller);
-        let links = self.links.lock().expect("not poisoned");
+        let links = self.links.lock();
         let theirs = links.iter().filter(|s| s.link.peer() == *caller);
         theirs.for_each(|serving| serving.link.revoke());
     }
@@ -212,7 +209,7 @@ impl Agent {
     /// time.
     pub(crate) async fn close_browsers(&self) {
         let browsers: Vec<_> = {
-            let links = self.links.lock().expect("not poisoned");
+            let links = self.links.lock();
             let browsers = links.iter().filter_map(|serving| match &serving.link {
                 ServedLink::Browser(link) => Some(link.clone()),
                 ServedLink::Agent(_) => None,
@@ -341,11 +338,7 @@ impl Agent {
 
     fn admit(&self, envelope: &[u8]) -> Result<Admitted, Refusal> {
         let now = unix_time(0);
-        let admitted = self
-            .admission
-            .lock()
-            .expect("not poisoned")
-            .admit(envelope, now)?;
+        let admitted = self.admission.lock().admit(envelope, now)?;
         let service = &admitted.request.service;
         let refuse = |code, retry| Err(Refusal::sign(&self.key, envelope, code, retry, now));
         if service != ringback_protocol::name::NO_SERVICE && !self.services().contains_key(service)
@@ -373,10 +366,7 @@ impl Agent {
         };
         match note() {
             Ok(()) => {
-                self.admission
-                    .lock()
-                    .expect("not poisoned")
-                    .remember(caller);
+                self.admission.lock().remember(caller);
                 true
             }
             Err(error) => {
@@ -390,7 +380,7 @@ impl Agent {
         let caller = link.peer();
         let browser = matches!(link, ServedLink::Browser(_));
         tracing::info!(?caller, browser, "link established");
-        self.links.lock().expect("not poisoned").push(Serving {
+        self.links.lock().push(Serving {
             link: link.clone(),
             since: unix_time(0),
         });
@@ -402,10 +392,7 @@ impl Agent {
                 }
             });
         }
-        self.links
-            .lock()
-            .expect("not poisoned")
-            .retain(|serving| !serving.link.is(&link));
+        self.links.lock().retain(|serving| !serving.link.is(&link));
         link.log_statistics();
         tracing::info!(?caller, "link ended");
     }

@@ -8,9 +8,9 @@
 //! for the process.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::RwLock;
 use std::time::Duration;
 
+use parking_lot::RwLock;
 use ringback_protocol::candidate::canonical;
 use tokio::time::timeout;
 
@@ -79,7 +79,7 @@ impl Prefix {
 
 /// The prefix of the network that this host is in, if it translates and the host needs it to.
 pub(crate) fn prefix() -> Option<Prefix> {
-    *PREFIX.read().expect("not poisoned")
+    *PREFIX.read()
 }
 
 /// Looks for the prefix, at most 1 s, where `hosts`, the addresses of this host, have no IPv4 way
@@ -92,7 +92,7 @@ pub(crate) async fn look_for(hosts: &[IpAddr]) {
     } else {
         None
     };
-    let mut prefix = PREFIX.write().expect("not poisoned");
+    let mut prefix = PREFIX.write();
     if *prefix != found {
         tracing::info!(prefix = ?found.map(Prefix::network), "the network's NAT64");
         *prefix = found;

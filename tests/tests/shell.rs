@@ -136,6 +136,31 @@ fn shell(place: &Place, caller: &Profile, script: &str) -> Result<Ended> {
     Ok(child.wait_with_output()?.into())
 }
 
+/// Streams come and go while the shell writes as fast as it can: the agent stays, and each stream
+/// gets what it was promised.
+#[test]
+fn attaching_to_a_busy_shell_again_and_again() -> Result<()> {
+    let place = Place::new(&[&["shell"]])?;
+    let mut browser = place.browser()?;
+    let mut terminal = Terminal::open(&mut browser, start(None, 0))?;
+    terminal.type_in(&mut browser, "exec yes\n")?;
+    terminal.until(&mut browser, "y\r\ny\r\n")?;
+    let session = terminal.started.session;
+    for round in 0..60 {
+        let mut next = Terminal::open(&mut browser, start(Some(session), 0))?;
+        assert!(next.started.resumed, "round {round}");
+        assert!(next.started.from >= terminal.started.from, "round {round}");
+        // Half of them look, the others are gone at once.
+        if round % 2 == 0 {
+            next.until(&mut browser, "y\r\ny\r\n")?;
+        }
+        browser.stream(next.id).reset(0);
+        terminal = next;
+    }
+    Terminal::open(&mut browser, start(None, 0))?;
+    Ok(())
+}
+
 #[test]
 fn the_command_ends_as_the_shell_does() -> Result<()> {
     let place = Place::new(&[&["shell"]])?;

@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
+use parking_lot::Mutex;
 use ringback_protocol::beacon::Source;
 use ringback_protocol::candidate::canonical;
 use ringback_protocol::relay::{Item, StreamReader, framed};
@@ -84,7 +85,7 @@ struct Place {
 
 impl Place {
     fn take(open: &Arc<Mutex<HashMap<IpAddr, usize>>>, of: IpAddr) -> Option<Self> {
-        let mut counts = open.lock().expect("not poisoned");
+        let mut counts = open.lock();
         let in_all: usize = counts.values().sum();
         let own = counts.get(&of).copied().unwrap_or(0);
         if in_all >= MAX_CONNECTIONS || own >= MAX_PER_ADDRESS {
@@ -101,7 +102,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut counts = self.open.lock().expect("not poisoned");
+        let mut counts = self.open.lock();
         if let Some(count) = counts.get_mut(&self.of) {
             *count -= 1;
             if *count == 0 {

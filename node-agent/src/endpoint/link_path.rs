@@ -6,9 +6,10 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use quinn::AsyncUdpSocket;
 use ringback_protocol::PeerId;
 use ringback_protocol::candidate::{Candidate, Kind};
@@ -176,12 +177,12 @@ impl LinkPath {
     }
 
     pub(super) fn route(&self) -> Route {
-        self.route.lock().expect("not poisoned").clone()
+        self.route.lock().clone()
     }
 
     /// Sends what the path set has to send and copies its route.
     pub(super) fn flush(self: &Arc<Self>, socket: &Arc<PathSocket>) {
-        let mut paths = self.paths.lock().expect("not poisoned");
+        let mut paths = self.paths.lock();
         while let Some(transmit) = paths.poll_transmit() {
             self.send(socket, transmit.via, &transmit.datagram);
         }
@@ -193,7 +194,7 @@ impl LinkPath {
         if !paths.is_searching() {
             self.close_search_sockets(&paths, route);
         }
-        let mut current = self.route.lock().expect("not poisoned");
+        let mut current = self.route.lock();
         if current.via() != route {
             *current = self.resolve(route);
             self.marks.reset();
@@ -210,12 +211,12 @@ impl LinkPath {
             None => Route::None,
             Some(Via::Udp { socket: 0, to }) => Route::Main(to),
             Some(Via::Udp { socket, to }) => {
-                let sockets = self.sockets.lock().expect("not poisoned");
+                let sockets = self.sockets.lock();
                 let found = sockets.get(&socket).cloned();
                 found.map_or(Route::None, |open| Route::Search(socket, open, to))
             }
             Some(Via::Connection(number)) => {
-                let connections = self.connections.lock().expect("not poisoned");
+                let connections = self.connections.lock();
                 let found = connections.get(&number).cloned();
                 found.map_or(Route::None, |sink| Route::Connection(number, sink))
             }
@@ -227,7 +228,7 @@ impl LinkPath {
         match via {
             Via::Udp { socket: 0, to } => socket.send(to, datagram),
             Via::Udp { socket: number, to } => {
-                let mut sockets = self.sockets.lock().expect("not poisoned");
+                let mut sockets = self.sockets.lock();
                 let open = match sockets.get(&number) {
                     Some(open) => open,
                     None => match self.open_search_socket(socket, number) {
@@ -241,7 +242,7 @@ impl LinkPath {
                 open.send(to, datagram);
             }
             Via::Connection(number) => {
-                let connections = self.connections.lock().expect("not poisoned");
+                let connections = self.connections.lock();
                 if let Some(sink) = connections.get(&number).cloned() {
                     drop(connections);
                     sink.send(datagram, datagram.len());
@@ -267,7 +268,7 @@ impl LinkPath {
     }
 
     fn close_search_sockets(&self, paths: &PathSet, route: Option<Via>) {
-        let mut sockets = self.sockets.lock().expect("not poisoned");
+        let mut sockets = self.sockets.lock();
         if sockets.is_empty() {
             return;
         }
@@ -288,7 +289,7 @@ impl LinkPath {
             let Some((started, now)) = socket.upgrade().map(|s| (s.started(), s.now())) else {
                 return;
             };
-            let due = self.paths.lock().expect("not poisoned").poll_timeout();
+            let due = self.paths.lock().poll_timeout();
             let active = self.marks.active.load(Ordering::Relaxed);
             let tick = active.then(|| now + TRAFFIC_TICK);
             let Some(at) = due.into_iter().chain(tick).min() else {
@@ -299,7 +300,7 @@ impl LinkPath {
                 () = tokio::time::sleep_until((started + at).into()) => {
                     let Some(socket) = socket.upgrade() else { return };
                     let now = socket.now();
-                    let mut paths = self.paths.lock().expect("not poisoned");
+                    let mut paths = self.paths.lock();
                     if active {
                         // Before it is read: what comes meanwhile sets it again.
                         self.marks.active.store(false, Ordering::Relaxed);
@@ -348,7 +349,7 @@ impl Paths {
 
     /// The task works for the link and ends with it. It must not hold `Paths` itself.
     pub(crate) fn own(&self, task: AbortHandle) {
-        self.guard.tasks.lock().expect("not poisoned").push(task);
+        self.guard.tasks.lock().push(task);
     }
 
     /// The address by which quinn knows the link.
@@ -359,7 +360,7 @@ impl Paths {
     /// Changes the path set and sends what comes of it.
     fn with<T>(&self, change: impl FnOnce(&mut PathSet, Duration) -> T) -> T {
         let socket = &self.guard.socket;
-        let mut paths = self.link.paths.lock().expect("not poisoned");
+        let mut paths = self.link.paths.lock();
         let result = change(&mut paths, socket.now());
         drop(paths);
         self.link.flush(socket);
@@ -407,7 +408,7 @@ impl Paths {
     /// The first datagrams of QUIC's handshake, as soon as they have been sent.
     pub(crate) async fn flight(&self) -> Vec<Datagram> {
         let sent_so_far = || -> Vec<Datagram> {
-            let paths = self.link.paths.lock().expect("not poisoned");
+            let paths = self.link.paths.lock();
             paths.flight().map(|quic| quic.to_vec().into()).collect()
         };
         loop {
@@ -443,15 +444,15 @@ impl Paths {
     }
 
     pub(crate) fn path(&self) -> Option<PathInUse> {
-        self.link.paths.lock().expect("not poisoned").in_use()
+        self.link.paths.lock().in_use()
     }
 
     pub(crate) fn rtt(&self) -> Option<Duration> {
-        self.link.paths.lock().expect("not poisoned").rtt()
+        self.link.paths.lock().rtt()
     }
 
     pub(crate) fn report(&self) -> Vec<Tried> {
-        self.link.paths.lock().expect("not poisoned").report()
+        self.link.paths.lock().report()
     }
 
     /// The same, for somebody who must not keep the link's paths open.
@@ -476,7 +477,7 @@ impl WeakPaths {
 impl Drop for PathsGuard {
     fn drop(&mut self) {
         let (socket, link) = (self.socket.clone(), self.link.clone());
-        let tasks = std::mem::take(&mut *self.tasks.lock().expect("not poisoned"));
+        let tasks = std::mem::take(&mut *self.tasks.lock());
         // Without a runtime the process is ending, and the socket with it.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
@@ -502,16 +503,13 @@ pub(super) fn attach(
     sink: Arc<dyn DatagramSink>,
 ) -> Option<Attached> {
     let number = link.next_connection.fetch_add(1, Ordering::Relaxed);
-    link.connections
-        .lock()
-        .expect("not poisoned")
-        .insert(number, sink);
+    link.connections.lock().insert(number, sink);
     let attached = Attached {
         socket: socket.clone(),
         link: link.clone(),
         number,
     };
-    let mut paths = link.paths.lock().expect("not poisoned");
+    let mut paths = link.paths.lock();
     let taken = paths.add_connection(number, class, transport, kind, address, socket.now());
     drop(paths);
     link.flush(socket);
@@ -529,10 +527,10 @@ impl Attached {
 
 impl Drop for Attached {
     fn drop(&mut self) {
-        let mut connections = self.link.connections.lock().expect("not poisoned");
+        let mut connections = self.link.connections.lock();
         connections.remove(&self.number);
         drop(connections);
-        let mut paths = self.link.paths.lock().expect("not poisoned");
+        let mut paths = self.link.paths.lock();
         paths.remove_connection(self.number, self.socket.now());
         drop(paths);
         self.link.flush(&self.socket);

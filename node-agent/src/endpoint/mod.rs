@@ -16,13 +16,14 @@ mod tls;
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::lan::Door;
 use crate::relay::{OwnRelay, Seat};
 use crate::rtc::{self, BrowserLink};
 use anyhow::{Context as _, Result, bail};
+use parking_lot::Mutex;
 use quinn::{Connecting, Runtime as _, TokioRuntime};
 use ringback_protocol::candidate::{self, Candidate, Kind};
 use ringback_protocol::envelope::CallKeys;
@@ -161,12 +162,12 @@ impl Endpoint {
 
     /// The relays that links may use from now on; none at first.
     pub(crate) fn set_relays(&self, relays: Relays) {
-        *self.relays.lock().expect("not poisoned") = relays;
+        *self.relays.lock() = relays;
     }
 
     /// Machines of the registry's owner that relay, as the registry lists them now.
     pub(crate) fn set_own_relays(&self, own: Vec<OwnRelay>) {
-        self.relays.lock().expect("not poisoned").own = own;
+        self.relays.lock().own = own;
     }
 
     /// Has the link take its place at the relays.
@@ -365,7 +366,7 @@ impl Endpoint {
             config,
             connecting: sender,
         };
-        let mut all = self.expected.lock().expect("not poisoned");
+        let mut all = self.expected.lock();
         all.insert(address, expected);
         drop(all);
         Ok(Expecting {
@@ -453,7 +454,7 @@ impl Expecting {
 
 impl Drop for Expecting {
     fn drop(&mut self) {
-        let mut all = self.endpoint.expected.lock().expect("not poisoned");
+        let mut all = self.endpoint.expected.lock();
         all.remove(&self.paths.virtual_address());
     }
 }
@@ -461,7 +462,7 @@ impl Drop for Expecting {
 /// Takes incoming connections from peers that are expected and drops all others silently.
 async fn accept(quic: quinn::Endpoint, expected: Arc<Mutex<ExpectedCalls>>) {
     while let Some(incoming) = quic.accept().await {
-        let expected = expected.lock().expect("not poisoned");
+        let expected = expected.lock();
         let Some(call) = expected.get(&incoming.remote_address()) else {
             incoming.ignore();
             continue;

@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use ringback_protocol::candidate::canonical;
 use ringback_protocol::diagnosis::Sighting;
 use stun_types::attribute::{AttributeType, MappedSocketAddr, RawAttribute, XorMappedAddress};
@@ -149,8 +150,8 @@ impl Prober {
         false
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Waiting> {
-        self.waiting.lock().expect("not poisoned")
+    fn lock(&self) -> parking_lot::MutexGuard<'_, Waiting> {
+        self.waiting.lock()
     }
 }
 
@@ -172,7 +173,7 @@ async fn read(socket: Arc<UdpSocket>, waiting: Arc<Mutex<Waiting>>) {
             continue;
         };
         let key = message.transaction_id().into();
-        let mut waiting = waiting.lock().expect("not poisoned");
+        let mut waiting = waiting.lock();
         if message.class() == MessageClass::Request {
             if waiting.heard.len() < HEARD {
                 waiting.heard.push(key);

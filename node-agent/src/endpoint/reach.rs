@@ -4,9 +4,10 @@
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use ringback_protocol::candidate::{Candidate, Kind};
 use ringback_protocol::path::Class;
 use tokio::net::TcpStream;
@@ -79,7 +80,7 @@ impl Reach {
         };
         for candidate in &self.known {
             let to = candidate.address;
-            let mut dialled = self.dialled.lock().expect("not poisoned");
+            let mut dialled = self.dialled.lock();
             if !dialled.insert(to) {
                 continue;
             }
@@ -88,7 +89,7 @@ impl Reach {
             let dialled = self.dialled.clone();
             let task = tokio::spawn(async move {
                 dial(weak, kind, to, port).await;
-                dialled.lock().expect("not poisoned").remove(&to);
+                dialled.lock().remove(&to);
             });
             paths.own(task.abort_handle());
         }

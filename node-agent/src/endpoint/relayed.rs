@@ -2,9 +2,10 @@
 //! forms at once, and kept as a standby that costs nothing while it is not used.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use ringback_protocol::candidate::Kind;
 use ringback_protocol::path::Class;
 use ringback_protocol::receipt::Transport;
@@ -58,7 +59,7 @@ pub(super) async fn run(
         let _ = tokio::time::timeout_at(begin + STANDBY_AFTER, lost).await;
     }
     // Only now: what the registry lists may have come meanwhile.
-    let relays = relays.lock().expect("not poisoned").clone();
+    let relays = relays.lock().clone();
     let Some(registry) = relays.registry else {
         return;
     };

@@ -17,11 +17,12 @@ use std::fmt;
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use futures_util::task::AtomicWaker;
+use parking_lot::{Mutex, RwLock};
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, UdpPoller};
 use ringback_protocol::PeerId;
@@ -142,7 +143,7 @@ impl PathSocket {
         if self.loopback {
             paths.allow_loopback();
         }
-        let mut links = self.links.write().expect("not poisoned");
+        let mut links = self.links.write();
         links.next += 1;
         let address = virtual_address(links.next);
         let (link, named) = LinkPath::new(keys.tag(), peer, address, paths);
@@ -155,13 +156,13 @@ impl PathSocket {
     }
 
     pub(super) fn remove(&self, link: &LinkPath) {
-        self.links.write().expect("not poisoned").remove(link);
+        self.links.write().remove(link);
     }
 
     /// From now on the beacon's datagrams come here.
     pub(crate) fn listen_to_beacon(&self) -> mpsc::Receiver<(SocketAddr, Vec<u8>)> {
         let (sender, receiver) = mpsc::channel(64);
-        *self.beacon.lock().expect("not poisoned") = Some(sender);
+        *self.beacon.lock() = Some(sender);
         receiver
     }
 
@@ -216,17 +217,17 @@ impl PathSocket {
     /// The link that a path datagram is for, by its tag.
     pub(super) fn link(&self, datagram: &[u8]) -> Option<Arc<LinkPath>> {
         let tag = path::link_tag(datagram)?;
-        let links = self.links.read().expect("not poisoned");
+        let links = self.links.read();
         links.by_tag.get(&tag).cloned()
     }
 
     /// Every link that is open now.
     pub(super) fn each_link(self: &Arc<Self>, change: impl Fn(&mut PathSet, Duration)) {
-        let links = self.links.read().expect("not poisoned");
+        let links = self.links.read();
         let all: Vec<Arc<LinkPath>> = links.by_tag.values().cloned().collect();
         drop(links);
         for link in all {
-            change(&mut link.paths.lock().expect("not poisoned"), self.now());
+            change(&mut link.paths.lock(), self.now());
             link.flush(self);
         }
     }
@@ -261,7 +262,7 @@ impl PathSocket {
         }
         if !quic.is_empty() && self.is_way_of(link, via) {
             self.note_data(link, via);
-            let mut inbox = self.inbox.lock().expect("not poisoned");
+            let mut inbox = self.inbox.lock();
             inbox.push(link.virtual_address, quic, segment);
         }
         self.reader.wake();
@@ -270,19 +271,19 @@ impl PathSocket {
 
     /// Bare QUIC is taken only from where the peer has proven itself.
     fn is_way_of(&self, link: &LinkPath, via: Via) -> bool {
-        let paths = link.paths.lock().expect("not poisoned");
+        let paths = link.paths.lock();
         paths.heard().any(|heard| heard == via)
     }
 
     /// Data of the link came by `via`.
     fn note_data(self: &Arc<Self>, link: &Arc<LinkPath>, via: Via) {
         let now = self.now();
-        if link.route.lock().expect("not poisoned").via() == Some(via) {
+        if link.route.lock().via() == Some(via) {
             if link.marks.received(now) {
                 link.changed.notify_one();
             }
         } else {
-            let mut paths = link.paths.lock().expect("not poisoned");
+            let mut paths = link.paths.lock();
             paths.heard_data(via, now);
             drop(paths);
             link.flush(self);
@@ -326,7 +327,7 @@ impl PathSocket {
             } else if is_dtls(segment) {
                 self.browsers.receive(from, segment, segment.len());
             } else if segment.first() == Some(&beacon::FIRST_BYTE)
-                && let Some(queue) = &*self.beacon.lock().expect("not poisoned")
+                && let Some(queue) = &*self.beacon.lock()
             {
                 // What does not fit is lost, like any datagram.
                 let _ = queue.try_send((from, segment.to_vec()));
@@ -342,7 +343,7 @@ impl PathSocket {
         via: Via,
         datagram: &[u8],
     ) -> bool {
-        let mut paths = link.paths.lock().expect("not poisoned");
+        let mut paths = link.paths.lock();
         let received = paths.handle_datagram(via, datagram, self.now());
         drop(paths);
         if received == Received::Nothing {
@@ -351,13 +352,13 @@ impl PathSocket {
         if let Via::Udp { socket: 0, to } = via {
             self.note_address(to, link);
         }
-        if link.route.lock().expect("not poisoned").via() == Some(via) {
+        if link.route.lock().via() == Some(via) {
             link.marks.answered();
         }
         match received {
             Received::Handshake(quic) => {
                 let segment = quic.len();
-                let mut inbox = self.inbox.lock().expect("not poisoned");
+                let mut inbox = self.inbox.lock();
                 inbox.push(link.virtual_address, quic, segment);
             }
             Received::Candidates(candidates) => link.named(candidates),
@@ -373,8 +374,8 @@ impl PathSocket {
             let known = links.by_address.get(&from);
             known.is_some_and(|known| known.iter().any(|known| Arc::ptr_eq(known, link)))
         };
-        if !knows(&self.links.read().expect("not poisoned")) {
-            let mut links = self.links.write().expect("not poisoned");
+        if !knows(&self.links.read()) {
+            let mut links = self.links.write();
             links.by_address.entry(from).or_default().push(link.clone());
         }
     }
@@ -384,14 +385,8 @@ impl PathSocket {
     /// yet, counts as lost, and ends slow start. And a batch of two links must be taken apart.
     fn must_divert(&self, from: SocketAddr) -> bool {
         let several = |known: &Vec<Arc<LinkPath>>| known.len() > 1;
-        !self.inbox.lock().expect("not poisoned").batches.is_empty()
-            || self
-                .links
-                .read()
-                .expect("not poisoned")
-                .by_address
-                .get(&from)
-                .is_some_and(several)
+        !self.inbox.lock().batches.is_empty()
+            || self.links.read().by_address.get(&from).is_some_and(several)
     }
 
     /// Puts a datagram with a short header into the inbox if it must go that way.
@@ -399,12 +394,12 @@ impl PathSocket {
         if !self.must_divert(from) {
             return false;
         }
-        let links = self.links.read().expect("not poisoned");
+        let links = self.links.read();
         let known = links.by_address.get(&from).cloned().unwrap_or_default();
         drop(links);
         for link in known {
             self.note_data(&link, Via::udp(from));
-            let mut inbox = self.inbox.lock().expect("not poisoned");
+            let mut inbox = self.inbox.lock();
             inbox.push(link.virtual_address, quic.to_vec(), quic.len());
         }
         true
@@ -412,7 +407,7 @@ impl PathSocket {
 
     /// Hands what waits in the inbox to quinn.
     fn drain_inbox(&self, bufs: &mut [IoSliceMut<'_>], meta: &mut [RecvMeta]) -> usize {
-        let mut inbox = self.inbox.lock().expect("not poisoned");
+        let mut inbox = self.inbox.lock();
         let mut count = 0;
         for (buf, meta) in bufs.iter_mut().zip(meta) {
             let Some(mut batch) = inbox.batches.pop_front() else {
@@ -450,7 +445,7 @@ impl PathSocket {
             .max(1);
         let route = link.route().via();
         let mut bare = Vec::new();
-        let mut paths = link.paths.lock().expect("not poisoned");
+        let mut paths = link.paths.lock();
         for segment in transmit.contents.chunks(stride) {
             match route {
                 Some(via) if !is_long_header(segment) => bare.push((via, segment)),
@@ -467,7 +462,7 @@ impl PathSocket {
 
     /// The device's first datagrams, which came with its reply.
     pub(super) fn receive_flight(&self, link: &LinkPath, flight: &[Datagram]) {
-        let mut inbox = self.inbox.lock().expect("not poisoned");
+        let mut inbox = self.inbox.lock();
         for datagram in flight.iter().filter(|datagram| is_long_header(datagram)) {
             inbox.push(link.virtual_address, datagram.to_vec(), datagram.len());
         }
@@ -537,7 +532,6 @@ impl AsyncUdpSocket for QuinnSocket {
         let link = socket
             .links
             .read()
-            .expect("not poisoned")
             .by_virtual
             .get(&transmit.destination)
             .cloned();
@@ -585,7 +579,7 @@ impl AsyncUdpSocket for QuinnSocket {
                 meta.len = socket.sort(from, &mut buf[..meta.len], stride);
                 meta.dst_ip = None;
                 if meta.len > 0 {
-                    let links = socket.links.read().expect("not poisoned");
+                    let links = socket.links.read();
                     let known = links.by_address.get(&from).and_then(|known| known.first());
                     match known.cloned() {
                         Some(link) => {

@@ -4,9 +4,10 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use ringback_protocol::candidate::canonical;
 use stun_types::attribute::XorMappedAddress;
 use stun_types::message::{BINDING, Message, MessageClass, MessageWriteVec};
@@ -46,7 +47,7 @@ impl Stun {
         let Some((key, mapped)) = read_answer(datagram) else {
             return false;
         };
-        let mut waiting = self.waiting.lock().expect("not poisoned");
+        let mut waiting = self.waiting.lock();
         if waiting.get(&key).is_some_and(|(server, _)| *server == from)
             && let Some((_, answer)) = waiting.remove(&key)
         {
@@ -101,12 +102,7 @@ pub(crate) async fn ask(socket: &Arc<PathSocket>, server: SocketAddr) -> Option<
     let datagram = Message::builder_request(BINDING, MessageWriteVec::new()).finish();
     let key: u128 = Message::from_bytes(&datagram).ok()?.transaction_id().into();
     let (sender, mut answer) = oneshot::channel();
-    socket
-        .stun
-        .waiting
-        .lock()
-        .expect("not poisoned")
-        .insert(key, (server, sender));
+    socket.stun.waiting.lock().insert(key, (server, sender));
     let mut found = None;
     for pause in RETRANSMISSIONS {
         socket.send(server, &datagram);
@@ -115,11 +111,6 @@ pub(crate) async fn ask(socket: &Arc<PathSocket>, server: SocketAddr) -> Option<
             break;
         }
     }
-    socket
-        .stun
-        .waiting
-        .lock()
-        .expect("not poisoned")
-        .remove(&key);
+    socket.stun.waiting.lock().remove(&key);
     found
 }

@@ -3,10 +3,11 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
+use parking_lot::Mutex;
 use ringback_protocol::envelope::Envelope;
 use ringback_protocol::frame::{Delivered, Frame, length_prefixed};
 use ringback_protocol::{PeerId, lan};
@@ -85,11 +86,7 @@ impl Door {
             envelope if envelope.device == self.device => envelope.caller,
             _ => bail!("it is for another device"),
         };
-        let taken = self
-            .requests
-            .lock()
-            .expect("not poisoned")
-            .take(caller, Instant::now());
+        let taken = self.requests.lock().take(caller, Instant::now());
         ensure!(taken, "there are too many");
         let answer = (self.ask)(envelope.to_vec());
         let delivered = Frame::from(Delivered { call: 0 });

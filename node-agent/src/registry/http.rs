@@ -63,7 +63,7 @@ pub(crate) struct Frames {
 impl Connection {
     /// A new connection, or one that [`keep`](Self::keep) was given.
     pub(crate) async fn open(registry: &Registry) -> Result<Self> {
-        let spare = registry.spare.lock().expect("not poisoned").take();
+        let spare = registry.spare.lock().take();
         if let Some(mut spare) = spare
             && spare.requests.ready().await.is_ok()
         {
@@ -96,7 +96,7 @@ impl Connection {
 
     /// Saves the next call the round trips of TCP and TLS.
     pub(crate) fn keep(self, registry: &Registry) {
-        *registry.spare.lock().expect("not poisoned") = Some(self);
+        *registry.spare.lock() = Some(self);
     }
 
     /// Hands `envelope` to the registry (§5.3). The outer error is the connection's.

@@ -10,11 +10,12 @@ mod tls;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use hyper_util::client::legacy::connect::HttpConnector;
+use parking_lot::Mutex;
 use tokio_rustls::TlsConnector;
 use url::{Host, Url};
 
@@ -152,13 +153,13 @@ impl Registry {
     /// companion, which alone fills a packet. What comes this way is sealed between the two ends of
     /// a call anyhow.
     async fn connect_quickly(&self) -> Result<Box<dyn Stream>> {
-        let remembered = *self.quick_address.lock().expect("not poisoned");
+        let remembered = *self.quick_address.lock();
         if let Some(address) = remembered {
             match self.dial_quickly(address).await {
                 Ok(stream) => return Ok(stream),
                 Err(error) => {
                     tracing::debug!("the registry is not where it was: {error:#}");
-                    *self.quick_address.lock().expect("not poisoned") = None;
+                    *self.quick_address.lock() = None;
                 }
             }
         }
@@ -169,7 +170,7 @@ impl Registry {
         for address in found {
             match self.dial_quickly(address).await {
                 Ok(stream) => {
-                    *self.quick_address.lock().expect("not poisoned") = Some(address);
+                    *self.quick_address.lock() = Some(address);
                     return Ok(stream);
                 }
                 Err(error) => failure = Some(error),

@@ -4,9 +4,10 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, RwLock};
 
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
 /// Bytes that wait for a link's driver, at most; more is lost, as in the socket's buffer.
@@ -76,7 +77,7 @@ impl Inlets {
             addresses: Mutex::default(),
             arrived: Notify::new(),
         });
-        let mut tables = self.tables.write().expect("not poisoned");
+        let mut tables = self.tables.write();
         tables.by_name.insert(name.to_owned(), inlet.clone());
         drop(tables);
         for address in named {
@@ -96,14 +97,14 @@ impl Inlets {
     }
 
     fn inlets(&self, awaited: bool) -> usize {
-        let tables = self.tables.read().expect("not poisoned");
+        let tables = self.tables.read();
         let is = |inlet: &&Arc<Inlet>| inlet.is_awaited.load(Ordering::Relaxed) == awaited;
         tables.by_name.values().filter(is).count()
     }
 
     /// From now on the link takes what comes from there. False if it has too many addresses.
     pub(super) fn add(&self, inlet: &Arc<Inlet>, address: SocketAddr) -> bool {
-        let mut addresses = inlet.addresses.lock().expect("not poisoned");
+        let mut addresses = inlet.addresses.lock();
         if addresses.contains(&address) {
             return true;
         }
@@ -112,16 +113,16 @@ impl Inlets {
         }
         addresses.push(address);
         drop(addresses);
-        let mut tables = self.tables.write().expect("not poisoned");
+        let mut tables = self.tables.write();
         let known = tables.by_address.entry(address).or_default();
         known.push(inlet.clone());
         true
     }
 
     pub(super) fn remove(&self, inlet: &Arc<Inlet>) {
-        let mut tables = self.tables.write().expect("not poisoned");
+        let mut tables = self.tables.write();
         tables.by_name.remove(&inlet.name);
-        for address in inlet.addresses.lock().expect("not poisoned").drain(..) {
+        for address in inlet.addresses.lock().drain(..) {
             if let Some(known) = tables.by_address.get_mut(&address) {
                 known.retain(|known| !Arc::ptr_eq(known, inlet));
                 if known.is_empty() {
@@ -133,7 +134,7 @@ impl Inlets {
 
     /// Datagrams that look like DTLS, or like the answer to an ICE check.
     pub(crate) fn receive(&self, from: SocketAddr, contents: &[u8], stride: usize) {
-        let tables = self.tables.read().expect("not poisoned");
+        let tables = self.tables.read();
         for inlet in tables.by_address.get(&from).into_iter().flatten() {
             inlet.push(from, contents, stride);
         }
@@ -145,7 +146,7 @@ impl Inlets {
             return false;
         }
         if let Some(name) = check_name(datagram) {
-            let tables = self.tables.read().expect("not poisoned");
+            let tables = self.tables.read();
             if let Some(inlet) = tables.by_name.get(name) {
                 inlet.push(from, datagram, datagram.len());
             }
@@ -165,7 +166,7 @@ impl Inlet {
     }
 
     pub(super) fn push(&self, from: SocketAddr, contents: &[u8], stride: usize) {
-        let mut queue = self.queue.lock().expect("not poisoned");
+        let mut queue = self.queue.lock();
         if queue.bytes + contents.len() <= CAPACITY {
             queue.bytes += contents.len();
             queue.batches.push_back(Batch {
@@ -179,7 +180,7 @@ impl Inlet {
     }
 
     pub(super) fn pop(&self) -> Option<Batch> {
-        let mut queue = self.queue.lock().expect("not poisoned");
+        let mut queue = self.queue.lock();
         let batch = queue.batches.pop_front()?;
         queue.bytes -= batch.contents.len();
         Some(batch)
@@ -190,7 +191,7 @@ impl Inlet {
     }
 
     pub(super) fn knows(&self, address: SocketAddr) -> bool {
-        let addresses = self.addresses.lock().expect("not poisoned");
+        let addresses = self.addresses.lock();
         addresses.contains(&address)
     }
 }

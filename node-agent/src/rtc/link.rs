@@ -2,11 +2,12 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Result, bail};
+use parking_lot::Mutex;
 use ringback_protocol::PeerId;
 use ringback_protocol::channel::reset;
 use ringback_protocol::receipt::{PathInUse, PathKind, Transport};
@@ -91,7 +92,7 @@ impl BrowserLink {
     }
 
     pub(crate) fn path(&self) -> Option<PathInUse> {
-        let (remote, _) = *self.shared.path.lock().expect("not poisoned");
+        let (remote, _) = *self.shared.path.lock();
         remote.map(|remote| PathInUse {
             path: PathKind::Direct,
             transport: Transport::Udp,
@@ -100,7 +101,7 @@ impl BrowserLink {
     }
 
     pub(crate) fn rtt(&self) -> Option<Duration> {
-        self.shared.path.lock().expect("not poisoned").1
+        self.shared.path.lock().1
     }
 
     /// Bytes sent and received, in UDP.
@@ -140,7 +141,7 @@ impl LinkShared {
     }
 
     pub(super) fn note_path(&self, remote: SocketAddr, rtt: Option<Duration>) {
-        *self.path.lock().expect("not poisoned") = (Some(remote), rtt);
+        *self.path.lock() = (Some(remote), rtt);
     }
 
     pub(super) fn note_bytes(&self, sent: u64) {

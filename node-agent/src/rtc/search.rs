@@ -6,9 +6,10 @@
 //! Of each connection nothing exists here but its name until a check of it has come.
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use ringback_protocol::PeerId;
 use ringback_protocol::candidate::{self, Candidate, Kind};
 use ringback_protocol::receipt::Nat;
@@ -181,7 +182,7 @@ impl Search {
         let took = begun.elapsed();
         tracing::debug!(found, ?took, "the search for a path to a browser is over");
         // Who has found something has kept its own.
-        self.sockets.lock().expect("not poisoned").clear();
+        self.sockets.lock().clear();
     }
 
     /// Has the own router open ports for the browser's addresses, each of which will try some.
@@ -224,7 +225,7 @@ impl Search {
 
     /// The socket of that number; opens it if it is the next one.
     fn numbered(self: &Arc<Self>, number: usize) -> std::io::Result<SearchSocket> {
-        let mut sockets = self.sockets.lock().expect("not poisoned");
+        let mut sockets = self.sockets.lock();
         if let Some(open) = sockets.get(number) {
             return Ok(open.clone());
         }
@@ -267,7 +268,7 @@ impl Search {
         let way = match socket.get() {
             None => Some(Way::Main(self.socket.clone())),
             Some(number) => {
-                let sockets = self.sockets.lock().expect("not poisoned");
+                let sockets = self.sockets.lock();
                 sockets.get(*number).cloned().map(Way::Own)
             }
         };

@@ -6,10 +6,11 @@ use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
 use ringback_protocol::channel::{Channel, reset};
 use ringback_protocol::stream::Opening;
 use str0m::channel::ChannelId;
@@ -25,7 +26,7 @@ pub(super) struct Work {
 
 impl Work {
     pub(super) fn take(&self) -> VecDeque<ChannelId> {
-        std::mem::take(&mut self.channels.lock().expect("not poisoned"))
+        std::mem::take(&mut self.channels.lock())
     }
 }
 
@@ -85,14 +86,14 @@ impl Shared {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("not poisoned")
+        self.state.lock()
     }
 
     /// Tells the driver that there may be something to send.
     fn note(&self, state: &mut State) {
         if !state.noted && !state.gone {
             state.noted = true;
-            let mut channels = self.work.channels.lock().expect("not poisoned");
+            let mut channels = self.work.channels.lock();
             channels.push_back(self.id);
             drop(channels);
             self.work.appeared.notify_one();

@@ -4,10 +4,11 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail};
+use parking_lot::Mutex;
 use ringback_protocol::PeerId;
 use ringback_protocol::service::files::{
     Entry, EntryKind, FileError, FileRequest, Op, Range, add_range, missing_ranges,
@@ -131,7 +132,7 @@ async fn worker(
 ) -> Result<()> {
     let mut last_progress = Instant::now();
     loop {
-        let Some(mut piece) = todo.lock().expect("not poisoned").pop() else {
+        let Some(mut piece) = todo.lock().pop() else {
             return Ok(());
         };
         while piece.0 < piece.1 {
@@ -254,7 +255,7 @@ impl Incoming {
     }
 
     fn received(&self) -> Vec<Range> {
-        let journal = self.journal.lock().expect("not poisoned");
+        let journal = self.journal.lock();
         let ranges = journal.received.iter();
         ranges.map(|(start, end)| Range(*start, *end)).collect()
     }
@@ -265,7 +266,7 @@ impl Incoming {
             return Ok(());
         }
         let mut received = self.received();
-        let mut journal = self.journal.lock().expect("not poisoned");
+        let mut journal = self.journal.lock();
         let known = journal.received.iter();
         received.clear();
         received.extend(known.map(|(start, end)| Range(*start, *end)));

@@ -3,10 +3,11 @@
 use std::fs::File;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Instant, UNIX_EPOCH};
 
 use anyhow::{Result, bail};
+use parking_lot::Mutex;
 use ringback_protocol::service::files::{
     EntryKind, FileError, FileRequest, Op, Range, UploadId, missing_ranges,
 };
@@ -149,7 +150,7 @@ async fn worker(
     progress: &Progress,
 ) -> Result<()> {
     loop {
-        let Some(piece) = todo.lock().expect("not poisoned").pop() else {
+        let Some(piece) = todo.lock().pop() else {
             return Ok(());
         };
         let since = Instant::now();

@@ -8,10 +8,11 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
-use std::sync::{Arc, Mutex, RwLock, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, UNIX_EPOCH};
 
 use cap_std::fs::{Dir, OpenOptions};
+use parking_lot::{Mutex, RwLock};
 use ringback_protocol::service::files::{
     Entry, FileError, FileRequest, MAX_RANGES, Range, UploadId, add_range, missing_ranges,
 };
@@ -90,7 +91,7 @@ impl Uploads {
             return Err(Fault::new(FileError::BadRequest, "behind the end"));
         }
         let files = Files::of(place, &id);
-        let _making = self.making.lock().expect("not poisoned");
+        let _making = self.making.lock();
         let (file, journal) = match files.open(size)? {
             Some(open) => open,
             None => files.make(size)?,
@@ -125,7 +126,7 @@ impl Uploads {
         let files = Files::of(place, &id);
         let active = self.active(&files)?;
         // Waits for the streams that are writing just now; later ones are told that it is over.
-        let mut over = active.over.write().expect("not poisoned");
+        let mut over = active.over.write();
         let Some((file, mut journal)) = files.open_existing()? else {
             return Err(Fault::new(FileError::NotFound, "no such upload"));
         };
@@ -181,7 +182,7 @@ impl Uploads {
         let (place, id) = named(root, request)?;
         let files = Files::of(place, &id);
         let active = self.active(&files)?;
-        *active.over.write().expect("not poisoned") = true;
+        *active.over.write() = true;
         files.remove();
         Ok(())
     }
@@ -190,11 +191,11 @@ impl Uploads {
         use cap_std::fs::MetadataExt as _;
         let dir = files.dir.dir_metadata()?;
         let key = (dir.dev(), dir.ino(), files.stem.clone());
-        let mut all = self.active.lock().expect("not poisoned");
+        let mut all = self.active.lock();
         all.retain(|_, active| active.strong_count() > 0);
         if let Some(active) = all.get(&key).and_then(Weak::upgrade) {
             // One that is being committed may fail to be, and is not waited for here.
-            let is_over = active.over.try_read().is_ok_and(|over| *over);
+            let is_over = active.over.try_read().is_some_and(|over| *over);
             if !is_over {
                 return Ok(active);
             }
@@ -232,7 +233,7 @@ impl Part {
         }
         let written = {
             // Not while the file is taking its place, and not after.
-            let over = self.active.over.read().expect("not poisoned");
+            let over = self.active.over.read();
             if *over {
                 return Err(Fault::new(FileError::Changed, "the upload is over"));
             }
@@ -263,7 +264,7 @@ impl Part {
         if let Err(fault) = &done
             && fault.code == FileError::NoSpace
         {
-            *self.active.over.write().expect("not poisoned") = true;
+            *self.active.over.write() = true;
             self.files.remove();
         }
         done

@@ -5,9 +5,10 @@ mod login;
 mod session;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use anyhow::{Result, bail};
+use parking_lot::Mutex;
 use ringback_protocol::PeerId;
 use ringback_protocol::service::MAX_FRAME;
 use ringback_protocol::service::shell::{
@@ -66,20 +67,17 @@ impl Shells {
 
     /// Ends the shells of a caller that may call no more.
     pub(crate) fn end(&self, caller: &PeerId) {
-        self.0
-            .lock()
-            .expect("not poisoned")
-            .retain(|_, session| session.caller != *caller);
+        self.0.lock().retain(|_, session| session.caller != *caller);
     }
 
     fn find(&self, caller: PeerId, start: &Start) -> Option<Arc<Session>> {
-        let sessions = self.0.lock().expect("not poisoned");
+        let sessions = self.0.lock();
         let session = sessions.get(start.session.as_ref()?)?;
         (session.caller == caller).then(|| session.clone())
     }
 
     fn start(&self, caller: PeerId, start: &Start) -> Result<Arc<Session>, (ShellError, String)> {
-        let mut sessions = self.0.lock().expect("not poisoned");
+        let mut sessions = self.0.lock();
         if sessions.len() >= MAX_SHELLS {
             return Err((ShellError::TooMany, format!("{MAX_SHELLS} are open")));
         }
@@ -92,14 +90,14 @@ impl Shells {
             if ended.await.is_ok()
                 && let Some(all) = all.upgrade()
             {
-                all.lock().expect("not poisoned").remove(&id);
+                all.lock().remove(&id);
             }
         });
         Ok(session)
     }
 
     fn forget(&self, id: &[u8; 16]) {
-        self.0.lock().expect("not poisoned").remove(id);
+        self.0.lock().remove(id);
     }
 }
 

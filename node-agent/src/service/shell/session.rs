@@ -3,11 +3,12 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::unix::process::ExitStatusExt as _;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Result;
+use parking_lot::Mutex;
 use pty_process::{OwnedReadPty, OwnedWritePty};
 use ringback_protocol::PeerId;
 use ringback_protocol::service::shell::{
@@ -123,13 +124,8 @@ impl Session {
     /// Gives the session to a stream whose caller has `received` bytes of output; the stream that
     /// had it loses it.
     pub(super) fn attach(&self, received: u64) -> Attached {
-        let mut state = self.shared.state.lock().expect("not poisoned");
-        let kept_from = state.end - state.output.len() as u64;
-        let from = received.clamp(kept_from, state.end);
-        state.streams += 1;
-        state.attached = state.streams;
-        state.sent = from;
-        state.received = from;
+        let mut state = self.shared.state.lock();
+        let from = state.attach(received);
         let (number, input) = (state.attached, state.input);
         drop(state);
         self.shared.news.notify_waiters();
@@ -153,7 +149,7 @@ impl Attached {
     /// Queues input for the shell; false if there is too much already. A stream that has lost the
     /// session changes nothing.
     pub(super) fn take(&self, session: &Session, bytes: Vec<u8>) -> bool {
-        let mut state = self.shared.state.lock().expect("not poisoned");
+        let mut state = self.shared.state.lock();
         if state.attached != self.number {
             return true;
         }
@@ -165,7 +161,7 @@ impl Attached {
 
     /// The caller has shown so many bytes.
     pub(super) fn received(&self, bytes: u64) {
-        let mut state = self.shared.state.lock().expect("not poisoned");
+        let mut state = self.shared.state.lock();
         if state.attached == self.number && bytes > state.received && bytes <= state.sent {
             state.received = bytes;
             drop(state);
@@ -190,22 +186,16 @@ impl Attached {
     }
 
     fn look(&self, confirmed: u64) -> Option<Next> {
-        let mut state = self.shared.state.lock().expect("not poisoned");
+        let mut state = self.shared.state.lock();
         if state.attached != self.number {
             return Some(Next::TakenOver);
         }
         let taken = self.shared.input_taken.load(Ordering::Relaxed);
-        if taken != confirmed && (taken - confirmed >= CONFIRM_EACH as u64 || taken == state.input)
-        {
+        let news = taken.saturating_sub(confirmed);
+        if news > 0 && (news >= CONFIRM_EACH as u64 || taken == state.input) {
             return Some(Next::Taken(taken));
         }
-        let window = (state.received + KEPT_OUTPUT as u64).min(state.end);
-        if state.sent < window {
-            let kept_from = state.end - state.output.len() as u64;
-            let start = (state.sent - kept_from) as usize;
-            let length = MAX_CHUNK.min((window - state.sent) as usize);
-            let bytes: Vec<u8> = state.output.range(start..start + length).copied().collect();
-            state.sent += length as u64;
+        if let Some(bytes) = state.next_output() {
             return Some(Next::Output(bytes));
         }
         if let Some(exited) = &state.exited
@@ -219,7 +209,7 @@ impl Attached {
 
 impl Drop for Attached {
     fn drop(&mut self) {
-        let mut state = self.shared.state.lock().expect("not poisoned");
+        let mut state = self.shared.state.lock();
         if state.attached == self.number {
             state.attached = 0;
         }
@@ -228,25 +218,62 @@ impl Drop for Attached {
     }
 }
 
+impl State {
+    /// The number of the oldest byte of output that is kept.
+    fn kept_from(&self) -> u64 {
+        self.end - self.output.len() as u64
+    }
+
+    /// A stream whose caller has `received` bytes attaches; gives the first byte that it gets. What
+    /// lies between the two is lost.
+    fn attach(&mut self, received: u64) -> u64 {
+        // The read of the terminal that is under way was begun while nobody was attached: there is
+        // to be room for it without anything of this stream's being let go.
+        let with_room = self.end.saturating_sub((KEPT_OUTPUT - READ) as u64);
+        let from = received.clamp(self.kept_from().max(with_room), self.end);
+        self.streams += 1;
+        self.attached = self.streams;
+        self.sent = from;
+        self.received = from;
+        from
+    }
+
+    /// What the attached stream is to send next, if there is anything and its caller keeps up.
+    fn next_output(&mut self) -> Option<Vec<u8>> {
+        let window = (self.received + KEPT_OUTPUT as u64).min(self.end);
+        let waiting = window
+            .checked_sub(self.sent)
+            .filter(|waiting| *waiting > 0)?;
+        let start = self.sent.checked_sub(self.kept_from())? as usize;
+        let length = MAX_CHUNK.min(waiting as usize);
+        let bytes = self.output.range(start..start + length).copied().collect();
+        self.sent += length as u64;
+        Some(bytes)
+    }
+
+    /// Of an attached stream only what it has confirmed is let go: [`Shared::has_room`] and
+    /// [`State::attach`] see to it.
+    fn keep(&mut self, bytes: &[u8]) {
+        self.output.extend(bytes);
+        self.end += bytes.len() as u64;
+        let over = self.output.len().saturating_sub(KEPT_OUTPUT);
+        self.output.drain(..over);
+    }
+}
+
 impl Shared {
     /// May the terminal be read? What nobody is attached to see pushes older output out.
     fn has_room(&self) -> bool {
-        let state = self.state.lock().expect("not poisoned");
+        let state = self.state.lock();
         state.attached == 0 || state.end - state.received <= (KEPT_OUTPUT - READ) as u64
     }
 
     fn is_attached(&self) -> bool {
-        self.state.lock().expect("not poisoned").attached != 0
+        self.state.lock().attached != 0
     }
 
     fn output(&self, bytes: &[u8]) {
-        let mut state = self.state.lock().expect("not poisoned");
-        state.output.extend(bytes);
-        state.end += bytes.len() as u64;
-        let over = state.output.len().saturating_sub(KEPT_OUTPUT);
-        // Of an attached stream only what it has confirmed is let go: there is room for no more.
-        state.output.drain(..over);
-        drop(state);
+        self.state.lock().keep(bytes);
         self.news.notify_waiters();
     }
 }
@@ -298,7 +325,7 @@ async fn run(
         None => hang_up(&mut child).await,
     };
     let (code, signal) = status.map_or((None, None), |status| (status.code(), status.signal()));
-    shared.state.lock().expect("not poisoned").exited = Some(Exited { code, signal });
+    shared.state.lock().exited = Some(Exited { code, signal });
     shared.news.notify_waiters();
     // The news is kept for a caller that is away just now.
     loop {
@@ -378,4 +405,58 @@ fn resize(terminal: &OwnedWritePty, sizes: &mut watch::Receiver<(u16, u16)>) {
 
 fn size(cols: u16, rows: u16) -> pty_process::Size {
     pty_process::Size::new(rows, cols)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes `from..to` of an output of which each byte tells its own number.
+    fn numbered(from: u64, to: u64) -> Vec<u8> {
+        (from..to).map(|number| (number % 251) as u8).collect()
+    }
+
+    /// The terminal is read while nobody is attached; a stream attaches while such a read is under
+    /// way, again and again. It gets all output from the byte on that it was told.
+    #[test]
+    fn a_stream_that_attaches_during_a_read_gets_what_it_was_promised() {
+        let mut state = State::default();
+        for _ in 0..KEPT_OUTPUT / READ + 3 {
+            let bytes = numbered(state.end, state.end + READ as u64);
+            state.keep(&bytes);
+        }
+        for received in [0, state.end / 2, state.end, u64::MAX] {
+            let from = state.attach(received);
+            let end = state.end;
+            assert!(from >= state.kept_from() && from <= end);
+            state.keep(&numbered(end, end + READ as u64));
+            let sent: Vec<u8> = std::iter::from_fn(|| state.next_output())
+                .flatten()
+                .collect();
+            let promised = numbered(from, end + READ as u64);
+            assert!(
+                sent == promised,
+                "{} of {} bytes",
+                sent.len(),
+                promised.len()
+            );
+        }
+    }
+
+    #[test]
+    fn a_caller_that_does_not_keep_up_gets_no_more_than_the_window() {
+        let shared = Shared::default();
+        shared.state.lock().attach(0);
+        let mut read = 0;
+        while shared.has_room() {
+            shared.output(&[b'y'; READ]);
+            read += READ;
+        }
+        assert!(read <= KEPT_OUTPUT, "{read}");
+        let mut state = shared.state.lock();
+        let sent: usize = std::iter::from_fn(|| state.next_output())
+            .map(|bytes| bytes.len())
+            .sum();
+        assert_eq!(sent, read);
+    }
 }
