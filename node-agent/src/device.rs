@@ -27,7 +27,7 @@ use crate::failure::{Exit, Failure};
 use crate::link::{self, Link};
 use crate::port_mapping::Forwarding;
 use crate::profile::Profile;
-use crate::registry::{Registry, RegistrySocket, connect_socket};
+use crate::registry::{Problem, Registry, RegistrySocket, connect_socket};
 use crate::relay::OwnRelay;
 use crate::remembered::{Remembered, RememberedCallers};
 use crate::rtc::{BrowserLink, Ending};
@@ -479,7 +479,7 @@ pub(crate) async fn stay_registered(agent: Arc<Agent>, mut inbound: Inbound) {
             pause = FIRST_PAUSE;
             away_since = Instant::now();
         }
-        let rejected = error.downcast_ref::<Rejection>().cloned();
+        let rejected = rejection_in(&error);
         tracing::info!(after = ?before.elapsed(), "the registry's connection ended: {error:#}");
         agent.presence.send_replace(match rejected {
             Some(Rejection { code, detail }) => {
@@ -506,6 +506,22 @@ pub(crate) async fn stay_registered(agent: Arc<Agent>, mut inbound: Inbound) {
 struct Rejection {
     code: Code,
     detail: String,
+}
+
+/// Said on the socket, or before it has opened (§5.8).
+fn rejection_in(error: &anyhow::Error) -> Option<Rejection> {
+    if let Some(rejection) = error.downcast_ref::<Rejection>() {
+        return Some(rejection.clone());
+    }
+    let problem = error.downcast_ref::<Problem>()?;
+    let is_for_good = matches!(
+        problem.code,
+        Code::BadSignature | Code::NotEnrolled | Code::Revoked
+    );
+    is_for_good.then(|| Rejection {
+        code: problem.code.clone(),
+        detail: link::printable(&problem.detail),
+    })
 }
 
 /// One socket to the registry, from the first byte to its end.

@@ -62,6 +62,7 @@ codes! {
     TooLarge = "too_large", 413, "over the size limit";
     Unauthorized = "unauthorized", 401, "the owner secret is missing or wrong";
     OwnerSecretUnset = "owner_secret_unset", 503, "this registry has no owner secret yet";
+    OwnerSecretWeak = "owner_secret_weak", 503, "this registry's owner secret can be guessed";
     BadCode = "bad_code", 403, "the enrolment code is unknown, used or expired";
     BadSignature = "bad_signature", 403, "the signature is wrong";
     NotEnrolled = "not_enrolled", 403, "this device is not enrolled here";
@@ -74,6 +75,7 @@ codes! {
     DeviceOffline = "device_offline", 409, "the device is not connected";
     NoAnswer = "no_answer", 504, "the device did not answer in time";
     RateLimited = "rate_limited", 429, "too many attempts";
+    KeyInUse = "key_in_use", 0, "another agent registers with this device's key";
     RelayDisabled = "relay_disabled", 0, "the owner of this registry has switched its relay off";
     RelayExhausted = "relay_exhausted", 0, "the relay's allowance for today is used up";
     WrongPassword = "wrong_password", 0, "wrong password";

@@ -19,6 +19,7 @@ pub const JOIN: &str = "ringback/1 join";
 pub const BEACON: &str = "ringback/1 beacon";
 pub const FETCH: &str = "ringback/1 fetch";
 pub const ANSWER: &str = "ringback/1 answer";
+pub const UPGRADE: &str = "ringback/1 upgrade";
 
 /// `label ‖ 0x00 ‖ parts…`, what is signed or hashed.
 pub(crate) fn join(label: &str, parts: &[&[u8]]) -> Vec<u8> {

@@ -128,6 +128,28 @@ pub fn verify_answers(
     device.verify(label::ANSWER, &parts, signature)
 }
 
+/// Signs the opening of a WebSocket at `path` of the registry (§5.8), before which it does nothing.
+pub fn sign_upgrade(peer: &SecretKey, origin: &str, path: &str, time_ms: u64) -> [u8; 64] {
+    let origin = label::sha256(origin.as_bytes());
+    let (id, time) = (peer.id(), time_ms.to_be_bytes());
+    let parts: [&[u8]; 4] = [id.as_bytes(), &origin, &time, path.as_bytes()];
+    peer.sign(label::UPGRADE, &parts)
+}
+
+/// Has `peer` signed this opening at `origin`? Whether the time is fresh is another question.
+pub fn verify_upgrade(
+    peer: &PeerId,
+    origin: &str,
+    path: &str,
+    time_ms: u64,
+    signature: &[u8; 64],
+) -> bool {
+    let origin = label::sha256(origin.as_bytes());
+    let time = time_ms.to_be_bytes();
+    let parts: [&[u8]; 4] = [peer.as_bytes(), &origin, &time, path.as_bytes()];
+    peer.verify(label::UPGRADE, &parts, signature)
+}
+
 /// An enrolment code without dashes and blanks, in upper case, with Crockford's look-alikes read
 /// as what they look like.
 pub fn canonical_code(code: &str) -> String {

@@ -15,8 +15,8 @@ use ringback_protocol::frame::{
 use ringback_protocol::path::{PathSet, Received, Role, Via, link_tag};
 use ringback_protocol::refusal::Refusal;
 use ringback_protocol::registration::{
-    sign_answers, sign_challenge, sign_enrolment, sign_fetch, sign_join, verify_answers,
-    verify_challenge, verify_enrolment, verify_fetch, verify_join,
+    sign_answers, sign_challenge, sign_enrolment, sign_fetch, sign_join, sign_upgrade,
+    verify_answers, verify_challenge, verify_enrolment, verify_fetch, verify_join, verify_upgrade,
 };
 use ringback_protocol::relay;
 use ringback_protocol::reply::Reply;
@@ -464,6 +464,19 @@ fn signatures_of_a_device_without_a_socket() {
 }
 
 #[test]
+fn signature_of_an_upgrade() {
+    let (id, time_ms) = (device().id(), 1_800_000_000_123);
+    let path = "/v1/relays/000102030405060708090a0b0c0d0e0f";
+    let signature = sign_upgrade(&device(), vector::ORIGIN, path, time_ms);
+    assert_eq!(hex::encode(signature), vector::UPGRADE_SIGNATURE);
+    let fits = |origin, path, time_ms| verify_upgrade(&id, origin, path, time_ms, &signature);
+    assert!(fits(vector::ORIGIN, path, time_ms));
+    assert!(!fits(vector::ORIGIN, path, time_ms + 1));
+    assert!(!fits(vector::ORIGIN, "/v1/relays/", time_ms));
+    assert!(!fits("https://b", path, time_ms));
+}
+
+#[test]
 fn frames_of_the_registry_to_a_caller() {
     assert_frame(Delivered { call: 0 }, vector::DELIVERED);
     assert_frame(
@@ -568,6 +581,7 @@ fn the_document_says_the_same() {
         ("join", vector::JOIN),
         ("control message", vector::RELAY_CONTROL),
         ("fetch signature", vector::FETCH_SIGNATURE),
+        ("upgrade signature", vector::UPGRADE_SIGNATURE),
         ("browser's request", vector::BROWSER_REQUEST),
         ("reply to a browser", vector::BROWSER_REPLY),
         ("channel's Header", vector::CHANNEL_HEADER),
@@ -603,6 +617,7 @@ fn the_document_says_the_same() {
         label::COOKIE,
         label::FETCH,
         label::ANSWER,
+        label::UPGRADE,
     ] {
         assert!(document.contains(&format!("| `{label}` |")), "{label}");
     }

@@ -15,7 +15,7 @@ use hyper_util::rt::TokioIo;
 use ringback_protocol::envelope::{Envelope, LIFETIME, Proof, Request};
 use ringback_protocol::frame::{Ack, Challenge, Deliver, Frame, FrameReader, Register, Registered};
 use ringback_protocol::receipt::Nat;
-use ringback_protocol::registration::{sign_challenge, sign_enrolment};
+use ringback_protocol::registration::{sign_challenge, sign_enrolment, sign_upgrade};
 use ringback_protocol::{PeerId, SecretKey};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -222,7 +222,7 @@ impl Registry {
 
     /// A registered socket of an enrolled device.
     pub async fn registered(&self, key: &SecretKey) -> Socket {
-        let mut socket = Socket::connect(self, &key.id()).await;
+        let mut socket = Socket::connect(self, key).await;
         socket.register(key, &self.origin(), None).await;
         socket.expect_registered().await;
         socket
@@ -341,10 +341,18 @@ pub enum Incident {
 
 impl Socket {
     /// Opens a socket and takes the challenge.
-    pub async fn connect(registry: &Registry, device: &PeerId) -> Self {
-        let mut stream = Self::open(registry, device, Some("ringback.1"))
-            .await
-            .expect("the socket opens");
+    pub async fn connect(registry: &Registry, key: &SecretKey) -> Self {
+        let stream = Self::open(registry, &key.id(), Some(key), Some("ringback.1")).await;
+        Self::challenged(stream.expect("the socket opens"), &key.id()).await
+    }
+
+    /// The same as an old agent, which does not sign the upgrade.
+    pub async fn connect_unsigned(registry: &Registry, device: &PeerId) -> Self {
+        let stream = Self::open(registry, device, None, Some("ringback.1")).await;
+        Self::challenged(stream.expect("the socket opens"), device).await
+    }
+
+    async fn challenged(mut stream: WebSocketStream<TcpStream>, device: &PeerId) -> Self {
         let message = timeout(PATIENCE, stream.next())
             .await
             .expect("a challenge in time");
@@ -362,15 +370,19 @@ impl Socket {
         }
     }
 
-    /// The WebSocket handshake alone.
+    /// The WebSocket handshake alone, signed by a key or not.
     pub async fn open(
         registry: &Registry,
         device: &PeerId,
+        signer: Option<&SecretKey>,
         protocol: Option<&'static str>,
     ) -> Result<WebSocketStream<TcpStream>, tungstenite::Error> {
         let addr: SocketAddr = registry.server.addr();
-        let mut request =
-            format!("ws://{addr}/v1/devices/{device}/socket").into_client_request()?;
+        let path = format!("/v1/devices/{device}/socket");
+        let mut request = format!("ws://{addr}{path}").into_client_request()?;
+        if let Some(signer) = signer {
+            sign(&mut request, signer, &registry.origin(), &path);
+        }
         if let Some(protocol) = protocol {
             request
                 .headers_mut()
@@ -477,6 +489,29 @@ impl Socket {
     }
 }
 
+/// Signs the opening of a WebSocket (PROTOCOL.md, 5.8).
+pub fn sign<T>(request: &mut HttpRequest<T>, signer: &SecretKey, origin: &str, path: &str) {
+    let time_ms = unix_time().as_millis() as u64;
+    let signature = sign_upgrade(signer, origin, path, time_ms);
+    for (name, value) in [
+        ("ringback-peer", signer.id().to_string()),
+        ("ringback-time", time_ms.to_string()),
+        (
+            "ringback-signature",
+            BASE64_URL_SAFE_NO_PAD.encode(signature),
+        ),
+    ] {
+        let value = value.parse().expect("ASCII");
+        request.headers_mut().insert(name, value);
+    }
+}
+
+fn unix_time() -> Duration {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("after 1970")
+}
+
 /// A key that nobody has seen before.
 pub fn new_key() -> SecretKey {
     SecretKey::from_seed(&rand::random())
@@ -484,10 +519,7 @@ pub fn new_key() -> SecretKey {
 
 /// A well-formed envelope, sealed for the device by its caller's key alone.
 pub fn envelope(caller: &SecretKey, device: &PeerId) -> Vec<u8> {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .expect("after 1970")
-        .as_secs();
+    let now = unix_time().as_secs();
     let request = Request {
         id: rand::random(),
         issued_at: now,

@@ -15,7 +15,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::{self, Message};
 
-use crate::registry::Registry;
+use crate::registry::{Registry, new_key, sign};
 
 /// Longer than any wait that the protocol has; reaching it fails the test.
 const PATIENCE: Duration = Duration::from_secs(40);
@@ -71,14 +71,16 @@ impl Peer {
         }
     }
 
-    /// The WebSocket handshake alone.
+    /// The WebSocket handshake alone, signed by a key that nobody knows.
     pub async fn open(
         registry: &Registry,
         room: &str,
         protocol: Option<&'static str>,
     ) -> Result<WebSocketStream<TcpStream>, tungstenite::Error> {
         let addr = registry.server.addr();
-        let mut request = format!("ws://{addr}/v1/relays/{room}").into_client_request()?;
+        let path = format!("/v1/relays/{room}");
+        let mut request = format!("ws://{addr}{path}").into_client_request()?;
+        sign(&mut request, &new_key(), &registry.origin(), &path);
         if let Some(protocol) = protocol {
             request
                 .headers_mut()

@@ -267,7 +267,7 @@ async fn hostile_requests(registry: &registry::Registry, device: PeerId) -> Resu
     }
     broken.send(Update { public }).await;
     assert!(format!("{:?}", broken.next().await).contains("Updated"));
-    let mut unregistered = Socket::connect(registry, &device).await;
+    let mut unregistered = Socket::connect_unsigned(registry, &device).await;
     unregistered.send_bytes(vec![0xff; 100]).await;
     assert_eq!(unregistered.expect_rejected().await, "bad_frame");
     Ok(())

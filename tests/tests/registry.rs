@@ -48,7 +48,7 @@ async fn stun_servers_come_from_the_configuration() {
         servers
     );
     let key = registry.enrolled("nas").await;
-    let mut socket = Socket::connect(&registry, &key.id()).await;
+    let mut socket = Socket::connect(&registry, &key).await;
     socket.register(&key, &registry.origin(), None).await;
     assert_eq!(json!(socket.expect_registered().await.stun), servers);
 }
@@ -334,7 +334,7 @@ async fn the_owner_opens_and_closes_registration() {
         "closed"
     );
     let key = new_key();
-    let mut socket = Socket::connect(&registry, &key.id()).await;
+    let mut socket = Socket::connect(&registry, &key).await;
     socket.register(&key, &registry.origin(), None).await;
     assert_eq!(socket.expect_rejected().await, "not_enrolled");
 
@@ -593,7 +593,7 @@ async fn the_openapi_document_matches_the_routes() {
             }
         }
     }
-    assert_eq!(tried, 17);
+    assert_eq!(tried, 18);
 }
 
 /// As much of JSON Schema as the document uses for answers.
@@ -682,7 +682,7 @@ async fn enrolments_are_limited_but_a_good_code_always_serves() {
     );
     assert_eq!(statuses[59], 429);
     let key = new_key();
-    let mut socket = Socket::connect(&registry, &key.id()).await;
+    let mut socket = Socket::connect(&registry, &key).await;
     socket.register(&key, &registry.origin(), None).await;
     assert_eq!(socket.expect_rejected().await, "rate_limited");
 }

@@ -183,7 +183,7 @@ async fn a_beacon_is_told_of_to_everybody() {
         (&row["role"], &row["via"]),
         (&json!("device"), &Value::Null)
     );
-    let mut of_device = Socket::connect(&registry, &device.id()).await;
+    let mut of_device = Socket::connect(&registry, &device).await;
     of_device.register(&device, &registry.origin(), None).await;
     let Beacon { udp, tcp, relay } = announcement();
     assert_eq!(

@@ -3,11 +3,11 @@
 
 use std::time::{Duration, Instant};
 
-use ringback_protocol::Code;
 use ringback_protocol::frame::{
     Ack, Answer, Answered, Delivered, Failed, Frame, Place, Refuse, Refused,
 };
-use ringback_tests::registry::{Incident, Registry, Ring, envelope, new_key};
+use ringback_protocol::{Code, SecretKey};
+use ringback_tests::registry::{Incident, Registry, Ring, Socket, envelope, new_key};
 use serde_json::{Value, json};
 
 async fn failed(ring: &mut Ring) -> Failed {
@@ -303,7 +303,7 @@ async fn a_socket_sleeps_and_wakes() {
     let registry = Registry::start();
     let (device, mut socket) = registry.online("nas").await;
     let other = registry.enrolled("other").await;
-    let mut registering = ringback_tests::registry::Socket::connect(&registry, &other.id()).await;
+    let mut registering = Socket::connect(&registry, &other).await;
     registering.register(&other, &registry.origin(), None).await;
     registering.expect_registered().await;
     let asleep = Instant::now();
@@ -341,37 +341,100 @@ async fn hibernation() {
     tokio::time::sleep(Duration::from_secs(12)).await;
 }
 
+/// Rings as somebody at this address, and has the device answer or refuse. The status if the
+/// registry does not take the request.
+async fn ring_from(
+    registry: &Registry,
+    socket: &mut Socket,
+    caller: &SecretKey,
+    address: &str,
+    answers: bool,
+) -> Result<(), u16> {
+    let device = socket.device;
+    let path = format!("/v1/devices/{device}/requests");
+    let headers = [("cf-connecting-ip", address)];
+    let response = registry
+        .http("POST", &path, &headers, envelope(caller, &device))
+        .await;
+    if response.status() != 200 {
+        return Err(response.status().as_u16());
+    }
+    let mut ring = Ring::of(response);
+    let call = socket.expect_deliver().await.call;
+    if answers {
+        let reply = vec![1];
+        socket.send(Answer { call, reply }).await;
+    } else {
+        let refusal = vec![2];
+        socket.send(Refuse { call, refusal }).await;
+    }
+    while ring.next().await.is_some() {}
+    Ok(())
+}
+
+/// Six throw-away keys a minute kept everybody out.
 #[tokio::test]
-async fn a_device_has_a_hundred_and_twenty_requests_a_minute() {
+async fn strangers_keep_out_strangers_only() {
     let registry = Registry::start();
     let (device, mut socket) = registry.online("nas").await;
-    for _ in 0..6 {
-        let caller = new_key();
-        for _ in 0..20 {
-            let mut ring = registry
-                .ring(&device.id(), envelope(&caller, &device.id()))
-                .await;
-            let call = socket.expect_deliver().await.call;
-            socket
-                .send(Answer {
-                    call,
-                    reply: vec![],
-                })
-                .await;
-            while ring.next().await.is_some() {}
+    let known = new_key();
+    let ringing = async |socket: &mut Socket, caller: &SecretKey, address: &str, answers| {
+        ring_from(&registry, socket, caller, address, answers).await
+    };
+    assert_eq!(
+        ringing(&mut socket, &known, "192.0.2.1", true).await,
+        Ok(())
+    );
+
+    // From one address, or one /64, forty; then from elsewhere up to a hundred and twenty.
+    let mut junk = 0;
+    for n in 0..200 {
+        let address = match n {
+            0..100 => format!("2001:db8:1:2::{n:x}"),
+            _ => format!("198.51.100.{n}"),
+        };
+        let taken = ringing(&mut socket, &new_key(), &address, false).await;
+        assert!(taken == Ok(()) || taken == Err(429), "{taken:?}");
+        junk += usize::from(taken.is_ok());
+        if n == 99 {
+            assert_eq!(junk, 40, "all from one /64");
         }
     }
-    let reply = registry
-        .ring_refused(&device.id(), envelope(&new_key(), &device.id()))
+    assert_eq!(
+        junk, 119,
+        "a hundred and twenty with the first of the known caller"
+    );
+    let mut newer = registry.registered(&device).await;
+    assert_eq!(
+        ringing(&mut newer, &new_key(), "203.0.113.9", true).await,
+        Err(429),
+        "a newer socket does not reset what the older one has counted"
+    );
+    for _ in 0..18 {
+        assert_eq!(
+            ringing(&mut newer, &known, "2001:db8:1:2::1", true).await,
+            Ok(())
+        );
+    }
+    // Nor does it forget who was answered, which outlives sockets and the object's sleep.
+    newer.close().await;
+    registry
+        .await_row(&device.id(), "online", json!(false))
         .await;
-    assert_eq!(reply.problem(), (429, "rate_limited"));
-    assert!((1..=60).contains(&reply.body["retry_after_s"].as_u64().unwrap()));
-    // A newer socket does not reset what the older one has counted.
-    let _newer = registry.registered(&device).await;
-    let reply = registry
-        .ring_refused(&device.id(), envelope(&new_key(), &device.id()))
-        .await;
-    assert_eq!(reply.problem(), (429, "rate_limited"));
+    hibernation().await;
+    let mut newest = registry.registered(&device).await;
+    for n in 0..200 {
+        let address = format!("198.51.100.{n}");
+        ringing(&mut newest, &new_key(), &address, false).await.ok();
+    }
+    assert_eq!(
+        ringing(&mut newest, &new_key(), "203.0.113.9", true).await,
+        Err(429)
+    );
+    assert_eq!(
+        ringing(&mut newest, &known, "203.0.113.9", true).await,
+        Ok(())
+    );
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use tokio_tungstenite::tungstenite;
 async fn a_device_registers_and_is_listed() {
     let registry = Registry::start();
     let key = registry.enrolled("nas").await;
-    let mut socket = Socket::connect(&registry, &key.id()).await;
+    let mut socket = Socket::connect(&registry, &key).await;
     assert_ne!(socket.challenge.nonce, [0; 32]);
     let now = registry.get("/v1/registry").await.body["time"]
         .as_u64()
@@ -83,11 +83,11 @@ async fn only_the_key_registers() {
     let key = registry.enrolled("nas").await;
     let origin = registry.origin();
 
-    let mut socket = Socket::connect(&registry, &key.id()).await;
+    let mut socket = Socket::connect(&registry, &key).await;
     socket.register(&new_key(), &origin, None).await;
     assert_eq!(socket.expect_rejected().await, "bad_signature");
 
-    let mut socket = Socket::connect(&registry, &key.id()).await;
+    let mut socket = Socket::connect(&registry, &key).await;
     socket
         .register(&key, "https://other-registry.example", None)
         .await;
@@ -97,8 +97,8 @@ async fn only_the_key_registers() {
         "a challenge passed on by another registry"
     );
 
-    let old = Socket::connect(&registry, &key.id()).await;
-    let mut socket = Socket::connect(&registry, &key.id()).await;
+    let old = Socket::connect(&registry, &key).await;
+    let mut socket = Socket::connect(&registry, &key).await;
     let signature = sign_challenge(&key, &old.challenge.nonce, &origin);
     socket
         .send(Register {
@@ -113,7 +113,7 @@ async fn only_the_key_registers() {
         "the answer to another challenge"
     );
 
-    let mut socket = Socket::connect(&registry, &key.id()).await;
+    let mut socket = Socket::connect(&registry, &key).await;
     let mut signature = sign_challenge(&key, &socket.challenge.nonce, &origin);
     signature[40] ^= 0x10;
     socket
@@ -168,7 +168,7 @@ async fn only_register_opens() {
         ),
         ("too much", Frame::from(register).encode(), "too_large"),
     ] {
-        let mut socket = Socket::connect(&registry, &key.id()).await;
+        let mut socket = Socket::connect(&registry, &key).await;
         socket.send_bytes(bytes).await;
         assert_eq!(socket.expect_rejected().await, code, "{what}");
     }
@@ -182,7 +182,7 @@ async fn a_socket_is_a_websocket_of_this_protocol_to_a_device() {
     let reply = registry.get(&format!("/v1/devices/{device}/socket")).await;
     assert_eq!(reply.problem(), (400, "bad_request"));
     for protocol in [None, Some("ringback.2")] {
-        match Socket::open(&registry, &device, protocol).await {
+        match Socket::open(&registry, &device, None, protocol).await {
             Err(tungstenite::Error::Http(response)) => assert_eq!(response.status(), 400),
             other => panic!("{other:?}"),
         }
@@ -231,7 +231,7 @@ async fn registrations_at_once_leave_one() {
     let key = registry.enrolled("nas").await;
     let mut sockets = Vec::new();
     for _ in 0..6 {
-        sockets.push(Socket::connect(&registry, &key.id()).await);
+        sockets.push(Socket::connect(&registry, &key).await);
     }
     for socket in &mut sockets {
         socket.register(&key, &registry.origin(), None).await;
@@ -282,7 +282,7 @@ async fn revoking_closes_the_socket_at_once() {
         (&json!(false), &json!(true))
     );
 
-    let mut socket = Socket::connect(&registry, &key.id()).await;
+    let mut socket = Socket::connect(&registry, &key).await;
     socket.register(&key, &registry.origin(), None).await;
     assert_eq!(socket.expect_rejected().await, "revoked");
     let reply = registry
@@ -379,14 +379,14 @@ async fn addresses_do_not_change_too_often() {
 }
 
 #[tokio::test]
-async fn eight_sockets_may_be_registering_for_ten_seconds() {
+async fn eight_sockets_may_be_registering_for_ten_seconds_and_keep_nothing_awake() {
     let registry = Registry::start();
     let key = registry.enrolled("nas").await;
     let mut silent = Vec::new();
     for _ in 0..8 {
-        silent.push(Socket::connect(&registry, &key.id()).await);
+        silent.push(Socket::connect(&registry, &key).await);
     }
-    match Socket::open(&registry, &key.id(), Some("ringback.1")).await {
+    match Socket::open(&registry, &key.id(), Some(&key), Some("ringback.1")).await {
         Err(tungstenite::Error::Http(response)) => {
             assert_eq!(response.status(), 429);
             assert_eq!(response.headers()["retry-after"], "10");
@@ -395,10 +395,62 @@ async fn eight_sockets_may_be_registering_for_ten_seconds() {
     }
     let other = registry.enrolled("other").await;
     registry.registered(&other).await;
-    let started = std::time::Instant::now();
+    let loads = || {
+        let log = registry.server.log();
+        log.matches("device object loaded").count()
+    };
+    let before = loads();
+    // workerd hibernates an object ten seconds after its last event.
+    tokio::time::sleep(Duration::from_secs(12)).await;
+    registry.registered(&key).await;
+    assert!(
+        loads() > before,
+        "the object slept while sockets said nothing"
+    );
     for socket in &mut silent {
         assert_eq!(socket.expect_rejected().await, "bad_frame");
     }
-    assert!(started.elapsed().as_secs() < 15);
+}
+
+#[tokio::test]
+async fn an_old_agent_registers_without_signing_its_upgrade_and_a_forged_one_is_refused() {
+    let registry = Registry::start();
+    let key = registry.enrolled("nas").await;
+    let mut socket = Socket::connect_unsigned(&registry, &key.id()).await;
+    socket.register(&key, &registry.origin(), None).await;
+    socket.expect_registered().await;
+
+    let loads = registry
+        .server
+        .log()
+        .matches("device object loaded")
+        .count();
+    match Socket::open(&registry, &key.id(), Some(&new_key()), Some("ringback.1")).await {
+        Err(tungstenite::Error::Http(response)) => assert_eq!(response.status(), 403),
+        other => panic!("{other:?}"),
+    }
+    // A stranger's own key opens a socket in its own name only, and soon not even that.
+    let mut opened = 0;
+    for n in 0..80_u8 {
+        let stranger = new_key();
+        let signer = (n % 2 == 0).then_some(&stranger);
+        let socket = Socket::open(&registry, &stranger.id(), signer, Some("ringback.1")).await;
+        match socket {
+            Ok(_) => opened += 1,
+            Err(tungstenite::Error::Http(response)) => assert_eq!(response.status(), 429),
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(opened, 29, "with the old agent thirty a minute");
+    assert_eq!(
+        registry
+            .server
+            .log()
+            .matches("device object loaded")
+            .count()
+            - loads,
+        29,
+        "no object for what is refused"
+    );
     registry.registered(&key).await;
 }

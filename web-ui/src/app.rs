@@ -256,7 +256,7 @@ async fn follow_presence(app: App, secret: String) {
         } else {
             Presence::Lost
         });
-        if let Ok(mut socket) = owner::Presence::open(&secret) {
+        if let Ok(mut socket) = owner::Presence::open(&secret).await {
             loop {
                 let pause = Box::pin(browser::sleep(PING_MS));
                 match futures::future::select(socket.news.next(), pause).await {

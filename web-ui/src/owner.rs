@@ -161,13 +161,20 @@ pub(crate) struct Presence {
 }
 
 impl Presence {
-    pub(crate) fn open(secret: &str) -> Result<Self, Failure> {
+    /// By a ticket, for which the registry wakes nobody. Where there is none, the socket itself says
+    /// why.
+    pub(crate) async fn open(secret: &str) -> Result<Self, Failure> {
+        let ticket = call(secret, "POST", "/v1/tickets", None).await.ok();
+        let offered = js_sys::Array::of1(&"ringback.owner.1".into());
+        if let Some(ticket) = ticket.and_then(|ticket| text(&ticket, "ticket")) {
+            offered.push(&format!("ringback.ticket.{ticket}").into());
+        }
         let unreachable = |_: JsValue| Failure::new("registry_unreachable", "");
         let url = format!(
             "{}/v1/devices/socket",
             browser::origin().replacen("http", "ws", 1)
         );
-        let socket = WebSocket::new_with_str(&url, "ringback.owner.1").map_err(unreachable)?;
+        let socket = WebSocket::new_with_str_sequence(&url, &offered).map_err(unreachable)?;
         let (sender, news) = mpsc::unbounded();
         let hello = json::text(&Hello { owner: secret });
         let opened = socket.clone();

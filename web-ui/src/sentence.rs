@@ -114,6 +114,10 @@ fn words(code: &str) -> (&'static str, &'static str) {
             "This registry has no owner secret yet.",
             "Set OWNER_SECRET in its deployment, then sign in.",
         ),
+        "owner_secret_weak" => (
+            "This registry's owner secret can be guessed, so it opens nothing.",
+            "Set a longer one: `cargo xtask deploy --new-secret`.",
+        ),
         "name_taken" => ("Another device has that name.", "Choose a different one."),
         "bad_code" => (
             "The enrolment code is unknown, used or expired.",

@@ -18,7 +18,7 @@ use crate::problem::Problem;
 pub const ACK_MS: u64 = 5_000;
 /// Milliseconds that it has to answer after that.
 pub const ANSWER_MS: u64 = 15_000;
-/// Calls that may wait at one device.
+/// Calls that may wait at one device: of callers that it has answered before, and as many of others.
 pub const MAX_WAITING: usize = 32;
 /// Calls that one device may place at a time over its socket.
 pub const MAX_PLACED: usize = 8;
@@ -132,6 +132,8 @@ pub struct CallTable {
 #[derive(Debug)]
 struct Waiting {
     session: u64,
+    caller: PeerId,
+    is_answered: bool,
     opened_ms: u64,
     events: UnboundedSender<Event>,
 }
@@ -146,13 +148,24 @@ impl CallTable {
         }
     }
 
-    /// A new call to the socket of this session. `None` if too many wait.
-    pub fn open(&mut self, session: u64, now_ms: u64) -> Option<(u64, UnboundedReceiver<Event>)> {
+    /// A new call to the socket of this session. `None` if too many wait: strangers have no part in
+    /// the places of callers that the device has answered before.
+    pub fn open(
+        &mut self,
+        session: u64,
+        caller: PeerId,
+        is_answered: bool,
+        now_ms: u64,
+    ) -> Option<(u64, UnboundedReceiver<Event>)> {
         // A caller's stream ends by itself in time. One that nobody reads any more is dropped here.
         let limit = ACK_MS + ANSWER_MS + 5_000;
         self.waiting
             .retain(|_, call| now_ms.abs_diff(call.opened_ms) < limit && !call.events.is_closed());
-        if self.waiting.len() >= MAX_WAITING {
+        let alike = self
+            .waiting
+            .values()
+            .filter(|call| call.is_answered == is_answered);
+        if alike.count() >= MAX_WAITING {
             return None;
         }
         let call = self.next.max(now_ms);
@@ -162,6 +175,8 @@ impl CallTable {
             call,
             Waiting {
                 session,
+                caller,
+                is_answered,
                 opened_ms: now_ms,
                 events,
             },
@@ -169,16 +184,15 @@ impl CallTable {
         Some((call, receiver))
     }
 
-    /// An event from the socket of `session`. Events of unknown calls are dropped: the call has
-    /// ended, or never was.
-    pub fn handle(&self, session: u64, call: u64, event: Event) {
-        if let Some(waiting) = self
+    /// An event from the socket of `session`; whose call it was. Events of unknown calls are
+    /// dropped: the call has ended, or never was.
+    pub fn handle(&self, session: u64, call: u64, event: Event) -> Option<PeerId> {
+        let waiting = self
             .waiting
             .get(&call)
-            .filter(|waiting| waiting.session == session)
-        {
-            waiting.events.unbounded_send(event).ok();
-        }
+            .filter(|waiting| waiting.session == session)?;
+        waiting.events.unbounded_send(event).ok();
+        Some(waiting.caller)
     }
 
     pub fn close(&mut self, call: u64) {
@@ -200,6 +214,18 @@ impl CallTable {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn caller() -> PeerId {
+        ringback_protocol::SecretKey::from_seed(&[1; 32]).id()
+    }
+
+    fn open(
+        table: &mut CallTable,
+        session: u64,
+        now_ms: u64,
+    ) -> Option<(u64, UnboundedReceiver<Event>)> {
+        table.open(session, caller(), false, now_ms)
+    }
 
     fn tags(step: Step) -> Vec<u8> {
         match step {
@@ -262,12 +288,12 @@ mod tests {
     #[test]
     fn events_reach_their_call_and_session_only() {
         let mut table = CallTable::new(1_000);
-        let (a, mut a_events) = table.open(1, 1_000).unwrap();
-        let (b, mut b_events) = table.open(2, 1_000).unwrap();
+        let (a, mut a_events) = open(&mut table, 1, 1_000).unwrap();
+        let (b, mut b_events) = open(&mut table, 2, 1_000).unwrap();
         assert_ne!(a, b);
-        table.handle(2, a, Event::Ack);
-        table.handle(1, a + 100, Event::Ack);
-        table.handle(2, b, Event::Ack);
+        assert_eq!(table.handle(2, a, Event::Ack), None);
+        assert_eq!(table.handle(1, a + 100, Event::Ack), None);
+        assert_eq!(table.handle(2, b, Event::Ack), Some(caller()));
         table.session_gone(1);
         assert_eq!(a_events.try_recv().unwrap(), Event::Gone);
         assert_eq!(b_events.try_recv().unwrap(), Event::Ack);
@@ -277,21 +303,23 @@ mod tests {
     #[test]
     fn thirty_two_wait_and_abandoned_ones_do_not_count() {
         let mut table = CallTable::new(0);
-        let mut open: Vec<_> = (0..MAX_WAITING)
-            .map(|_| table.open(1, 0).unwrap())
+        let mut calls: Vec<_> = (0..MAX_WAITING)
+            .map(|_| open(&mut table, 1, 0).unwrap())
             .collect();
-        assert!(table.open(1, 0).is_none());
-        table.close(open.pop().unwrap().0);
-        assert!(table.open(1, 0).is_some());
-        drop(open);
-        assert!(table.open(1, 0).is_some());
+        assert!(open(&mut table, 1, 0).is_none());
+        let known = table.open(1, caller(), true, 0);
+        assert!(known.is_some(), "strangers leave room for who is known");
+        table.close(calls.pop().unwrap().0);
+        assert!(open(&mut table, 1, 0).is_some());
+        drop(calls);
+        assert!(open(&mut table, 1, 0).is_some());
     }
 
     #[test]
     fn numbers_do_not_repeat_after_hibernation() {
         let mut before = CallTable::new(1_000);
-        let (last, _events) = before.open(1, 1_005).unwrap();
-        let (next, _events) = CallTable::new(11_005).open(1, 11_005).unwrap();
+        let (last, _events) = open(&mut before, 1, 1_005).unwrap();
+        let (next, _events) = open(&mut CallTable::new(11_005), 1, 11_005).unwrap();
         assert!(next > last);
     }
 }

@@ -9,17 +9,18 @@
 //! Hibernation is assumed at every line. What must survive it stands in the socket's
 //! [`Attachment`]: the challenge, the registration, the windows of the limits. What is in memory
 //! only is held by something that keeps the object awake: a waiting call by its open response, a
-//! placed call by its open fetch, the registration deadline by its timer (ten seconds at most,
-//! dropped when the device registers). The object writes a row for each request to a device without a
-//! socket and none else; the directory writes one for each registration, change of address and end
+//! placed call by its open fetch. Nothing else does: a socket that does not register is closed when
+//! the next one comes. The object writes a row when a caller is answered for the first
+//! time, and for one in twenty requests to a device without a socket; the directory writes one for each registration, change of address and end
 //! of a socket, one to count each registration and request, and none for heartbeats, which the
 //! runtime answers by itself.
 //!
 //! Files: `registration` and `socket` are the life of a socket, `relaying` what goes through
-//! it, `waiting` the requests of devices that have none, `beacon` what a beacon's socket does
+//! it, `callers` who was answered before, `waiting` the requests of devices without a socket, `beacon` what a beacon's socket does
 //! besides.
 
 mod beacon;
+mod callers;
 mod registration;
 mod relaying;
 mod socket;
@@ -40,12 +41,12 @@ use worker::{
 };
 
 use self::beacon::KnownDevices;
+use self::relaying::Ringing;
 use self::waiting::{FetchWindows, Waiting};
 use crate::attachment::{Attachment, Stage};
 use crate::calls::CallTable;
-use crate::deadline::{Deadline, Watched};
 use crate::ice::Turn;
-use crate::limits::RequestWindow;
+use crate::limits::{AnsweredCallers, RequestWindow, Source};
 use crate::problem::Problem;
 
 pub const BINDING: &str = "DEVICES";
@@ -96,17 +97,20 @@ pub async fn socket(
     fetch(env, device, Method::Get, "socket", headers, None).await
 }
 
-/// Relays an envelope whose signature by `caller` is verified. The answer is a stream (§5.3) or a
+/// Relays an envelope whose signature by `caller` is verified, and which has come from there (an
+/// address as text; empty if another device has placed it). The answer is a stream (§5.3) or a
 /// problem. A browser that is admitted is told of TURN servers.
 pub async fn request(
     env: &Env,
     device: &PeerId,
     caller: &PeerId,
+    from: &str,
     envelope: &[u8],
     is_browser: bool,
 ) -> worker::Result<Response> {
     let headers = headers_for(device)?;
     headers.set(header::CALLER, &caller.to_string())?;
+    headers.set(header::FROM, from)?;
     if is_browser {
         headers.set(header::BROWSER, "1")?;
     }
@@ -245,8 +249,8 @@ impl DurableObject for DeviceObject {
             env,
             calls: RefCell::new(CallTable::new(now_ms())),
             placed: Cell::new(0),
-            deadline: Deadline::default(),
             missing: RefCell::default(),
+            answered: RefCell::default(),
             waiting: RefCell::default(),
             fetched: RefCell::default(),
             known: RefCell::default(),
@@ -272,16 +276,22 @@ impl DurableObject for DeviceObject {
                 .accept(device, text(header::ORIGIN)?, text(header::FROM)?),
             "/requests" => {
                 let caller = id(header::CALLER)?;
+                let source = Source::parse(&text(header::FROM)?);
                 let is_browser = headers.has(header::BROWSER)?;
                 let envelope = request.bytes().await?;
-                self.shared
-                    .relay(&device, &caller, envelope, is_browser)
-                    .await
+                let ringing = Ringing {
+                    device,
+                    caller,
+                    source,
+                    is_browser,
+                    is_answered: self.shared.is_answered(&caller).await,
+                };
+                self.shared.relay(&ringing, envelope).await
             }
             "/waiting" => self.shared.fetch_waiting(),
             "/answers" => {
                 let body = request.bytes().await?;
-                self.shared.take_answers(&body)
+                self.shared.take_answers(&body).await
             }
             "/notify" => {
                 let told = self.shared.notify(id(header::SUBJECT)?);
@@ -344,11 +354,11 @@ struct Shared {
     calls: RefCell<CallTable>,
     /// Calls that this device has placed and that are under way.
     placed: Cell<usize>,
-    /// Of registration.
-    deadline: Deadline,
-    /// Requests while the device has no socket, and so no attachment to count them in. They reach
-    /// nobody; that memory forgets them costs only a look into the directory.
-    missing: RefCell<RequestWindow>,
+    /// Requests while the device has no socket, and so no attachment to count them in; `None` until
+    /// it was read from storage.
+    missing: RefCell<Option<RequestWindow>>,
+    /// `None` until it was read from storage.
+    answered: RefCell<Option<AnsweredCallers>>,
     /// Requests that the device comes for, by call.
     waiting: RefCell<BTreeMap<u64, Waiting>>,
     fetched: RefCell<FetchWindows>,
@@ -357,26 +367,17 @@ struct Shared {
     turn: Turn,
 }
 
-impl Watched for Shared {
-    fn deadline(&self) -> &Deadline {
-        &self.deadline
-    }
-
-    /// Closes sockets that have not registered in time.
-    fn close_overdue(&self) -> Option<u64> {
+impl Shared {
+    /// Closes sockets that have not registered in time. Done when another one comes: a timer would
+    /// keep the object awake, for whoever opens a socket and says nothing.
+    fn close_overdue(&self) {
         let now_ms = now_ms();
-        let mut next: Option<u64> = None;
         for (socket, attachment) in self.attachments() {
-            match attachment.patience_ms(now_ms) {
-                Some(0) => self.reject(
-                    &socket,
-                    Problem::new(Code::BadFrame, "no registration within 10 s"),
-                ),
-                Some(patience) => next = Some(next.unwrap_or(patience).min(patience)),
-                None => {}
+            if attachment.patience_ms(now_ms) == Some(0) {
+                let late = Problem::new(Code::BadFrame, "no registration within 10 s");
+                self.reject(&socket, late);
             }
         }
-        next
     }
 }
 

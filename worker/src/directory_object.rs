@@ -48,6 +48,7 @@ use owners::Owners;
 use crate::limits::Window;
 use crate::policy::PolicyChange;
 use crate::problem::Problem;
+use crate::tally::Tally;
 
 pub const BINDING: &str = "DIRECTORY";
 /// The one object of the namespace.
@@ -99,8 +100,10 @@ pub enum Ask {
     Missing {
         device: PeerId,
     },
-    /// A request went to a device.
+    /// A device has placed a request that went to another.
     Relayed,
+    /// What the frontend has answered.
+    Counted(Tally),
     /// A beacon says where it listens.
     Beacon {
         beacon: PeerId,
@@ -144,9 +147,12 @@ pub enum Ask {
     },
     /// What anybody may know. Answer: `{registration, beacons}`.
     Registry,
+    /// Answer: [`Roster`](crate::roster::Roster).
+    Roster,
     Policy,
     SetPolicy(PolicyChange),
-    Usage,
+    /// With what the frontend has counted and not told yet.
+    Usage(Tally),
     /// A peer wants to join a relay room; in the device's role it names itself. Answer: [`Terms`].
     Join {
         device: Option<PeerId>,
@@ -242,6 +248,7 @@ impl DurableObject for DirectoryObject {
         if request.path() == "/socket" {
             return self.owners.accept();
         }
+        crate::log::asked();
         let ask: Ask = serde_json::from_slice(&request.bytes().await?)?;
         let answer = match self.answer(ask).await {
             Ok(answer) => Ok(answer),
@@ -324,6 +331,7 @@ impl DirectoryObject {
             } => self.offline(&device, session, last_seen),
             Ask::Missing { device } => self.missing(&device),
             Ask::Relayed => self.relayed(),
+            Ask::Counted(tally) => self.counted(tally),
             Ask::Beacon {
                 beacon,
                 udp,
@@ -350,9 +358,10 @@ impl DirectoryObject {
                 "registration": self.policy()?.registration,
                 "beacons": self.beacons()?,
             })),
+            Ask::Roster => self.roster(),
             Ask::Policy => Ok(serde_json::to_value(self.policy()?)?),
             Ask::SetPolicy(change) => self.set_policy(&change),
-            Ask::Usage => self.usage(),
+            Ask::Usage(pending) => self.usage(pending),
             Ask::Join {
                 device,
                 spent,

@@ -1,10 +1,9 @@
 //! HTTP in, HTTP out (§5): finds the route, checks what can be checked without state, asks the
-//! object that knows, and makes a response of its answer. Holds no state of its own.
+//! object that knows, and makes a response of its answer. What it keeps in memory is copies and counts,
+//! so that no stranger wakes an object for nothing (§5.8).
 
 use std::borrow::Borrow;
 
-use base64::Engine as _;
-use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use futures_util::StreamExt as _;
 use ringback_protocol::relay::Room;
 use ringback_protocol::{Code, PeerId, VERSION, name, registration};
@@ -16,14 +15,19 @@ use worker::{
     Context, Date, Env, Headers, Request, Response, ResponseBody, ResponseBuilder, event, js_sys,
 };
 
+use crate::allowance::{self, Class};
 use crate::calls::caller_of;
 use crate::cross_origin::AllowedPage;
 use crate::directory_object::{Ask, EnrolledAs, ask};
 use crate::enrolment_code::EnrolmentCode;
+use crate::limits::Source;
 use crate::policy::{Policy, PolicyChange};
 use crate::problem::Problem;
 use crate::routes::{self, Match, Operation};
-use crate::{device_object, directory_object, ice, openapi, origin, owner, relay_object};
+use crate::signed::{self, Upgrade};
+use crate::{
+    device_object, directory_object, ice, openapi, origin, owner, relay_object, roster, tally,
+};
 
 /// Bytes of the largest request body (§14).
 const MAX_BODY: usize = 64 * 1024;
@@ -32,11 +36,9 @@ const MAX_ORIGIN: usize = 300;
 /// Lifetimes of an enrolment code in seconds (§5.2).
 const TTL_S: std::ops::RangeInclusive<u64> = 60..=604_800;
 const USUAL_TTL_S: u64 = 3_600;
-/// Milliseconds that a device's clock may be off when it signs a time (§5.4).
-const MAX_CLOCK_ERROR_MS: u64 = 120_000;
 
 #[event(fetch)]
-async fn fetch(mut request: Request, env: Env, _: Context) -> worker::Result<Response> {
+async fn fetch(mut request: Request, env: Env, context: Context) -> worker::Result<Response> {
     let method = request.inner().method();
     let preflight = header(&request, "access-control-request-method")
         .filter(|_| method == "OPTIONS" && header(&request, "origin").is_some());
@@ -45,6 +47,16 @@ async fn fetch(mut request: Request, env: Env, _: Context) -> worker::Result<Res
         Ok(response) => response,
         Err(problem) => problem.into_response()?,
     };
+    let is_call = method == "POST" && request.path().ends_with("/requests");
+    let status = response.status_code();
+    if let Some(counted) = tally::count(status, is_call && status == 200, now_ms()) {
+        let env = env.clone();
+        context.wait_until(async move {
+            if ask::<()>(&env, &Ask::Counted(counted)).await.is_err() {
+                tally::give_back(counted);
+            }
+        });
+    }
     if let (Some(page), true) = (&page, preflight.is_some()) {
         for (name, value) in page.preflight_headers() {
             response.headers_mut().set(name, value)?;
@@ -87,8 +99,13 @@ async fn respond(request: &mut Request, env: &Env) -> Result<Response, Problem> 
     if !origin::is_protected(&origin) {
         return Err(bad_request("this registry answers over https only"));
     }
+    let client = Client::of(request);
+    if !client.is_loopback {
+        allowance::admit(env, Class::Any, client.source).await?;
+    }
     let method = request.inner().method();
-    let (route, parameter) = match routes::find(&method, &request.path()) {
+    let path = request.path();
+    let (route, parameter) = match routes::find(&method, &path) {
         Match::Route(route, parameter) => (route, parameter),
         Match::Methods(allow) if method == "OPTIONS" => return empty(204, Some(&allow)),
         Match::Methods(allow) => {
@@ -102,16 +119,12 @@ async fn respond(request: &mut Request, env: &Env) -> Result<Response, Problem> 
             ));
         }
     };
+    let owner_secret = || ice::text(env, "OWNER_SECRET");
     if route.owner {
-        let secret = env
-            .var("OWNER_SECRET")
-            .map(|secret| secret.to_string())
-            .ok();
-        owner::authorise(
-            header(request, "authorization").as_deref(),
-            secret.as_deref(),
-        )?;
+        let authorization = header(request, "authorization");
+        owner::authorise(authorization.as_deref(), owner_secret().as_deref())?;
     }
+    let unproven = || allowance::admit(env, Class::Unproven, client.source);
     let device = || {
         parameter
             .parse::<PeerId>()
@@ -120,30 +133,81 @@ async fn respond(request: &mut Request, env: &Env) -> Result<Response, Problem> 
     match route.operation {
         Operation::Registry => registry(env).await,
         Operation::OpenApi => text(200, "application/json", openapi::DOCUMENT),
-        Operation::Alias => json(
-            200,
-            &ask::<Value>(env, &Ask::Alias { name: parameter }).await?,
-        ),
-        Operation::Enrol => enrol(request, env, &origin).await,
+        Operation::Alias => json(200, &roster::alias(env, &parameter).await?),
+        Operation::Enrol => enrol(request, env, &client, &origin).await,
         Operation::Socket => {
             let device = device()?;
             check_websocket(request, device_object::SUBPROTOCOL)?;
-            device_object::socket(env, &device, &origin, &peer_address(request))
+            let signer = upgrade(request).signer(&origin, &path, Some(&device), now_ms())?;
+            if signer.is_none() || !roster::is_enrolled(env, &device).await {
+                unproven().await?;
+            }
+            device_object::socket(env, &device, &origin, &client.address)
                 .await
                 .map_err(fault)
         }
         Operation::OwnerSocket => {
-            check_websocket(request, directory_object::SUBPROTOCOL)?;
+            let offered = check_websocket(request, directory_object::SUBPROTOCOL)?;
+            let secret = owner_secret().unwrap_or_default();
+            match signed::has_ticket(&offered, &secret, &origin, now_ms() / 1000) {
+                Some(true) => {}
+                Some(false) => {
+                    let detail = "this ticket is not good, or not any more";
+                    return Err(Problem::new(Code::Unauthorized, detail));
+                }
+                None => unproven().await?,
+            }
             directory_object::socket(env).await.map_err(fault)
         }
-        Operation::Request => call(request, env, &device()?).await,
-        Operation::Fetch => fetch_waiting(request, env, &device()?, &origin).await,
-        Operation::Answers => answers(request, env, &device()?, &origin).await,
+        Operation::NewTicket => {
+            let expires_at = now_ms() / 1000 + signed::TICKET_S;
+            let secret = owner_secret().unwrap_or_default();
+            let ticket = signed::ticket(&secret, &origin, expires_at);
+            json(201, &json!({ "ticket": ticket, "expires_at": expires_at }))
+        }
+        Operation::Request => {
+            let device = device()?;
+            let (caller, envelope) = checked_call(request, &device).await?;
+            if !roster::is_enrolled(env, &device).await {
+                unproven().await?;
+            }
+            // Browsers send it with every POST, and nobody else has a use for TURN.
+            let is_browser = header(request, "origin").is_some();
+            let from = &client.address;
+            device_object::request(env, &device, &caller, from, &envelope, is_browser)
+                .await
+                .map_err(fault)
+        }
+        Operation::Fetch => {
+            let device = device()?;
+            check_fetch(request, &device, &origin)?;
+            if !roster::is_enrolled(env, &device).await {
+                unproven().await?;
+            }
+            device_object::fetch_waiting(env, &device)
+                .await
+                .map_err(fault)
+        }
+        Operation::Answers => {
+            let device = device()?;
+            let body = checked_answers(request, &device, &origin).await?;
+            if !roster::is_enrolled(env, &device).await {
+                unproven().await?;
+            }
+            device_object::answers(env, &device, &body)
+                .await
+                .map_err(fault)
+        }
         Operation::Relay => {
             let room = parameter
                 .parse::<Room>()
                 .map_err(|error| bad_request(error.to_string()))?;
             check_websocket(request, device_object::SUBPROTOCOL)?;
+            match upgrade(request).signer(&origin, &path, None, now_ms())? {
+                Some(peer) if roster::is_enrolled(env, &peer).await => {}
+                Some(_) => allowance::admit(env, Class::Signed, client.source).await?,
+                None => unproven().await?,
+            }
             relay_object::socket(env, &room, &origin)
                 .await
                 .map_err(fault)
@@ -153,44 +217,46 @@ async fn respond(request: &mut Request, env: &Env) -> Result<Response, Problem> 
         Operation::Rename => {
             let device = device()?;
             let RenameBody { name } = body_json(request).await?;
-            json(
-                200,
-                &ask::<Value>(
-                    env,
-                    &Ask::Rename {
-                        device,
-                        name: checked_name(name)?,
-                    },
-                )
-                .await?,
-            )
+            let name = checked_name(name)?;
+            changed(200, env, &Ask::Rename { device, name }).await
         }
         Operation::Revoke => {
             ask::<()>(env, &Ask::Revoke { device: device()? }).await?;
+            roster::forget();
             empty(204, None)
         }
         Operation::Policy => json(200, &ask::<Policy>(env, &Ask::Policy).await?),
         Operation::SetPolicy => {
             let change: PolicyChange = body_json(request).await?;
             change.check().map_err(bad_request)?;
-            json(200, &ask::<Policy>(env, &Ask::SetPolicy(change)).await?)
+            changed(200, env, &Ask::SetPolicy(change)).await
         }
-        Operation::Usage => json(200, &ask::<Value>(env, &Ask::Usage).await?),
+        Operation::Usage => json(
+            200,
+            &ask::<Value>(env, &Ask::Usage(tally::pending())).await?,
+        ),
     }
+}
+
+/// A change that the directory makes, after which what is kept of it is old.
+async fn changed(status: u16, env: &Env, change: &Ask) -> Result<Response, Problem> {
+    let answer = ask::<Value>(env, change).await?;
+    roster::forget();
+    json(status, &answer)
 }
 
 async fn registry(env: &Env) -> Result<Response, Problem> {
     let mut registry = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "protocol_versions": [VERSION],
-        "time": Date::now().as_millis() / 1000,
+        "time": now_ms() / 1000,
         "stun_servers": device_object::stun_servers(env),
         "ice_servers": ice::public(env),
     });
     if let Some(lan_origin) = ice::text(env, "LAN_ORIGIN") {
         registry["lan_origin"] = lan_origin.into();
     }
-    let Value::Object(known) = ask::<Value>(env, &Ask::Registry).await? else {
+    let Value::Object(known) = roster::registry(env).await? else {
         return Err(Problem::new(
             Code::Internal,
             "the registry failed; try again",
@@ -200,14 +266,19 @@ async fn registry(env: &Env) -> Result<Response, Problem> {
     json(200, &registry)
 }
 
-async fn enrol(request: &mut Request, env: &Env, origin: &str) -> Result<Response, Problem> {
+async fn enrol(
+    request: &mut Request,
+    env: &Env,
+    client: &Client,
+    origin: &str,
+) -> Result<Response, Problem> {
     let EnrolBody {
         code,
         device,
         name,
         signature,
     } = body_json(request).await?;
-    let signature = signature_of(&signature)?;
+    let signature = signed::signature(&signature)?;
     let name = name.map(checked_name).transpose()?;
     if !registration::verify_enrolment(
         &device,
@@ -218,21 +289,16 @@ async fn enrol(request: &mut Request, env: &Env, origin: &str) -> Result<Respons
         let detail = format!("the enrolment is not signed by this device for {origin}");
         return Err(Problem::new(Code::BadSignature, detail));
     }
+    allowance::admit(env, Class::Signed, client.source).await?;
     // A code that can not be one goes the way of a wrong one: by a digest that no code has.
     let digest =
         code.map(|code| EnrolmentCode::parse(&code).map_or_else(String::new, |code| code.digest()));
-    json(
-        201,
-        &ask::<Value>(
-            env,
-            &Ask::Enrol {
-                device,
-                digest,
-                name,
-            },
-        )
-        .await?,
-    )
+    let enrol = Ask::Enrol {
+        device,
+        digest,
+        name,
+    };
+    changed(201, env, &enrol).await
 }
 
 async fn new_code(request: &mut Request, env: &Env) -> Result<Response, Problem> {
@@ -252,7 +318,8 @@ async fn new_code(request: &mut Request, env: &Env) -> Result<Response, Problem>
     )
 }
 
-fn check_websocket(request: &Request, subprotocol: &str) -> Result<(), Problem> {
+/// The subprotocols that are offered, this one among them.
+fn check_websocket(request: &Request, subprotocol: &str) -> Result<String, Problem> {
     if !header(request, "upgrade").is_some_and(|upgrade| upgrade.eq_ignore_ascii_case("websocket"))
     {
         return Err(bad_request("this path takes WebSocket connections only"));
@@ -265,84 +332,55 @@ fn check_websocket(request: &Request, subprotocol: &str) -> Result<(), Problem> 
         let detail = format!("the WebSocket must offer the subprotocol {subprotocol}");
         return Err(Problem::new(Code::BadVersion, detail));
     }
-    Ok(())
+    Ok(offered)
+}
+
+fn upgrade(request: &Request) -> Upgrade {
+    Upgrade {
+        peer: header(request, "ringback-peer"),
+        time: header(request, "ringback-time"),
+        signature: header(request, "ringback-signature"),
+    }
 }
 
 /// A device without a socket comes for its requests. As with requests themselves, what is forged
 /// costs its object nothing.
-async fn fetch_waiting(
-    request: &Request,
-    env: &Env,
-    device: &PeerId,
-    origin: &str,
-) -> Result<Response, Problem> {
+fn check_fetch(request: &Request, device: &PeerId, origin: &str) -> Result<(), Problem> {
     let (time_ms, signature) = signed_time(request)?;
     if !registration::verify_fetch(device, origin, time_ms, &signature) {
-        return Err(not_signed(origin));
+        return Err(signed::not_signed(origin));
     }
-    device_object::fetch_waiting(env, device)
-        .await
-        .map_err(fault)
+    Ok(())
 }
 
-async fn answers(
+async fn checked_answers(
     request: &mut Request,
-    env: &Env,
     device: &PeerId,
     origin: &str,
-) -> Result<Response, Problem> {
+) -> Result<Vec<u8>, Problem> {
     let (time_ms, signature) = signed_time(request)?;
     let body = body(request).await?;
     if !registration::verify_answers(device, origin, time_ms, &body, &signature) {
-        return Err(not_signed(origin));
+        return Err(signed::not_signed(origin));
     }
-    device_object::answers(env, device, &body)
-        .await
-        .map_err(fault)
+    Ok(body)
 }
 
-/// The headers of §5.4. The time must be fresh: a device whose clock is off is told ours.
 fn signed_time(request: &Request) -> Result<(u64, [u8; 64]), Problem> {
-    let time_ms = header(request, "ringback-time")
-        .and_then(|time| time.parse::<u64>().ok())
-        .ok_or_else(|| bad_request("Ringback-Time: expected Unix milliseconds"))?;
-    let signature = signature_of(&header(request, "ringback-signature").unwrap_or_default())?;
-    let now_ms = Date::now().as_millis();
-    if time_ms.abs_diff(now_ms) > MAX_CLOCK_ERROR_MS {
-        return Err(Problem {
-            time_ms: Some(now_ms),
-            ..Problem::new(
-                Code::Stale,
-                "Ringback-Time is more than 120 s off the registry's clock",
-            )
-        });
-    }
-    Ok((time_ms, signature))
-}
-
-fn signature_of(text: &str) -> Result<[u8; 64], Problem> {
-    BASE64_URL_SAFE_NO_PAD
-        .decode(text)
-        .ok()
-        .and_then(|bytes| <[u8; 64]>::try_from(bytes).ok())
-        .ok_or_else(|| bad_request("signature: expected 64 bytes in base64url without padding"))
-}
-
-fn not_signed(origin: &str) -> Problem {
-    let detail = format!("this is not signed by this device for {origin}");
-    Problem::new(Code::BadSignature, detail)
+    let time = header(request, "ringback-time");
+    let signature = header(request, "ringback-signature").unwrap_or_default();
+    signed::time(time.as_deref(), &signature, now_ms())
 }
 
 /// The signature is checked here and not in the device's object, so that forged requests cost that
 /// device's object nothing.
-async fn call(request: &mut Request, env: &Env, device: &PeerId) -> Result<Response, Problem> {
+async fn checked_call(
+    request: &mut Request,
+    device: &PeerId,
+) -> Result<(PeerId, Vec<u8>), Problem> {
     let envelope = body(request).await?;
     let caller = caller_of(&envelope, device)?;
-    // Browsers send it with every POST, and nobody else has a use for TURN.
-    let is_browser = header(request, "origin").is_some();
-    device_object::request(env, device, &caller, &envelope, is_browser)
-        .await
-        .map_err(fault)
+    Ok((caller, envelope))
 }
 
 async fn body_json<T: DeserializeOwned>(request: &mut Request) -> Result<T, Problem> {
@@ -389,21 +427,45 @@ fn checked_name(name: String) -> Result<String, Problem> {
     }
 }
 
-/// The client's IP address as text: the edge gives a header, workerd alone a property. Empty if
-/// neither tells.
-fn peer_address(request: &Request) -> String {
-    if let Some(address) = header(request, "cf-connecting-ip") {
-        return address;
+/// Whoever sends a request.
+struct Client {
+    /// Its IP address as text; empty if that can not be told.
+    address: String,
+    source: Option<Source>,
+    /// It is on this machine, or behind a proxy that is and does not say for whom it asks.
+    is_loopback: bool,
+}
+
+impl Client {
+    /// The edge tells the address in a header, workerd alone in a property; then a header is
+    /// believed from a proxy on the same machine only.
+    fn of(request: &Request) -> Self {
+        let is_loopback = |address: &str| {
+            let ip = address.parse::<std::net::IpAddr>();
+            ip.is_ok_and(|ip| ip.to_canonical().is_loopback())
+        };
+        let direct = direct_address(request).filter(|address| !is_loopback(address));
+        let address = direct
+            .or_else(|| header(request, "cf-connecting-ip"))
+            .or_else(|| direct_address(request))
+            .unwrap_or_default();
+        Self {
+            source: Source::parse(&address),
+            is_loopback: is_loopback(&address),
+            address,
+        }
     }
+}
+
+fn direct_address(request: &Request) -> Option<String> {
     let property = |of: &JsValue, name: &str| js_sys::Reflect::get(of, &name.into()).ok();
-    property(request.inner(), "cf")
-        .and_then(|cf| {
-            property(&cf, "clientIp")?
-                .as_string()?
-                .parse::<std::net::SocketAddr>()
-                .ok()
-        })
-        .map_or_else(String::new, |address| address.ip().to_string())
+    let address = property(&property(request.inner(), "cf")?, "clientIp")?.as_string()?;
+    let address = address.parse::<std::net::SocketAddr>().ok()?;
+    Some(address.ip().to_string())
+}
+
+fn now_ms() -> u64 {
+    Date::now().as_millis()
 }
 
 fn header(request: &Request, name: &str) -> Option<String> {

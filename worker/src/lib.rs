@@ -8,18 +8,21 @@
 //!             └──────► RelayObject        one per room: two sockets, datagrams between them
 //! ```
 //!
-//! The [`frontend`] holds no state: it matches the route, checks sizes, signatures and the owner
+//! The [`frontend`] holds no state that counts: it matches the route, checks sizes, signatures and the owner
 //! secret, and hands on what is left. What needs one place in the world to be decided is decided in
 //! an object. The directory is the authority on who may register and under which name; a device's
 //! object knows only its sockets, a room only who is in it.
 //!
-//! Files that decide without doing I/O, and are tested natively: [`routes`], [`origin`],
+//! Between the two, so that strangers wake no objects: [`signed`] proofs, the [`allowance`] of an
+//! address, and the [`roster`], a copy of what the directory knows.
+//!
+//! Files that decide without doing I/O, and are tested natively: [`routes`], [`origin`], [`signed`],
 //! [`owner`], [`cross_origin`], [`policy`], [`problem`], [`enrolment_code`], [`limits`], [`calls`], [`attachment`].
 
+pub mod allowance;
 pub mod attachment;
 pub mod calls;
 pub mod cross_origin;
-pub mod deadline;
 pub mod device_object;
 pub mod directory_object;
 pub mod enrolment_code;
@@ -33,4 +36,7 @@ pub mod owner;
 pub mod policy;
 pub mod problem;
 pub mod relay_object;
+pub mod roster;
 pub mod routes;
+pub mod signed;
+pub mod tally;

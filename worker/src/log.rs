@@ -14,6 +14,11 @@ pub(crate) fn loaded(what: &str) {
     worker::console_log!("{line}");
 }
 
+/// The directory was asked something: each time is a request that is billed.
+pub(crate) fn asked() {
+    worker::console_log!("{}", serde_json::json!({ "event": "directory asked" }));
+}
+
 /// A fault of ours, or of the platform.
 pub(crate) fn fault(during: &str, error: &worker::Error) {
     let line =

@@ -40,7 +40,6 @@ use self::attachment::{Attachment, Stage};
 use self::backlog::Backlog;
 use self::meter::Meter;
 use self::outflow::Outflow;
-use crate::deadline::{Deadline, Watched};
 use crate::device_object::close;
 use crate::problem::Problem;
 
@@ -94,7 +93,6 @@ impl DurableObject for RelayObject {
             leasing: Cell::new(false),
             retry_ms: Cell::new(0),
             refused: RefCell::default(),
-            deadline: Deadline::default(),
         };
         shared.wake();
         Self {
@@ -162,7 +160,6 @@ struct Shared {
     retry_ms: Cell<u64>,
     /// It has said that there is no more: the room lives on what it has.
     refused: RefCell<Option<Problem>>,
-    deadline: Deadline,
 }
 
 /// A joined socket.
@@ -176,27 +173,17 @@ struct Seat {
     excess: (u64, u64),
 }
 
-impl Watched for Shared {
-    fn deadline(&self) -> &Deadline {
-        &self.deadline
-    }
-
-    fn close_overdue(&self) -> Option<u64> {
+impl Shared {
+    /// Closes sockets that have not joined in time. Done when another one comes: a timer would keep
+    /// the room awake, for whoever opens a socket and says nothing.
+    fn close_overdue(&self) {
         let now_ms = now_ms();
-        let mut next: Option<u64> = None;
         for (socket, attachment) in self.attachments() {
-            match attachment.patience_ms(now_ms) {
-                Some(0) => {
-                    reject(
-                        &socket,
-                        &Problem::new(Code::BadFrame, "no Join within 10 s"),
-                    );
-                }
-                Some(patience) => next = Some(next.unwrap_or(patience).min(patience)),
-                None => {}
+            if attachment.patience_ms(now_ms) == Some(0) {
+                let late = Problem::new(Code::BadFrame, "no Join within 10 s");
+                reject(&socket, &late);
             }
         }
-        next
     }
 }
 

@@ -14,6 +14,7 @@ pub enum Operation {
     Fetch,
     Answers,
     Relay,
+    NewTicket,
     NewCode,
     Devices,
     Rename,
@@ -56,13 +57,15 @@ pub const ROUTES: &[Route] = &[
     open("GET", "/v1/openapi.json", Operation::OpenApi),
     open("GET", "/v1/aliases/{name}", Operation::Alias),
     open("POST", "/v1/enrollments", Operation::Enrol),
-    // The secret is the socket's first message: pages can not send headers with it.
+    // The secret is the socket's first message: pages can not send headers with it. A ticket stands
+    // in the subprotocols.
     open("GET", "/v1/devices/socket", Operation::OwnerSocket),
     open("GET", "/v1/devices/{id}/socket", Operation::Socket),
     open("POST", "/v1/devices/{id}/requests", Operation::Request),
     open("GET", "/v1/devices/{id}/requests", Operation::Fetch),
     open("POST", "/v1/devices/{id}/answers", Operation::Answers),
     open("GET", "/v1/relays/{room}", Operation::Relay),
+    owner("POST", "/v1/tickets", Operation::NewTicket),
     owner("POST", "/v1/codes", Operation::NewCode),
     owner("GET", "/v1/devices", Operation::Devices),
     owner("PATCH", "/v1/devices/{id}", Operation::Rename),

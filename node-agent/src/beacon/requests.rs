@@ -2,8 +2,7 @@
 //! answered on the same connection, which then ends.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 use bytes::Bytes;
@@ -35,10 +34,7 @@ pub(super) async fn serve(
     notified: Arc<Notify>,
     mut answers: mpsc::Receiver<Frame>,
 ) {
-    let requests = Requests {
-        agent,
-        clock_ms: AtomicI64::new(0),
-    };
+    let requests = Requests { agent };
     let mut connection: Option<Connection> = None;
     loop {
         let is_open = connection.is_some();
@@ -69,8 +65,6 @@ pub(super) async fn serve(
 
 struct Requests {
     agent: Arc<Agent>,
-    /// What is to be added to this host's clock.
-    clock_ms: AtomicI64,
 }
 
 impl Requests {
@@ -143,7 +137,7 @@ impl Requests {
             None => Connection::open_quickly(&self.agent.registry).await?,
         };
         for attempt in 0..2 {
-            let time = self.now_ms();
+            let time = self.agent.registry.now_ms();
             let signature = sign(time, &body);
             let answer = connection
                 .signed(method.clone(), path, body.clone(), time, &signature)
@@ -155,24 +149,13 @@ impl Requests {
                         bail!(problem);
                     };
                     warn_of_clock(theirs);
-                    let off = i128::from(theirs) - i128::from(own_ms());
-                    let off = i64::try_from(off).unwrap_or(0);
-                    self.clock_ms.store(off, Ordering::Relaxed);
+                    self.agent.registry.set_clock(theirs);
                 }
                 Err(problem) => bail!(problem),
             }
         }
         bail!("the registry does not take this host's clock, nor its own")
     }
-
-    fn now_ms(&self) -> u64 {
-        own_ms().saturating_add_signed(self.clock_ms.load(Ordering::Relaxed))
-    }
-}
-
-fn own_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| since.as_millis() as u64)
 }
 
 /// A call that a command of this host places, over a connection of its own: there is no socket.

@@ -58,14 +58,13 @@ async fn examine(global: &Global, profile: &Profile, target: &Target) -> Result<
 async fn look(global: &Global, profile: &Profile, target: &Target) -> Result<Examined> {
     let config = Config::load(profile)?;
     let registry = target::registry(&target.registry, &config).map_err(|e| format!("{e:#}"));
-    let id = match profile.existing_key()? {
-        Some(key) => key.id(),
-        None => SecretKey::from_seed(&rand::random()).id(),
-    };
+    let key = profile
+        .existing_key()?
+        .unwrap_or_else(|| SecretKey::from_seed(&rand::random()));
     let subject = Subject {
         profile,
         registry,
-        id,
+        key,
         stun: target.registry.stun.clone().or_else(|| config.stun.clone()),
         stun_known: target::known_stun(profile),
         maps_ports: !target.no_port_mapping && config.port_mapping.unwrap_or(true),

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use ringback_protocol::PeerId;
+use ringback_protocol::SecretKey;
 use ringback_protocol::diagnosis::{Filtering, Here, Mapping, Standing};
 use serde::Serialize;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
@@ -40,7 +40,7 @@ pub(crate) struct Subject<'a> {
     /// `Err`: why there is none to ask.
     pub(crate) registry: Result<Registry, String>,
     /// In whose name the registry is asked.
-    pub(crate) id: PeerId,
+    pub(crate) key: SecretKey,
     /// `None`: the registry's.
     pub(crate) stun: Option<Vec<String>>,
     /// The registry's when it was last asked, for when it does not answer.
@@ -276,7 +276,7 @@ pub(crate) fn here(public: Vec<IpAddr>, direct_only: bool) -> Here {
 
 fn registry<'a>(subject: &'a Subject<'_>) -> BoxFuture<'a, Health> {
     match &subject.registry {
-        Ok(registry) => Health::of(registry, &subject.id).boxed(),
+        Ok(registry) => Health::of(registry, &subject.key).boxed(),
         Err(why) => {
             let health = Health {
                 trouble: Some(why.clone()),

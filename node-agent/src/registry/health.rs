@@ -10,7 +10,7 @@ use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::client::conn::http1::handshake;
 use hyper::header::{HOST, USER_AGENT};
 use hyper_util::rt::TokioIo;
-use ringback_protocol::PeerId;
+use ringback_protocol::SecretKey;
 use ringback_protocol::frame::{Frame, MAX_FRAME};
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
@@ -78,7 +78,7 @@ impl Health {
 
     /// Asks `registry`, at most about 12 s; 3 s if nobody is there. `device`: in whose name the
     /// WebSocket is opened; nothing is registered.
-    pub(crate) async fn of(registry: &Registry, device: &PeerId) -> Self {
+    pub(crate) async fn of(registry: &Registry, device: &SecretKey) -> Self {
         let mut health = Self {
             origin: registry.origin(),
             ..Self::default()
@@ -176,12 +176,12 @@ impl Health {
 }
 
 /// The first frame on a device's socket.
-async fn challenge(registry: &Registry, device: &PeerId) -> Result<()> {
+async fn challenge(registry: &Registry, device: &SecretKey) -> Result<()> {
     let config = WebSocketConfig::default()
         .max_message_size(Some(MAX_FRAME))
         .max_frame_size(Some(MAX_FRAME));
-    let path = format!("/v1/devices/{device}/socket");
-    let mut socket = super::open_websocket(registry, &path, config).await?;
+    let path = format!("/v1/devices/{}/socket", device.id());
+    let mut socket = super::open_websocket(registry, device, &path, config).await?;
     let first = socket.next().await.context("closed at once")??;
     let Message::Binary(bytes) = first else {
         bail!("not what a registry says");

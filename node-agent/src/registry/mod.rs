@@ -11,7 +11,8 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail};
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -40,6 +41,8 @@ pub(crate) struct Registry {
     quick_address: Arc<Mutex<Option<SocketAddr>>>,
     /// A connection that has served one call and can serve the next.
     spare: Arc<Mutex<Option<Connection>>>,
+    /// Milliseconds to add to this host's clock to have the registry's, where that is known to be off.
+    clock_ms: Arc<AtomicI64>,
 }
 
 impl Registry {
@@ -78,6 +81,7 @@ impl Registry {
             quick_tls,
             quick_address: Arc::default(),
             spare: Arc::default(),
+            clock_ms: Arc::default(),
         })
     }
 
@@ -89,6 +93,19 @@ impl Registry {
     /// Is the registry on this very host? Then loopback addresses are offered to peers too.
     pub(crate) fn is_loopback(&self) -> bool {
         self.url.host().is_some_and(|host| is_loopback(&host))
+    }
+
+    /// The registry's clock in Unix milliseconds, as far as it is known: what is signed for it names
+    /// the time.
+    pub(crate) fn now_ms(&self) -> u64 {
+        own_ms().saturating_add_signed(self.clock_ms.load(Ordering::Relaxed))
+    }
+
+    /// The registry says that it is this late.
+    pub(crate) fn set_clock(&self, theirs_ms: u64) {
+        let off = i128::from(theirs_ms) - i128::from(own_ms());
+        let off = i64::try_from(off).unwrap_or(0);
+        self.clock_ms.store(off, Ordering::Relaxed);
     }
 
     /// Host and port.
@@ -209,6 +226,11 @@ impl Registry {
             .map_err(|error| tls::explain(&error, &self.origin()))?;
         Ok(Box::new(stream))
     }
+}
+
+fn own_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_millis() as u64)
 }
 
 fn is_loopback(host: &Host<&str>) -> bool {

@@ -4,17 +4,19 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use futures_util::{SinkExt as _, StreamExt as _};
-use ringback_protocol::SecretKey;
 use ringback_protocol::frame::{Frame, MAX_FRAME};
-use ringback_protocol::registration::{Output, Registration, STEP_TIMEOUT};
+use ringback_protocol::registration::{Output, Registration, STEP_TIMEOUT, sign_upgrade};
+use ringback_protocol::{Code, SecretKey};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::http::HeaderValue;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
-use super::{Registry, Stream};
+use super::{Problem, Registry, Stream};
 
 /// Longest wait where no timer runs.
 const IDLE: Duration = Duration::from_secs(3600);
@@ -39,7 +41,7 @@ pub(crate) async fn connect(
         .read_buffer_size(4096)
         .write_buffer_size(0);
     let path = format!("/v1/devices/{}/socket", device.id());
-    let socket = open_websocket(registry, &path, config).await?;
+    let socket = open_websocket(registry, device, &path, config).await?;
     let agent = concat!("ringback/", env!("CARGO_PKG_VERSION")).to_owned();
     let started = Instant::now();
     let registration = Registration::new(
@@ -59,9 +61,31 @@ pub(crate) async fn connect(
 /// A WebSocket to the registry, the device's or that of a relay's room.
 pub(crate) type WebSocket = WebSocketStream<Box<dyn Stream>>;
 
-/// Opens a WebSocket that speaks `ringback.1`.
+/// Opens a WebSocket that speaks `ringback.1`, signed by `peer` (§5.8). Once more, if this host's
+/// clock is off.
 pub(crate) async fn open_websocket(
     registry: &Registry,
+    peer: &SecretKey,
+    path: &str,
+    config: WebSocketConfig,
+) -> Result<WebSocket> {
+    match open_once(registry, peer, path, config).await {
+        Err(error) => {
+            let problem = error.downcast_ref::<Problem>();
+            let stale = problem.filter(|problem| problem.code == Code::Stale);
+            let Some(theirs_ms) = stale.and_then(|problem| problem.time_ms) else {
+                return Err(error);
+            };
+            registry.set_clock(theirs_ms);
+            open_once(registry, peer, path, config).await
+        }
+        opened => opened,
+    }
+}
+
+async fn open_once(
+    registry: &Registry,
+    peer: &SecretKey,
     path: &str,
     config: WebSocketConfig,
 ) -> Result<WebSocket> {
@@ -69,10 +93,20 @@ pub(crate) async fn open_websocket(
     let scheme = if registry.tls.is_some() { "wss" } else { "ws" };
     let authority = &registry.url[url::Position::BeforeHost..url::Position::AfterPort];
     let mut request = format!("{scheme}://{authority}{path}").into_client_request()?;
-    request.headers_mut().insert(
-        "Sec-WebSocket-Protocol",
-        HeaderValue::from_static("ringback.1"),
-    );
+    let time_ms = registry.now_ms();
+    let signature = sign_upgrade(peer, &registry.origin(), path, time_ms);
+    let headers = request.headers_mut();
+    for (name, value) in [
+        ("sec-websocket-protocol", "ringback.1".to_owned()),
+        ("ringback-peer", peer.id().to_string()),
+        ("ringback-time", time_ms.to_string()),
+        (
+            "ringback-signature",
+            BASE64_URL_SAFE_NO_PAD.encode(signature),
+        ),
+    ] {
+        headers.insert(name, HeaderValue::try_from(value)?);
+    }
     let upgrade = client_async_with_config(request, stream, Some(config));
     let (socket, _) = tokio::time::timeout(STEP_TIMEOUT, upgrade)
         .await
@@ -156,7 +190,7 @@ fn explain(error: tungstenite::Error) -> anyhow::Error {
     let problem = response
         .body()
         .as_deref()
-        .and_then(|body| serde_json::from_slice::<super::Problem>(body).ok());
+        .and_then(|body| serde_json::from_slice::<Problem>(body).ok());
     problem.map_or_else(
         || {
             anyhow::anyhow!(

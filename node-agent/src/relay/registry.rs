@@ -73,7 +73,7 @@ async fn session(
         .write_buffer_size(0)
         .max_write_buffer_size(WRITE_BUFFER);
     let path = format!("/v1/relays/{}", seat.room);
-    let mut socket = open_websocket(registry, &path, config).await?;
+    let mut socket = open_websocket(registry, &seat.key, &path, config).await?;
     let nonce = tokio::time::timeout(STEP_TIMEOUT, challenge(&mut socket))
         .await
         .context("the relay does not answer")??;

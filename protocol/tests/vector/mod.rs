@@ -318,6 +318,10 @@ pub const CHANNEL_CREDIT: &str = "040000000000140000";
 pub const FETCH_SIGNATURE: &str = "\
     c80cbecc171e98863a0797913aac04699d3bc1e69fe0ddd9a88bab06e07deb5cc774afb589baa23424412df6d985\
     f5bc9617e955256150fd3afe72b208217202";
+/// §5.8
+pub const UPGRADE_SIGNATURE: &str = "\
+    81db0a725867ff6cab08ea03184c474d62c93adce1f0bbfee9f91f90f3b34d3ac1479b7661cd338fb7c7253149f1\
+    2002329012e91c007c7d8898e3fee973ff0d";
 /// §5.4, of [`ACK`] with its length.
 pub const ANSWERS_SIGNATURE: &str = "\
     581b90a729cc75b2ee084431b684fbc0eed091fb06862d62ce35b78925cc4f5c9de4544e1076f374b08f43ab05c4\

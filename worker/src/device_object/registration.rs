@@ -12,7 +12,6 @@ use super::{
     MAX_AGENT, SUBPROTOCOL, Shared, close, close_socket, is_open, now_ms, send, stun_servers,
 };
 use crate::attachment::{Attachment, REGISTRATION_MS, Registration, Stage};
-use crate::deadline::{Deadline, Watched as _};
 use crate::directory_object::{self as directory, Ask, Online};
 use crate::limits::{self, Exceeded};
 use crate::problem::Problem;
@@ -76,7 +75,6 @@ impl Shared {
                 time_ms: now_ms,
             },
         )?;
-        Deadline::watch(self, &self.state);
         Ok(ResponseBuilder::new()
             .with_status(101)
             .with_header("sec-websocket-protocol", SUBPROTOCOL)?
@@ -151,7 +149,7 @@ impl Shared {
             public,
             seen_ms: now_ms(),
             bad_frames: 0,
-            requests: self.missing.take(),
+            requests: self.missing.take().unwrap_or_default(),
             updates: limits::Window::default(),
             role: online.role,
             seen: limits::Count::default(),
@@ -197,15 +195,7 @@ impl Shared {
                 Problem::internal("confirming a registration", &error),
             );
         }
-        self.release_deadline();
         crate::log::event("registered", &device, "");
-    }
-
-    pub(super) fn release_deadline(&self) {
-        let is_registering = |(_, attachment): (WebSocket, Attachment)| attachment.is_registering();
-        if !self.attachments().any(is_registering) {
-            self.deadline.release();
-        }
     }
 
     pub(super) fn reject(&self, socket: &WebSocket, problem: Problem) {
@@ -215,7 +205,6 @@ impl Shared {
         crate::log::event("rejected", &attachment.device, problem.code.as_str());
         send(socket, problem.into_rejected()).ok();
         close_socket(socket, &mut attachment, close::REJECTED, "rejected");
-        self.release_deadline();
     }
 
     pub(super) fn revoke(&self) {

@@ -18,22 +18,38 @@ use super::{Shared, now_ms, request, send};
 use crate::attachment::{Attachment, Stage};
 use crate::calls::{Call, Event, MAX_PLACED, Step, caller_of};
 use crate::directory_object::{self as directory, Ask};
-use crate::limits::Exceeded;
+use crate::limits::{Exceeded, RequestWindow, Source};
 use crate::problem::Problem;
+
+/// A request, as far as it is known before it is opened.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ringing {
+    pub(super) device: PeerId,
+    pub(super) caller: PeerId,
+    pub(super) source: Option<Source>,
+    /// The caller takes ICE servers.
+    pub(super) is_browser: bool,
+    /// The device has answered this caller before.
+    pub(super) is_answered: bool,
+}
+
+impl Ringing {
+    pub(super) fn count_in(&self, window: &mut RequestWindow, now_ms: u64) -> Result<(), Problem> {
+        window
+            .admit(&self.caller, self.source, self.is_answered, now_ms)
+            .map_err(|exceeded| Problem::rate_limited("too many requests to this device", exceeded))
+    }
+}
 
 /// Requests to the device (§5.3, §6.2).
 impl Shared {
     pub(super) async fn relay(
         self: &Rc<Self>,
-        device: &PeerId,
-        caller: &PeerId,
+        ringing: &Ringing,
         envelope: Vec<u8>,
-        is_browser: bool,
     ) -> Result<Response, Problem> {
         let Some((socket, _)) = self.live() else {
-            return self
-                .relay_without_socket(device, caller, envelope, is_browser)
-                .await;
+            return self.relay_without_socket(ringing, envelope).await;
         };
         let now_ms = now_ms();
         let Some(mut attachment) = Attachment::load(&socket) else {
@@ -42,23 +58,19 @@ impl Shared {
         let Stage::Registered(registration) = &mut attachment.stage else {
             return Err(Problem::offline(None));
         };
-        registration
-            .requests
-            .admit(caller, now_ms)
-            .map_err(limited)?;
+        ringing.count_in(&mut registration.requests, now_ms)?;
         let session = registration.session;
         attachment
             .store(&socket)
             .map_err(|error| Problem::internal("storing an attachment", &error))?;
-        let ringing = self.ring(session, Some(socket.clone()), now_ms, is_browser)?;
-        let call = ringing.call_number();
+        let relay = self.ring(session, Some(socket.clone()), now_ms, ringing)?;
+        let call = relay.call_number();
         if send(&socket, Deliver { call, envelope }).is_err() {
-            drop(ringing);
+            drop(relay);
             let last_seen = self.give_up(&socket).await;
             return Err(Problem::offline(last_seen));
         }
-        self.count_request();
-        ringing.into_response()
+        relay.into_response()
     }
 
     /// A place in the table for a call to the socket of this session, or to none.
@@ -67,9 +79,13 @@ impl Shared {
         session: u64,
         socket: Option<WebSocket>,
         now_ms: u64,
-        is_browser: bool,
+        ringing: &Ringing,
     ) -> Result<Relay, Problem> {
-        let opened = self.calls.borrow_mut().open(session, now_ms);
+        let (caller, is_answered) = (ringing.caller, ringing.is_answered);
+        let opened = self
+            .calls
+            .borrow_mut()
+            .open(session, caller, is_answered, now_ms);
         let Some((call, events)) = opened else {
             return Err(Problem::rate_limited(
                 "too many calls wait at this device",
@@ -82,20 +98,12 @@ impl Shared {
         };
         Ok(Relay {
             ticket: Some(ticket),
-            turn: is_browser.then(|| self.clone()),
+            turn: ringing.is_browser.then(|| self.clone()),
             socket,
             events,
             call: Call::Delivering,
             tell: VecDeque::new(),
         })
-    }
-
-    /// Tells the directory, beside the call, that there was one.
-    pub(super) fn count_request(&self) {
-        let env = self.env.clone();
-        self.state.wait_until(async move {
-            directory::ask::<()>(&env, &Ask::Relayed).await.ok();
-        });
     }
 
     /// Places a call of the device's own. Runs beside the socket's other messages.
@@ -140,12 +148,14 @@ async fn pass_back(
     place: &Place,
 ) -> Result<(), Problem> {
     let fault = |error: worker::Error| Problem::internal("placing a call", &error);
-    let mut response = request(env, &place.device, caller, &place.envelope, false)
+    let mut response = request(env, &place.device, caller, "", &place.envelope, false)
         .await
         .map_err(fault)?;
     if response.status_code() != 200 {
         return Err(response.json::<Problem>().await.unwrap_or_else(fault));
     }
+    // The frontend counts those that come through it.
+    directory::ask::<()>(env, &Ask::Relayed).await.ok();
     let mut body = response.stream().map_err(fault)?;
     let mut frames = FrameReader::default();
     while let Some(bytes) = body.next().await {
@@ -265,10 +275,6 @@ impl Relay {
             (frame, _) => frame,
         }
     }
-}
-
-pub(super) fn limited(exceeded: Exceeded) -> Problem {
-    Problem::rate_limited("too many requests to this device", exceeded)
 }
 
 #[cfg(test)]

@@ -44,7 +44,7 @@ impl Shared {
                 match frame {
                     Ok(frame @ (Frame::Ack(_) | Frame::Answer(_) | Frame::Refuse(_))) => {
                         attachment.store(&socket).ok();
-                        self.answered(session, frame);
+                        self.answered(session, frame).await;
                     }
                     Ok(Frame::Update(update)) => {
                         self.update(socket, attachment, update.public).await;
@@ -67,14 +67,14 @@ impl Shared {
         }
     }
 
-    fn answered(&self, session: u64, frame: Frame) {
+    async fn answered(&self, session: u64, frame: Frame) {
         let (call, event) = match frame {
             Frame::Ack(ack) => (ack.call, Event::Ack),
             Frame::Answer(answer) => (answer.call, Event::Answer(answer.reply)),
             Frame::Refuse(refuse) => (refuse.call, Event::Refuse(refuse.refusal)),
             _ => return,
         };
-        self.calls.borrow().handle(session, call, event);
+        self.device_says(session, call, event).await;
     }
 
     async fn update(&self, socket: WebSocket, mut attachment: Attachment, public: SocketAddr) {
@@ -157,13 +157,10 @@ impl Shared {
         let device = attachment.device;
         attachment.stage = Stage::Closed;
         attachment.store(socket).ok();
-        match registration {
-            Some(session) => {
-                self.calls.borrow().session_gone(session);
-                self.list_offline(device, session, seen_ms).await;
-                crate::log::event("gone", &device, "");
-            }
-            None => self.release_deadline(),
+        if let Some(session) = registration {
+            self.calls.borrow().session_gone(session);
+            self.list_offline(device, session, seen_ms).await;
+            crate::log::event("gone", &device, "");
         }
     }
 

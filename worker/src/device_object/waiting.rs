@@ -1,10 +1,10 @@
 //! Requests to a device that holds no socket (§5.4): they wait here while its beacon tells it, and
 //! it comes for them by HTTP.
 //!
-//! They are in memory, as the table of calls is: an open response keeps the object awake. The
-//! window of the limit is in storage: without a socket there is no attachment to count in, and
-//! ten seconds of memory would let a caller start from zero each time. That is one row for each
-//! such request.
+//! They are in memory, as the table of calls is: an open response keeps the object awake. So is the
+//! window of the limit; without a socket there is no attachment to count in, and ten seconds of
+//! memory would let a caller start from zero each time, so it is stored now and then: a row for one
+//! in twenty requests at most.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -12,10 +12,9 @@ use std::time::Duration;
 use minicbor::{Decode, Encode};
 use ringback_protocol::frame::{Deliver, Frame, FrameReader, length_prefixed};
 use ringback_protocol::{Code, PeerId};
-use serde_bytes::ByteBuf;
 use worker::{Delay, Response, ResponseBuilder};
 
-use super::relaying::limited;
+use super::relaying::Ringing;
 use super::{Shared, notify, now_ms};
 use crate::calls::Event;
 use crate::directory_object::{self as directory, Ask};
@@ -47,44 +46,35 @@ pub(super) struct FetchWindows {
 impl Shared {
     pub(super) async fn relay_without_socket(
         self: &Rc<Self>,
-        device: &PeerId,
-        caller: &PeerId,
+        ringing: &Ringing,
         envelope: Vec<u8>,
-        is_browser: bool,
     ) -> Result<Response, Problem> {
-        self.missing
-            .borrow_mut()
-            .admit(caller, now_ms())
-            .map_err(limited)?;
-        let beacon = directory::ask::<PeerId>(&self.env, &Ask::Missing { device: *device }).await?;
-        self.limit_waiting(caller).await?;
-        let ringing = self.ring(NO_SESSION, None, now_ms(), is_browser)?;
-        let call = ringing.call_number();
+        let Ringing { device, caller, .. } = *ringing;
+        if self.missing.borrow().is_none() {
+            let stored: Option<RequestWindow> = self.stored(WINDOW_KEY).await;
+            self.missing
+                .borrow_mut()
+                .get_or_insert_with(|| stored.unwrap_or_default());
+        }
+        let worth_a_row = {
+            let mut missing = self.missing.borrow_mut();
+            let window = missing.get_or_insert_default();
+            ringing.count_in(window, now_ms())?;
+            window.is_worth_storing(&caller).then(|| window.clone())
+        };
+        // Whoever is not there costs no row.
+        let beacon = directory::ask::<PeerId>(&self.env, &Ask::Missing { device }).await?;
+        if let Some(window) = worth_a_row {
+            self.store(WINDOW_KEY, &window).await;
+        }
+        let relay = self.ring(NO_SESSION, None, now_ms(), ringing)?;
+        let call = relay.call_number();
         self.waiting.borrow_mut().insert(call, Waiting { envelope });
         let shared = self.clone();
-        let device = *device;
         self.state.wait_until(async move {
             shared.tell_beacon(&beacon, &device, call).await;
         });
-        self.count_request();
-        ringing.into_response()
-    }
-
-    /// Counts the request in storage. The window is read, changed and written without another
-    /// event in between: storage holds those back.
-    async fn limit_waiting(&self, caller: &PeerId) -> Result<(), Problem> {
-        let fault = |error: worker::Error| Problem::internal("counting a request", &error);
-        let storage = self.state.storage();
-        let stored = storage.get::<ByteBuf>(WINDOW_KEY).await.map_err(fault)?;
-        let mut window: RequestWindow = stored
-            .and_then(|bytes| minicbor::decode(&bytes).ok())
-            .unwrap_or_default();
-        window.admit(caller, now_ms()).map_err(limited)?;
-        let bytes = minicbor::to_vec(&window).expect("writing to a Vec does not fail");
-        storage
-            .put(WINDOW_KEY, ByteBuf::from(bytes))
-            .await
-            .map_err(fault)
+        relay.into_response()
     }
 
     async fn tell_beacon(&self, beacon: &PeerId, device: &PeerId, call: u64) {
@@ -126,16 +116,16 @@ impl Shared {
     }
 
     /// `POST …/answers`: the body's frames, all of them in form or none is taken.
-    pub(super) fn take_answers(&self, body: &[u8]) -> Result<Response, Problem> {
+    pub(super) async fn take_answers(&self, body: &[u8]) -> Result<Response, Problem> {
         self.fetched
             .borrow_mut()
             .answers
             .admit(limits::FETCHES, now_ms())
             .map_err(|exceeded| Problem::rate_limited("too many answers", exceeded))?;
         for (call, event) in answers_in(body)? {
-            self.calls.borrow().handle(NO_SESSION, call, event);
             // Answered: nothing to fetch any more.
             self.waiting.borrow_mut().remove(&call);
+            self.device_says(NO_SESSION, call, event).await;
         }
         Ok(ResponseBuilder::new().with_status(204).empty())
     }

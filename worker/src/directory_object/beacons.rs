@@ -86,6 +86,7 @@ impl DirectoryObject {
                 i64::from(relay).into(),
             ],
         )?;
+        crate::roster::forget();
         crate::log::event("beacon", beacon, "listens");
         Ok(Value::Null)
     }

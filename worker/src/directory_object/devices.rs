@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use futures_util::future::join_all;
 use ringback_protocol::{Code, PeerId};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::storage::{Row, integer, text};
@@ -13,6 +14,7 @@ use super::{
 };
 use crate::device_object;
 use crate::problem::Problem;
+use crate::roster::{self, Roster};
 
 /// A device that is in the list as online is asked for a sign of life when the owner looks, if the
 /// last one is older than this.
@@ -111,10 +113,33 @@ impl DirectoryObject {
         Err(Problem::offline(self.last_seen(&row)).into())
     }
 
-    /// A request goes to a device.
+    /// A placed request goes to a device.
     pub(super) fn relayed(&self) -> Answer {
         self.count("requests")?;
         Ok(Value::Null)
+    }
+
+    pub(super) fn roster(&self) -> Answer {
+        #[derive(Deserialize)]
+        struct Listed {
+            id: PeerId,
+            name: String,
+            revoked: u8,
+        }
+        let most = roster::MAX_DEVICES;
+        let listed: Vec<Listed> = self
+            .sql
+            .exec(
+                "SELECT id, name, revoked FROM devices LIMIT ?",
+                vec![integer(most as u64 + 1)],
+            )?
+            .to_array()?;
+        let devices = (listed.len() <= most).then(|| {
+            let devices = listed.into_iter();
+            let devices = devices.map(|row| (row.id, (row.revoked == 0).then_some(row.name)));
+            devices.collect()
+        });
+        Ok(serde_json::to_value(Roster(devices))?)
     }
 
     pub(super) fn alias(&self, name: &str) -> Answer {
@@ -214,6 +239,7 @@ impl DirectoryObject {
         if self.is_taken(name, device)? {
             return Err(name_taken(name).into());
         }
+        roster::forget();
         self.execute(
             "UPDATE devices SET name = ? WHERE id = ?",
             vec![name.into(), text(device)],
@@ -238,6 +264,7 @@ impl DirectoryObject {
                  last_seen = ? WHERE id = ?",
                 vec![last_seen.map(|at| at as i64).into(), text(device)],
             )?;
+            roster::forget();
             self.changed(device)?;
             crate::log::event("revoked", device, "");
         }

@@ -78,6 +78,7 @@ impl DirectoryObject {
                 vec![text(device), digest.into()],
             )?;
         }
+        crate::roster::forget();
         self.changed(device)?;
         crate::log::event(
             "enrolled",

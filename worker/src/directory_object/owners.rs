@@ -14,10 +14,9 @@ use worker::{
     Env, Response, ResponseBuilder, State, WebSocket, WebSocketIncomingMessage, WebSocketPair,
 };
 
-use super::{DirectoryObject, now_ms};
-use crate::deadline::{Deadline, Watched};
+use super::{DirectoryObject, EnrolledAs, now_ms};
 use crate::device_object::close;
-use crate::{ice, owner};
+use crate::{ice, owner, roster};
 
 /// The WebSocket subprotocol of §5.6.
 pub const SUBPROTOCOL: &str = "ringback.owner.1";
@@ -34,7 +33,6 @@ const MAX_MESSAGE: usize = 4 * 1024;
 pub(super) struct Owners {
     state: State,
     env: Env,
-    deadline: Deadline,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,11 +55,7 @@ struct SignIn {
 
 impl Owners {
     pub(super) fn new(state: State, env: Env) -> Rc<Self> {
-        Rc::new(Self {
-            state,
-            env,
-            deadline: Deadline::default(),
-        })
+        Rc::new(Self { state, env })
     }
 
     /// Opens a socket. Whoever opens many without the secret closes only its like.
@@ -73,8 +67,8 @@ impl Owners {
             stage: Stage::Unknown,
         };
         server.serialize_attachment(attachment)?;
+        self.close_overdue();
         self.make_room(|stage| stage == Stage::Unknown);
-        Deadline::watch(self, &self.state);
         Ok(ResponseBuilder::new()
             .with_status(101)
             .with_header("sec-websocket-protocol", SUBPROTOCOL)?
@@ -122,24 +116,21 @@ impl Owners {
     }
 }
 
-impl Watched for Owners {
-    fn deadline(&self) -> &Deadline {
-        &self.deadline
-    }
-
-    fn close_overdue(&self) -> Option<u64> {
-        let now_ms = now_ms();
-        let mut next: Option<u64> = None;
+impl Owners {
+    /// Closes sockets that have not signed in in time. Done when another one comes: a timer would
+    /// keep the directory awake, for whoever opens a socket and says nothing.
+    fn close_overdue(&self) {
         for (socket, attachment) in self.sockets() {
-            if attachment.stage != Stage::Unknown {
-                continue;
-            }
-            match (attachment.opened_ms + SIGN_IN_MS).saturating_sub(now_ms) {
-                0 => refuse(&socket, &Code::Unauthorized),
-                patience => next = Some(next.unwrap_or(patience).min(patience)),
+            if attachment.stage == Stage::Unknown && attachment.is_late(now_ms()) {
+                refuse(&socket, &Code::Unauthorized);
             }
         }
-        next
+    }
+}
+
+impl Attachment {
+    fn is_late(&self, now_ms: u64) -> bool {
+        self.opened_ms + SIGN_IN_MS <= now_ms
     }
 }
 
@@ -157,6 +148,7 @@ impl DirectoryObject {
             _ => return refuse(&socket, &Code::BadFrame),
         };
         match attachment.stage {
+            Stage::Unknown if attachment.is_late(now_ms()) => refuse(&socket, &Code::Unauthorized),
             Stage::Unknown => self.sign_in(socket, attachment, &text).await,
             // The page wants to know what became of devices that may have died without a word.
             Stage::Owner { listed_ms } if listed_ms + LIST_MS <= now_ms() => {
@@ -177,13 +169,6 @@ impl DirectoryObject {
         self.send_list(socket, attachment).await;
         self.owners
             .make_room(|stage| matches!(stage, Stage::Owner { .. }));
-        let waits = self
-            .owners
-            .sockets()
-            .any(|(_, attachment)| attachment.stage == Stage::Unknown);
-        if !waits {
-            self.owners.deadline.release();
-        }
     }
 
     /// What changes while devices are asked for their presence is told before the list, which has
@@ -205,12 +190,16 @@ impl DirectoryObject {
 
     /// A device is not as it was. The list of a beacon's devices may have changed with it.
     pub(super) fn changed(&self, device: &PeerId) -> worker::Result<()> {
-        if !self.owners.is_watched() {
-            return Ok(());
-        }
         let Some(row) = self.row(device)? else {
             return Ok(());
         };
+        // Everybody is told which beacons are online.
+        if row.role == EnrolledAs::Beacon {
+            roster::forget();
+        }
+        if !self.owners.is_watched() {
+            return Ok(());
+        }
         self.owners.tell(&json!({ "device": self.listed(&row)? }));
         let on_it = self.rows(
             "SELECT * FROM devices WHERE beacon = ?",

@@ -8,13 +8,14 @@
 
 use ringback_protocol::{Code, PeerId};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 use worker::SqlStorageValue;
 
 use super::storage::integer;
 use super::{Answer, DirectoryObject, not_enrolled, now, revoked};
 use crate::policy::{Policy, PolicyChange, Registration, RelayPolicy};
 use crate::problem::Problem;
+use crate::tally::Tally;
 
 /// Bytes of the smallest lease, while there are as many.
 const LEASE_BYTES: u64 = 16 << 20;
@@ -79,6 +80,9 @@ struct UsageRow {
     leases: u64,
     messages: u64,
     awake_ms: u64,
+    answered: u64,
+    refused: u64,
+    limited: u64,
 }
 
 impl DirectoryObject {
@@ -144,6 +148,7 @@ impl DirectoryObject {
                 )?;
             }
         }
+        crate::roster::forget();
         Ok(serde_json::to_value(policy)?)
     }
 
@@ -217,6 +222,23 @@ impl DirectoryObject {
         )
     }
 
+    pub(super) fn counted(&self, tally: Tally) -> Answer {
+        let Tally {
+            all,
+            relayed,
+            refused,
+            limited,
+        } = tally;
+        let counts = [
+            ("answered", all),
+            ("requests", relayed),
+            ("refused", refused),
+            ("limited", limited),
+        ];
+        self.add(today(), &counts)?;
+        Ok(Value::Null)
+    }
+
     pub(super) fn count(&self, what: &'static str) -> worker::Result<()> {
         self.add(today(), &[(what, 1)])
     }
@@ -258,13 +280,20 @@ impl DirectoryObject {
         Ok(rows.pop().unwrap_or_default())
     }
 
-    pub(super) fn usage(&self) -> Answer {
+    pub(super) fn usage(&self, mut pending: Tally) -> Answer {
         let day = today();
         let used = self.usage_of(day)?;
         let daily_bytes = self.policy()?.relay.daily_bytes;
+        let counted = Tally {
+            all: used.answered,
+            relayed: used.requests,
+            refused: used.refused,
+            limited: used.limited,
+        };
+        pending.add(counted);
         let requests = |count: u64| json!({ "used": count, "share": share(count as f64, free_plan::REQUESTS as f64) });
-        // A socket of a device and a request to it cost a request to its object and one to this
-        // one; so does a socket to a room, and a lease.
+        // A socket of a device costs a request to its object and one to this one; so does a socket
+        // to a room. A request to a device costs one to its object.
         let relay_requests =
             2 * used.sockets + used.leases + used.messages.div_ceil(free_plan::MESSAGES);
         let gb_s = used.awake_ms as f64 / 1000.0 * free_plan::OBJECT_GB;
@@ -273,7 +302,12 @@ impl DirectoryObject {
             "day": date(day),
             "resets_at": (day + 1) * DAY_S,
             "registrations": { "count": used.registrations, "requests": requests(2 * used.registrations) },
-            "requests": { "count": used.requests, "requests": requests(2 * used.requests) },
+            "requests": { "count": pending.relayed, "requests": requests(pending.relayed) },
+            "frontend": {
+                "refused": pending.refused,
+                "limited": pending.limited,
+                "requests": requests(pending.all),
+            },
             "relay": {
                 "bytes": used.relayed,
                 "reserved_bytes": used.reserved,

@@ -31,7 +31,8 @@ CREATE TABLE IF NOT EXISTS policy (name TEXT PRIMARY KEY, value TEXT NOT NULL) W
 ";
 
 /// Each step once, in order. The policy row `schema` says how many were taken.
-const STEPS: &[&str] = &["
+const STEPS: &[&str] = &[
+    "
 ALTER TABLE devices ADD COLUMN role TEXT NOT NULL DEFAULT 'device';
 ALTER TABLE devices ADD COLUMN beacon TEXT;
 ALTER TABLE codes ADD COLUMN role TEXT NOT NULL DEFAULT 'device';
@@ -55,7 +56,13 @@ CREATE TABLE usage (
     messages INTEGER NOT NULL DEFAULT 0,
     awake_ms INTEGER NOT NULL DEFAULT 0
 );
-"];
+",
+    "
+ALTER TABLE usage ADD COLUMN answered INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE usage ADD COLUMN refused INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE usage ADD COLUMN limited INTEGER NOT NULL DEFAULT 0;
+",
+];
 
 /// Makes the tables, and brings those of an older version up to this one.
 pub(super) fn prepare(sql: &SqlStorage) -> worker::Result<()> {

@@ -14,7 +14,6 @@ use super::backlog::Backlog;
 use super::meter::Meter;
 use super::outflow::Outflow;
 use super::{Seat, Shared, is_open, leave, now_ms, reject, send, too_large};
-use crate::deadline::{Deadline, Watched as _};
 use crate::device_object::{SUBPROTOCOL, close};
 use crate::directory_object::{self as directory, Ask, Terms};
 use crate::limits::Exceeded;
@@ -89,7 +88,6 @@ impl Shared {
         .store(&server)?;
         let time_ms = now_ms;
         send(&server, Challenge { nonce, time_ms })?;
-        Deadline::watch(self, &self.state);
         Ok(ResponseBuilder::new()
             .with_status(101)
             .with_header("sec-websocket-protocol", SUBPROTOCOL)?
@@ -210,7 +208,7 @@ impl Shared {
         let early = self.take_early(socket);
         // Other events may have come in between.
         if !is_open(socket) {
-            return self.release_deadline();
+            return;
         }
         if let Err(problem) = self.check_seats(join) {
             return self.turn_away(socket, &problem);
@@ -252,7 +250,6 @@ impl Shared {
         if let (Some(other), None) = (&other, replaced) {
             send(other, PeerPresence { present: true }).ok();
         }
-        self.release_deadline();
         crate::log::event("joined", &join.device, "relay");
         for message in early {
             self.forward(side, message, now_ms);
@@ -267,7 +264,6 @@ impl Shared {
     pub(super) fn turn_away(&self, socket: &WebSocket, problem: &Problem) {
         self.take_early(socket);
         reject(socket, problem);
-        self.release_deadline();
     }
 
     /// A socket has ended by itself.
@@ -287,7 +283,6 @@ impl Shared {
         if let Some(side) = left {
             self.vacate(side);
         }
-        self.release_deadline();
         self.end_if_empty().await;
     }
 
@@ -324,15 +319,6 @@ impl Shared {
             reject(&seat.socket, problem);
         }
         self.end_if_empty().await;
-    }
-
-    fn release_deadline(&self) {
-        let now_ms = now_ms();
-        let is_joining =
-            |(_, attachment): (WebSocket, Attachment)| attachment.patience_ms(now_ms).is_some();
-        if !self.attachments().any(is_joining) {
-            self.deadline.release();
-        }
     }
 
     pub(super) fn take_early(&self, socket: &WebSocket) -> VecDeque<Vec<u8>> {

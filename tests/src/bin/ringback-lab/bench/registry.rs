@@ -191,7 +191,7 @@ async fn register(registry: &Registry, devices: &[SecretKey]) -> Result<Vec<Sock
     let some = async |devices: &[SecretKey]| {
         let mut sockets = Vec::new();
         for key in devices {
-            let mut socket = Socket::connect(registry, &key.id()).await;
+            let mut socket = Socket::connect(registry, key).await;
             socket.register(key, origin, None).await;
             socket.expect_registered().await;
             sockets.push(socket);

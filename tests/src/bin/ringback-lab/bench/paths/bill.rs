@@ -117,7 +117,7 @@ async fn registrations(registry: &Registry, devices: &[SecretKey]) -> Result<Met
     let mut awake = Duration::ZERO;
     for key in devices {
         let start = Instant::now();
-        let mut socket = Socket::connect(registry, &key.id()).await;
+        let mut socket = Socket::connect(registry, key).await;
         let public = "203.0.113.7:4000".parse()?;
         socket.register(key, &registry.origin(), Some(public)).await;
         socket.expect_registered().await;
