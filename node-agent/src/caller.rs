@@ -23,6 +23,7 @@ use crate::delivery::Delivery;
 use crate::endpoint::{Addresses, Endpoint, Expecting};
 use crate::failure::{Exit, Failure};
 use crate::link::{Link, WeakLink};
+use crate::password;
 use crate::port_mapping::Forwarding;
 use crate::registry::{Connection, Frames, Registry};
 
@@ -57,6 +58,8 @@ pub(crate) struct Ring {
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Credential {
     Password(String),
+    /// A password that is not prepared (PROTOCOL §3.1): for devices whose key is of before.
+    AsGiven(String),
     /// This caller's key, which the device remembers.
     Key,
 }
@@ -164,6 +167,26 @@ impl Caller {
     /// Calls; gives the link as soon as streams can be opened on it, which is before the device's
     /// certificate has come (0.5-RTT, PROTOCOL §11).
     pub(crate) async fn call(&self, ring: &Ring) -> Result<Dialled> {
+        let error = match self.call_once(ring).await {
+            Ok(dialled) => return Ok(dialled),
+            Err(error) => error,
+        };
+        match &ring.credential {
+            Credential::Password(given)
+                if Failure::code(&error) == Some(Code::WrongPassword)
+                    && password::prepared(given) != *given =>
+            {
+                let as_given = Ring {
+                    credential: Credential::AsGiven(given.clone()),
+                    ..ring.clone()
+                };
+                self.call_once(&as_given).await.map_err(|_| error)
+            }
+            _ => Err(error),
+        }
+    }
+
+    async fn call_once(&self, ring: &Ring) -> Result<Dialled> {
         if let Some(dialled) = self.links.find(&ring.device) {
             return Ok(dialled);
         }
@@ -199,8 +222,15 @@ impl Caller {
                     log: so_far,
                 } if attempt == 0 => {
                     clock_offset = i128::from(device_time) - i128::from(unix_time(0));
+                    let direction = if clock_offset > 0 {
+                        "behind"
+                    } else {
+                        "ahead of"
+                    };
+                    let off = u64::try_from(clock_offset.unsigned_abs()).unwrap_or(u64::MAX);
                     tracing::warn!(
-                        "the clocks of this host and of the device differ by {clock_offset} s"
+                        "this host's clock is {} {direction} the device's; one of them has to be set (NTP)",
+                        lasting(off)
                     );
                     log = so_far;
                     delivery = self.deliver(ring);
@@ -491,23 +521,24 @@ impl std::fmt::Debug for Credential {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Password(_) => "Password([redacted])",
+            Self::AsGiven(_) => "AsGiven([redacted])",
             Self::Key => "Key",
         })
     }
 }
 
 async fn derive(ring: &Ring) -> Result<Option<Psk>> {
-    match ring.credential.clone() {
-        Credential::Key => Ok(None),
-        Credential::Password(password) => {
-            let device = ring.device;
-            let derived =
-                tokio::task::spawn_blocking(move || Psk::from_password(&password, &device)).await?;
-            derived
-                .map(Some)
-                .map_err(|error| Failure::new(Exit::Usage, error.to_string()).into())
-        }
-    }
+    let password = match &ring.credential {
+        Credential::Key => return Ok(None),
+        Credential::Password(password) => password::prepared(password),
+        Credential::AsGiven(password) => password.clone(),
+    };
+    let device = ring.device;
+    let derived =
+        tokio::task::spawn_blocking(move || Psk::from_password(&password, &device)).await?;
+    derived
+        .map(Some)
+        .map_err(|error| Failure::new(Exit::Usage, error.to_string()).into())
 }
 
 /// This host's clock, corrected by `offset` seconds.
@@ -541,7 +572,7 @@ fn explain_refusal(refusal: &Refusal) -> Failure {
         ),
         Code::UnknownCaller => Failure::new(
             Exit::Refused,
-            "the device does not remember this caller (any more); give its password with --password",
+            "the device does not remember this caller (any more); give its password",
         ),
         Code::RateLimited => Failure::new(
             Exit::Limited,
@@ -619,7 +650,12 @@ pub(crate) fn duration(seconds: Option<u32>) -> String {
 }
 
 pub(crate) fn ago(at: UnixTime) -> String {
-    match unix_time(0).saturating_sub(at) {
+    lasting(unix_time(0).saturating_sub(at))
+}
+
+/// So many seconds, as people say it.
+pub(crate) fn lasting(seconds: u64) -> String {
+    match seconds {
         s @ 0..120 => format!("{s} s"),
         s @ 120..7200 => format!("{} min", s / 60),
         s @ 7200..172_800 => format!("{} h", s / 3600),

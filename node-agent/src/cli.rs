@@ -23,7 +23,8 @@ use crate::forward::Listen;
 )]
 #[command(
     after_help = "Exit codes: 0 done, 1 other, 2 usage or files, 3 registry, 4 device offline or unknown, \
-5 refused, 6 too many attempts, 7 no path, 8 somebody is not who they should be."
+5 refused, 6 too many attempts, 7 no path, 8 somebody is not who they should be, 130 Ctrl-C, \
+143 asked to terminate."
 )]
 pub struct Cli {
     #[command(flatten)]
@@ -50,7 +51,7 @@ pub struct Global {
     /// Say more; twice: debug logs with addresses
     #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = COMMON)]
     pub verbose: u8,
-    /// Results as JSON on standard output
+    /// Results as JSON on standard output, an error as the last line on standard error
     #[arg(long, global = true, help_heading = COMMON)]
     pub json: bool,
 }
@@ -159,6 +160,9 @@ pub struct Up {
     /// Set the password that callers must give [default: keep it; a new one is made at first]
     #[arg(long, env = "RINGBACK_PASSWORD", hide_env_values = true)]
     pub password: Option<String>,
+    /// The same from a file, or from a line of standard input (-): it shows in no list of processes
+    #[arg(long, value_name = "FILE")]
+    pub password_file: Option<PathBuf>,
     /// A fixed UDP port, for a static port mapping [default: any]
     #[arg(long, env = "RINGBACK_PORT", hide_env_values = true)]
     pub port: Option<u16>,
@@ -283,6 +287,9 @@ pub struct Target {
     /// The device's password [default: asked for, unless the device remembers this caller]
     #[arg(long, env = "RINGBACK_PASSWORD", hide_env_values = true)]
     pub password: Option<String>,
+    /// The same from a file, or from a line of standard input (-): it shows in no list of processes
+    #[arg(long, value_name = "FILE")]
+    pub password_file: Option<PathBuf>,
     /// Ask the device to remember this caller, so that the next call needs no password
     #[arg(long)]
     pub remember: bool,

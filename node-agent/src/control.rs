@@ -1,9 +1,11 @@
 //! The agent's control socket: how the commands of this host talk to the agent that `up` runs.
-//! JSON lines over a Unix socket that only the profile's owner can reach; a call without local
-//! ports turns into its raw bytes after the [`Event::Piping`] line.
+//! JSON lines over a Unix socket that only the agent's user and root may use, whatever the modes of
+//! its folder; a call without local ports turns into its raw bytes after the [`Event::Piping`] line.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,6 +13,7 @@ use anyhow::{Context as _, Result, bail};
 use ringback_protocol::PeerId;
 use ringback_protocol::receipt::Nat;
 use serde::{Deserialize, Serialize};
+use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
@@ -20,12 +23,14 @@ use crate::beacon::OnBeacon;
 use crate::beacon::front::{BeaconStatus, Handle};
 use crate::caller::{Caller, Ring};
 use crate::device::{Agent, Presence};
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 use crate::forward::{self, CallRequest, Event};
 use crate::port_mapping::{Forwarding, Mappings};
 use crate::profile::Profile;
 use crate::serving::LinkStatus;
 
+/// Commands that may wait for the agent to accept them.
+const BACKLOG: i32 = 128;
 /// Bytes of the longest line.
 const MAX_LINE: usize = 64 * 1024;
 
@@ -73,6 +78,9 @@ pub(crate) enum AnyStatus {
 /// Serves the control socket of a beacon, which only has a status to tell.
 pub(crate) async fn serve_beacon(beacon: Handle, listener: UnixListener) {
     while let Ok((stream, _)) = listener.accept().await {
+        if !is_of_this_user(&stream) {
+            continue;
+        }
         let beacon = beacon.clone();
         tokio::spawn(async move {
             let (read, mut write) = stream.into_split();
@@ -89,6 +97,7 @@ pub(crate) async fn serve_beacon(beacon: Handle, listener: UnixListener) {
 pub(crate) async fn serve(agent: Arc<Agent>, listener: UnixListener) {
     loop {
         match listener.accept().await {
+            Ok((stream, _)) if !is_of_this_user(&stream) => {}
             Ok((stream, _)) => {
                 let agent = agent.clone();
                 tokio::spawn(async move {
@@ -108,16 +117,75 @@ pub(crate) async fn serve(agent: Arc<Agent>, listener: UnixListener) {
 /// Binds the control socket; one that a killed agent left behind is replaced. The caller holds the
 /// agent's lock. The file is removed with the second value.
 pub(crate) fn bind(path: &Path) -> Result<(UnixListener, SocketFile)> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(error).with_context(|| format!("can not replace {}", path.display()));
+    let make = || -> io::Result<(UnixListener, SocketFile)> {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
         }
-        _ => {}
+        let short = ShortPath::of(path)?;
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        socket.bind(&SockAddr::unix(&short.path)?)?;
+        let file = SocketFile(path.to_owned());
+        // Nobody can connect before it listens: there is no moment of another mode.
+        fs::set_permissions(&short.path, fs::Permissions::from_mode(0o600))?;
+        socket.listen(BACKLOG)?;
+        socket.set_nonblocking(true)?;
+        let listener = std::os::unix::net::UnixListener::from(OwnedFd::from(socket));
+        Ok((UnixListener::from_std(listener)?, file))
+    };
+    make().map_err(|error| {
+        let path = path.display();
+        Failure::new(
+            Exit::Usage,
+            format!("can not make the control socket {path}: {error}; give another --dir"),
+        )
+        .into()
+    })
+}
+
+/// A path that fits into a socket's address, which has 108 bytes: a long one goes by an open
+/// directory, where the system shows those (Linux).
+struct ShortPath {
+    path: PathBuf,
+    /// Keeps `path` good.
+    _dir: Option<File>,
+}
+
+impl ShortPath {
+    fn of(path: &Path) -> io::Result<Self> {
+        let fits = SockAddr::unix(path).is_ok();
+        let (Some(dir), Some(name), false) = (path.parent(), path.file_name(), fits) else {
+            return Ok(Self {
+                path: path.to_owned(),
+                _dir: None,
+            });
+        };
+        let dir = File::open(dir)?;
+        let open = format!("/proc/self/fd/{}", dir.as_raw_fd());
+        Ok(Self {
+            path: Path::new(&open).join(name),
+            _dir: Some(dir),
+        })
     }
-    // The directory has mode 0700.
-    let listener = UnixListener::bind(path)
-        .with_context(|| format!("can not make the control socket {}", path.display()))?;
-    Ok((listener, SocketFile(path.to_owned())))
+}
+
+/// Whoever may use this agent's files may use the agent.
+fn is_of_this_user(stream: &UnixStream) -> bool {
+    let Ok(peer) = stream.peer_cred() else {
+        return false;
+    };
+    let is = may_use(peer.uid(), rustix::process::geteuid().as_raw());
+    if !is {
+        tracing::warn!(
+            uid = peer.uid(),
+            "another user has tried to use the control socket"
+        );
+    }
+    is
+}
+
+fn may_use(peer: u32, own: u32) -> bool {
+    peer == own || peer == 0
 }
 
 /// The control socket's file, for as long as there is an agent behind it.
@@ -158,9 +226,13 @@ async fn serve_call(
     mut write: OwnedWriteHalf,
 ) -> Result<()> {
     let caller = agent.caller();
-    let CallRequest { ring, listens } = call;
+    let CallRequest {
+        ring,
+        listens,
+        plain,
+    } = call;
     if listens.is_empty() {
-        return serve_pipe(&caller, &ring, reader, write).await;
+        return serve_pipe(&caller, &ring, plain, reader, write).await;
     }
     let (events, mut happened) = mpsc::channel(16);
     let forwarding = forward::forward(&caller, &ring, &listens, &events);
@@ -186,6 +258,7 @@ async fn serve_call(
 async fn serve_pipe(
     caller: &Caller,
     ring: &Ring,
+    plain: bool,
     mut reader: BufReader<OwnedReadHalf>,
     mut write: OwnedWriteHalf,
 ) -> Result<()> {
@@ -194,7 +267,8 @@ async fn serve_pipe(
     let (local_read, local_write) = tokio::io::split(local);
     let (mut remote_read, mut remote_write) = tokio::io::split(remote);
     // Owns the sender: the events end with it.
-    let piping = async move { forward::pipe(caller, ring, local_read, local_write, &events).await };
+    let piping =
+        async move { forward::pipe(caller, ring, plain, local_read, local_write, &events).await };
     let inward = async {
         tokio::io::copy_buf(&mut reader, &mut remote_write).await?;
         remote_write.shutdown().await?;
@@ -239,6 +313,7 @@ fn failed(error: &anyhow::Error) -> Event {
     Event::Failed {
         exit: Failure::exit_code(error),
         message: format!("{error:#}"),
+        code: Failure::code(error),
     }
 }
 
@@ -271,7 +346,12 @@ pub(crate) struct Control {
 impl Control {
     /// `None` if no agent runs.
     pub(crate) async fn connect(profile: &Profile) -> Result<Option<Self>> {
-        match UnixStream::connect(profile.control_socket()).await {
+        let path = profile.control_socket();
+        let connecting = async {
+            let short = ShortPath::of(&path)?;
+            UnixStream::connect(&short.path).await
+        };
+        match connecting.await {
             Ok(stream) => {
                 let (read, write) = stream.into_split();
                 Ok(Some(Self {
@@ -351,4 +431,34 @@ async fn write_line(write: &mut OwnedWriteHalf, value: &impl Serialize) -> Resul
     // Not as an I/O error: a broken pipe here is not that of standard output.
     let written = write.write_all(&line).await;
     written.map_err(|error| anyhow::anyhow!("the other end of the control socket is gone: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_own_user_and_root_may_use_it() {
+        assert!(may_use(1000, 1000) && may_use(0, 1000) && may_use(0, 0));
+        assert!(!may_use(65_534, 1000) && !may_use(1000, 0));
+    }
+
+    #[tokio::test]
+    async fn a_socket_is_made_and_found_however_long_its_path_is() {
+        let dir = tempfile::tempdir().unwrap();
+        for length in [1, 60, 100, 250] {
+            let dir = dir.path().join("d".repeat(length));
+            let profile = Profile::open(Some(&dir)).unwrap();
+            let path = profile.control_socket();
+            assert!(Control::connect(&profile).await.unwrap().is_none());
+            let (listener, file) = bind(&path).unwrap();
+            let mode = fs::metadata(&path).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600, "{length}");
+            let (connected, accepted) = tokio::join!(Control::connect(&profile), listener.accept());
+            assert!(connected.unwrap().is_some());
+            assert!(is_of_this_user(&accepted.unwrap().0));
+            drop(file);
+            assert!(!path.exists());
+        }
+    }
 }

@@ -20,13 +20,14 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::beacon::OnBeacon;
-use crate::caller::{Caller, Location, OpenLinks, Placement, Signalling, unix_time};
+use crate::caller::{Caller, Location, OpenLinks, Placement, Signalling, lasting, unix_time};
 use crate::copy;
 use crate::endpoint::Endpoint;
 use crate::failure::{Exit, Failure};
 use crate::link::{self, Link};
 use crate::port_mapping::Forwarding;
 use crate::profile::Profile;
+use crate::refusals::{self, RefusalLog};
 use crate::registry::{Problem, Registry, RegistrySocket, connect_socket};
 use crate::relay::OwnRelay;
 use crate::remembered::{Remembered, RememberedCallers};
@@ -65,6 +66,7 @@ pub(crate) struct Agent {
     pub(crate) shells: Shells,
     pub(crate) uploads: Arc<Uploads>,
     pub(crate) dials: Dials,
+    refusals: Mutex<RefusalLog>,
     frames: mpsc::Sender<Frame>,
     /// Set once port mapping has been started.
     pub(crate) forwarding: OnceLock<Forwarding>,
@@ -140,6 +142,7 @@ impl Agent {
             shells: Shells::default(),
             uploads: Arc::default(),
             dials: Dials::default(),
+            refusals: Mutex::default(),
             frames,
             forwarding: OnceLock::new(),
             placements,
@@ -237,7 +240,6 @@ impl Agent {
         let admitted = match decision {
             Ok(admitted) => admitted,
             Err(refusal) => {
-                tracing::info!(code = %refusal.code, "refused a request");
                 self.answer(to, Err(refusal)).await;
                 return;
             }
@@ -337,6 +339,17 @@ impl Agent {
     }
 
     fn admit(&self, envelope: &[u8]) -> Result<Admitted, Refusal> {
+        self.decide(envelope).inspect_err(|refusal| {
+            // How often anybody can have this done is the registry's and the LAN door's to bound.
+            let caller = refusals::caller(envelope);
+            let mut log = self.refusals.lock();
+            for line in log.note(caller, &refusal.code, Instant::now()) {
+                tracing::warn!("{line}");
+            }
+        })
+    }
+
+    fn decide(&self, envelope: &[u8]) -> Result<Admitted, Refusal> {
         let now = unix_time(0);
         let admitted = self.admission.lock().admit(envelope, now)?;
         let service = &admitted.request.service;
@@ -651,9 +664,10 @@ fn handle_output(
 pub(crate) fn warn_of_clock(time_ms: u64) {
     let off = i128::from(time_ms / 1000) - i128::from(unix_time(0));
     if off.abs() > 60 {
+        let direction = if off > 0 { "behind" } else { "ahead of" };
         tracing::warn!(
-            "this host's clock and the registry's differ by {} s; set the clock, or calls may be refused",
-            off.abs()
+            "this host's clock is {} {direction} the registry's; set it (NTP), or calls may be refused",
+            lasting(u64::try_from(off.unsigned_abs()).unwrap_or(u64::MAX))
         );
     }
 }

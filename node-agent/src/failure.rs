@@ -87,12 +87,41 @@ impl Failure {
         Self::new(exit, message)
     }
 
+    /// Arguments that can not be meant.
+    pub fn usage(message: &str) -> anyhow::Error {
+        Self::new(Exit::Usage, message).into()
+    }
+
+    /// The error as `--json` gives it: one object on one line.
+    pub fn json(error: &anyhow::Error) -> String {
+        let exit = Self::exit_code(error);
+        let code = Self::code(error);
+        let code = code.as_ref().map_or_else(|| word(exit), Code::as_str);
+        let message = format!("{error:#}");
+        serde_json::json!({ "error": { "exit": exit, "code": code, "message": message } })
+            .to_string()
+    }
+
     /// Whoever read our output has stopped reading: that is no error.
     pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
         error
             .chain()
             .filter_map(|cause| cause.downcast_ref::<io::Error>())
             .any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
+    }
+}
+
+/// What an exit code stands for, where the other side has no word of its own.
+fn word(exit: u8) -> &'static str {
+    match exit {
+        2 => "usage",
+        3 => "registry",
+        4 => "offline",
+        5 => "refused",
+        6 => "limited",
+        7 => "no_path",
+        8 => "trust",
+        _ => "other",
     }
 }
 
@@ -123,6 +152,21 @@ mod tests {
         assert_eq!(Failure::exit_code(&anyhow::anyhow!("no")), 1);
         let later: anyhow::Error = Failure::from_code(99, "of a later version".into()).into();
         assert_eq!(Failure::exit_code(&later), 1);
+    }
+
+    #[test]
+    fn an_error_is_one_json_object() {
+        let plain: anyhow::Error = Failure::new(Exit::NoPath, "no \"way\"").into();
+        assert_eq!(
+            Failure::json(&plain),
+            r#"{"error":{"code":"no_path","exit":7,"message":"no \"way\""}}"#
+        );
+        let told = Failure::new(Exit::Refused, "wrong password").about(&Code::WrongPassword);
+        assert_eq!(
+            Failure::json(&anyhow::Error::from(told).context("so")),
+            r#"{"error":{"code":"wrong_password","exit":5,"message":"so: wrong password"}}"#
+        );
+        assert!(Failure::json(&anyhow::anyhow!("?")).contains(r#""code":"other","exit":1"#));
     }
 
     #[test]

@@ -7,13 +7,14 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use ringback_protocol::Code;
 use ringback_protocol::candidate::Candidate;
 use ringback_protocol::name;
 use ringback_protocol::receipt::{PathInUse, Receipt};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -21,10 +22,13 @@ use crate::caller::{Caller, Completed, Dialled, Ring};
 use crate::copy;
 use crate::endpoint::InUse;
 use crate::failure::{Exit, Failure};
+use crate::fitting;
 use crate::link::{Link, Use, close};
 
 /// How long a local connection waits for a link that is being redialled.
 const REDIAL_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a service's first byte waits for the device's list of services.
+const FIT_PATIENCE: Duration = Duration::from_secs(1);
 /// How long a stream that is over waits for the rest of its call.
 const RECEIPT_PATIENCE: Duration = Duration::from_secs(1);
 /// Without any path that answers for this long, the device is called anew. The link may still come
@@ -73,7 +77,13 @@ pub(crate) enum Event {
     /// A local connection could not be served.
     Refused { message: String },
     /// The end, and the exit code that says why.
-    Failed { exit: u8, message: String },
+    Failed {
+        exit: u8,
+        message: String,
+        /// The other side's word for it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        code: Option<Code>,
+    },
 }
 
 /// A link that may be replaced by a newer one.
@@ -100,7 +110,24 @@ pub(crate) async fn forward(
         listeners.push((listener, listen.service.clone()));
     }
     let (current, link) = watch::channel(None);
-    let mut dialled = caller.call(ring).await?;
+    let dialled = caller.call(ring).await?;
+    let first = dialled.link.clone();
+    let services: Vec<&str> = listens.iter().map(|listen| &*listen.service).collect();
+    tokio::select! {
+        result = keep_up(caller, ring, listeners, (current, link), dialled, events) => result,
+        failure = fitting::misfit(&first, &services) => Err(failure.into()),
+    }
+}
+
+/// Serves local ports by a link, and by its successors.
+async fn keep_up(
+    caller: &Caller,
+    ring: &Ring,
+    listeners: Vec<(TcpListener, String)>,
+    (current, link): (watch::Sender<Option<Link>>, CurrentLink),
+    mut dialled: Dialled,
+    events: &mpsc::Sender<Event>,
+) -> Result<()> {
     current.send_replace(Some(dialled.link.clone()));
     let mut serving = JoinSet::new();
     for (listener, service) in listeners {
@@ -171,10 +198,11 @@ async fn watch_path(link: &Link, events: &mpsc::Sender<Event>) -> String {
 }
 
 /// Calls, and connects `reader` and `writer` to the service; ends when the service or the reader
-/// does.
+/// does. With `plain` the service has to be one that carries bytes as they are.
 pub(crate) async fn pipe(
     caller: &Caller,
     ring: &Ring,
+    plain: bool,
     reader: impl AsyncRead + Unpin,
     writer: impl AsyncWrite + Unpin,
     events: &mpsc::Sender<Event>,
@@ -191,9 +219,31 @@ pub(crate) async fn pipe(
         }
         Ok(())
     };
-    let copying = copy::with_opening(reader, writer, opened, tell(events, Event::Opened));
-    tokio::pin!(receipt, copying);
+    let (fits, fit) = oneshot::channel();
+    let services = [&*ring.service];
+    let misfit = async {
+        let checked = match plain {
+            true => fitting::check(&link, &services).await,
+            false => Ok(()),
+        };
+        match checked {
+            Err(failure) => failure,
+            Ok(()) => {
+                let _ = fits.send(());
+                std::future::pending().await
+            }
+        }
+    };
+    // The device's list comes with its yes, mostly: what no pipe can carry is not passed on as if it
+    // could.
+    let confirmed = async {
+        let _ = tokio::time::timeout(FIT_PATIENCE, fit).await;
+        tell(events, Event::Opened).await;
+    };
+    let copying = copy::with_opening(reader, writer, opened, confirmed);
+    tokio::pin!(receipt, copying, misfit);
     tokio::select! {
+        failure = &mut misfit => return Err(failure.into()),
         result = &mut copying => {
             result?;
             // Over before the call was complete: what it shows of the device is still worth noting.
@@ -202,7 +252,10 @@ pub(crate) async fn pipe(
         }
         told = &mut receipt => told?,
     }
-    copying.await.map(|_| ())
+    tokio::select! {
+        copied = copying => copied.map(|_| ()),
+        failure = misfit => Err(failure.into()),
+    }
 }
 
 fn connected(completed: Completed) -> Event {
@@ -322,6 +375,9 @@ pub(crate) struct CallRequest {
     pub(crate) ring: Ring,
     /// Empty: the rest of the control connection is the stream.
     pub(crate) listens: Vec<Listen>,
+    /// The stream is a program's that knows nothing of the protocols of terminals and folders.
+    #[serde(default)]
+    pub(crate) plain: bool,
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! `registry`) … `device` (admits it, answers) → `endpoint` (dials back over the path socket) →
 //! `link` (streams) → `service` on the one side, `forward` on the other.
 
+pub mod arguments;
 mod backoff;
 mod beacon;
 mod caller;
@@ -18,6 +19,7 @@ mod device;
 mod doctor;
 mod endpoint;
 mod failure;
+mod fitting;
 mod forward;
 #[cfg(fuzzing)]
 pub mod fuzzing;
@@ -26,8 +28,10 @@ mod lan;
 mod link;
 mod nat64;
 mod network_watch;
+mod password;
 mod port_mapping;
 mod profile;
+mod refusals;
 mod registry;
 mod relay;
 mod remembered;

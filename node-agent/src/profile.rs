@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
@@ -16,6 +16,8 @@ use crate::failure::{Exit, Failure};
 
 const KEY: &str = "key";
 const PASSWORD: &str = "password";
+/// Bytes that are written to see whether there is room: more than any file of settings has.
+const PROBE: usize = 16 * 1024;
 
 /// Where an agent's files are.
 #[derive(Debug, Clone)]
@@ -59,6 +61,21 @@ impl Profile {
 
     pub(crate) fn control_socket(&self) -> PathBuf {
         self.state.join("agent.sock")
+    }
+
+    /// Can files be written here? Asked before anything is done that can not be done twice.
+    pub(crate) fn check_writable(&self) -> Result<()> {
+        for dir in [&self.config, &self.state] {
+            let written = tempfile::NamedTempFile::new_in(dir)
+                .and_then(|mut file| file.write_all(&[0; PROBE]));
+            written.map_err(|error| {
+                Failure::new(
+                    Exit::Usage,
+                    format!("can not write into {}: {error}", dir.display()),
+                )
+            })?;
+        }
+        Ok(())
     }
 
     /// This agent's key; made on the first use.
@@ -118,6 +135,7 @@ impl Profile {
             .create(true)
             .truncate(false)
             .write(true)
+            .mode(0o600)
             .open(&path)
             .map_err(|error| {
                 Failure::new(

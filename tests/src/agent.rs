@@ -1,6 +1,7 @@
 //! The `ringback` binary as a device and as a caller in a lab.
 
 use std::{
+    ffi::OsString,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::Command,
@@ -40,13 +41,20 @@ pub fn binary() -> Result<PathBuf> {
 /// A `ringback` command in a namespace, with a state directory and quiet environment of its own.
 pub fn command(namespace: &Namespace, dir: &Path) -> Result<Command> {
     let mut command = namespace.command(binary()?);
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("RINGBACK_") {
-            command.env_remove(name);
-        }
+    for name in settings() {
+        command.env_remove(name);
     }
     command.arg("--dir").arg(dir);
     Ok(command)
+}
+
+/// The variables of this environment that `ringback` heeds: its own, and those of proxies.
+pub fn settings() -> impl Iterator<Item = OsString> {
+    let names = std::env::vars_os().map(|(name, _)| name);
+    names.filter(|name| {
+        let name = name.to_string_lossy().to_ascii_uppercase();
+        name.starts_with("RINGBACK_") || name.ends_with("_PROXY")
+    })
 }
 
 /// Runs a `ringback` command to its end; an error has what it said.

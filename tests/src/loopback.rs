@@ -132,15 +132,27 @@ impl Profile {
     }
 }
 
-/// `ringback` without `RINGBACK_*` settings from outside.
+/// `ringback` without settings from outside.
 pub fn bare() -> Command {
     let mut command = Command::new(agent::binary().expect("built"));
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("RINGBACK_") {
-            command.env_remove(name);
-        }
+    for name in agent::settings() {
+        command.env_remove(name);
     }
     command
+}
+
+/// The same command in a session without a terminal, where nobody can be asked.
+pub fn without_terminal(command: &Command) -> Command {
+    let mut alone = Command::new("setsid");
+    alone.arg("--wait").arg(command.get_program());
+    alone.args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => alone.env(name, value),
+            None => alone.env_remove(name),
+        };
+    }
+    alone
 }
 
 /// Runs a command to its end, with nothing on its standard input. It is ended after [`PATIENCE`].
@@ -238,6 +250,11 @@ impl Device {
     /// A command that is `up` for this profile, waited for.
     pub fn up(profile: Profile, registry: &str, mut up: Command) -> Self {
         up.args(["--password", PASSWORD]);
+        Self::up_as_is(profile, registry, up)
+    }
+
+    /// The same, with the password that the command or the profile has.
+    pub fn up_as_is(profile: Profile, registry: &str, up: Command) -> Self {
         let process = profile.start(up);
         let line = process
             .stdout_line(PATIENCE, |line| line.starts_with('{'))

@@ -249,12 +249,18 @@ impl Ended {
         })
     }
 
-    /// Whether it failed with that exit code and one line for a person that has these words.
+    /// Whether it failed with that exit code and one line that has these words: for a person, or with
+    /// `--json` for a script.
     pub fn check(&self, code: i32, words: &str) -> Result<()> {
         ensure!(self.code == code, "exit code {code} was expected: {self:?}");
         let last = self.stderr.lines().last().unwrap_or_default();
+        let told: Value = serde_json::from_str(last).unwrap_or_default();
+        let message = match last.strip_prefix("ringback: ") {
+            Some(message) => message,
+            None => told["error"]["message"].as_str().unwrap_or_default(),
+        };
         ensure!(
-            last.starts_with("ringback: ") && last.contains(words),
+            message.contains(words),
             "a line about '{words}' was expected: {self:?}"
         );
         Ok(())

@@ -85,6 +85,7 @@ fn wrong_arguments_are_named() {
         (&["connect", "nas", "-L", "80:We b"], "'We b': a name has"),
         (&["up", "--port", "99999"], "99999 is not in 0..=65535"),
         (&["up", "--keepalive-s", "0"], "0 is not in 1..=120"),
+        (&["up", "--password-file"], "a value is required"),
         (&["up", "--stun", "nowhere"], "'nowhere' is not HOST:PORT"),
         (&["id", "--jsn"], "unexpected argument '--jsn'"),
     ];
@@ -259,7 +260,8 @@ fn a_registry_that_is_not_there_is_named() {
         status.contains("not connected: can not reach the registry"),
         "{status}"
     );
-    assert!(up.interrupt(PATIENCE).expect("it ends").success());
+    let status = up.interrupt(PATIENCE).expect("it ends");
+    assert_eq!(status.code(), Some(130));
 }
 
 /// Answers every HTTP request with a page for people.
@@ -308,7 +310,8 @@ fn a_server_that_is_no_registry_is_named() {
         line.contains(words[0]) && line.contains(words[1])
     })
     .expect("it says so");
-    assert!(up.interrupt(PATIENCE).expect("it ends").success());
+    let status = up.interrupt(PATIENCE).expect("it ends");
+    assert_eq!(status.code(), Some(130));
 }
 
 #[test]
@@ -499,11 +502,14 @@ async fn a_device_that_can_not_be_called_is_explained() {
     );
     // Nobody is there to be asked.
     let target = format!("{}:hello", nas.id);
-    let ended = block_in_place(|| caller.run(["pipe", &target, "--registry", &url]));
+    let pipe = caller.command(["pipe", &target, "--registry", &url]);
+    let ended = block_in_place(|| run(&mut loopback::without_terminal(&pipe)));
     assert_says(
         &ended,
         EXIT_USAGE,
-        &["no password; give --password or set RINGBACK_PASSWORD"],
+        &[
+            "no password, and no terminal to ask for it: give --password-file or set RINGBACK_PASSWORD",
+        ],
     );
 
     // A service that is away: told by the caller itself, and through the agent of its host too.
@@ -741,6 +747,277 @@ fn a_read_only_directory_is_named() {
     assert_eq!((ended.code, &*ended.stdout), (0, "{}\n"), "{ended:?}");
 }
 
+// A code works once.
+
+/// Runs `up` with a code, which has to fail on this host; the code is as good as before.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_fails_on_this_host_fails_before_the_code_is_used() {
+    let registry = registry();
+    let url = registry.origin();
+    let code = registry.code(json!({ "name": "nas" })).await;
+    let taken = UdpSocket::bind("[::]:0").expect("a port");
+    let port = taken.local_addr().expect("an address").port().to_string();
+    let profile = Profile::new();
+    let up = |more: &[&str]| {
+        let arguments = [&["up", "--registry", &url, "--enroll", &code], more].concat();
+        block_in_place(|| profile.run(arguments))
+    };
+    assert_says(
+        &up(&["--port", &port]),
+        EXIT_USAGE,
+        &["can not use UDP port"],
+    );
+    assert_says(
+        &up(&["--password-file", "/nonexistent"]),
+        EXIT_USAGE,
+        &["no password can be read from /nonexistent: No such file"],
+    );
+    profile.write("callers.json", "{");
+    assert_says(&up(&[]), EXIT_USAGE, &["callers.json is damaged"]);
+    fs::remove_file(profile.file("callers.json")).expect("it was there");
+    // A folder where the control socket belongs.
+    fs::create_dir(profile.file("agent.sock")).expect("a directory");
+    assert_says(&up(&[]), EXIT_USAGE, &["can not make the control socket"]);
+    fs::remove_dir(profile.file("agent.sock")).expect("it was there");
+    let used = registry
+        .code(json!({ "name": "beacon", "role": "beacon" }))
+        .await;
+    let beacon = Profile::new();
+    let arguments = [
+        "beacon",
+        "--registry",
+        &url,
+        "--enroll",
+        &used,
+        "--port",
+        &port,
+    ];
+    let ended = block_in_place(|| beacon.run(arguments));
+    assert_says(&ended, EXIT_USAGE, &["can not use port", &port]);
+    drop(taken);
+    let arguments = [
+        "beacon",
+        "--json",
+        "--registry",
+        &url,
+        "--enroll",
+        &used,
+        "--port",
+        &port,
+    ];
+    let process = beacon.spawn(arguments);
+    process
+        .stdout_line(PATIENCE, |line| line.contains("\"registered\":true"))
+        .expect("the beacon's code still works");
+
+    // The same code, and a directory far longer than a socket's address.
+    let dir = TempDir::new().expect("a directory");
+    let long = dir.path().join("d".repeat(120));
+    let greeter = Greeter::start("hello").address.to_string();
+    let mut expose = bare();
+    expose
+        .arg("--dir")
+        .arg(&long)
+        .args(["expose", "hello", &greeter]);
+    assert_eq!(run(&mut expose).code, 0);
+    let mut up = bare();
+    up.arg("--dir").arg(&long);
+    up.args(["up", "--json", "--registry", &url, "--enroll", &code]);
+    let _nas = block_in_place(|| Device::up(profile, &url, up));
+    let mut status = bare();
+    status.arg("--dir").arg(&long).args(["status", "--json"]);
+    let ended = run(&mut status);
+    assert!(ended.stdout.contains("\"registered\""), "{ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_without_a_code_is_not_ignored_in_silence() {
+    let registry = registry();
+    let url = registry.origin();
+    let mut nas = device(&registry, "nas").await;
+    block_in_place(|| nas.process.kill9()).expect("it ends");
+    for (name, is_said) in [("nas", false), ("attic", true)] {
+        let mut up = nas
+            .profile
+            .spawn(["up", "--registry", &url, "--name", name]);
+        up.stderr_line(PATIENCE, |line| line.starts_with("From elsewhere"))
+            .expect("it is up");
+        if is_said {
+            up.stderr_line(PATIENCE, |line| {
+                line.contains("--name attic changes nothing: this key is enrolled as nas")
+            })
+            .expect("it says so");
+        }
+        block_in_place(|| up.interrupt(PATIENCE)).expect("it ends");
+        assert_eq!(up.stderr().contains("changes nothing"), is_said);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_port_can_carry_is_said_with_the_command_for_it() {
+    let registry = registry();
+    let url = registry.origin();
+    let nas = device(&registry, "nas").await;
+    let docs = format!("files:{}", nas.profile.path().display());
+    for (name, service) in [("shell", "shell"), ("docs", &*docs), ("dial", "dial")] {
+        block_in_place(|| nas.profile.ok(["expose", name, service]));
+    }
+    let office = device(&registry, "office").await;
+    let caller = Profile::new();
+    // By itself, and through the agent of its host.
+    for caller in [&caller, &office.profile] {
+        for (service, words) in [
+            ("shell", "'shell' is a terminal"),
+            ("docs", "'docs' is a folder"),
+            ("dial", "'dial' has the device call others"),
+        ] {
+            let listen = format!("0:{service}");
+            let arguments = [
+                "connect",
+                &nas.id,
+                "-L",
+                "0:hello",
+                "-L",
+                &listen,
+                "--registry",
+                &url,
+                "--password",
+                PASSWORD,
+            ];
+            let ended = block_in_place(|| caller.run(arguments));
+            assert_eq!(ended.code, EXIT_USAGE, "{ended:?}");
+            assert!(ended.stderr.contains(words), "{ended:?}");
+        }
+        let target = format!("{}:shell", nas.id);
+        let arguments = ["pipe", &target, "--registry", &url, "--password", PASSWORD];
+        let mut command = caller.command(arguments);
+        // Something that still comes, as from a terminal.
+        let (reader, _writer) = std::io::pipe().expect("a pipe");
+        command
+            .stdin(reader)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let output = block_in_place(|| command.output()).expect("it runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(EXIT_USAGE), "{said}");
+        assert!(
+            said.contains(&format!("use: ringback shell {}", nas.id)),
+            "{said}"
+        );
+    }
+}
+
+// JSON.
+
+#[test]
+fn every_error_is_one_json_object_where_json_is_wanted() {
+    let profile = Profile::new();
+    let closed = format!("http://{}", closed_port());
+    let table: &[(&[&str], i32, &str, &str)] = &[
+        (&["status"], EXIT_OTHER, "other", "no agent runs here"),
+        (&["fly"], EXIT_USAGE, "usage", "unrecognized subcommand"),
+        (
+            &["connect", "nas"],
+            EXIT_USAGE,
+            "usage",
+            "required arguments",
+        ),
+        (&["up"], EXIT_USAGE, "usage", "which registry?"),
+        (
+            &["expose", "web", "80"],
+            EXIT_USAGE,
+            "usage",
+            "is not a service",
+        ),
+        (
+            &["unexpose", "web"],
+            EXIT_USAGE,
+            "usage",
+            "no service is named",
+        ),
+        (
+            &["contacts", "remove", "nas"],
+            EXIT_USAGE,
+            "usage",
+            "no contact",
+        ),
+        (
+            &["callers", "revoke", CALLER],
+            EXIT_USAGE,
+            "usage",
+            "is not remembered",
+        ),
+        (
+            &["get", "nas:docs/a", "--registry", &closed],
+            EXIT_REGISTRY,
+            "registry",
+            "can not reach the registry",
+        ),
+        (
+            &["shell", "nas", "--registry", &closed],
+            EXIT_REGISTRY,
+            "registry",
+            "can not reach the registry",
+        ),
+    ];
+    for (arguments, exit, code, words) in table {
+        let ended = profile.run([&["--json"], *arguments].concat());
+        assert_eq!((ended.code, &*ended.stdout), (*exit, ""), "{ended:?}");
+        let told: Value = serde_json::from_str(&ended.stderr)
+            .unwrap_or_else(|error| panic!("{arguments:?}: {error}: {ended:?}"));
+        let error = &told["error"];
+        assert_eq!(
+            (&error["exit"], &error["code"]),
+            (&json!(exit), &json!(code))
+        );
+        let message = error["message"].as_str().expect("a message");
+        assert!(message.contains(words), "no '{words}': {ended:?}");
+    }
+    // And what succeeds tells what it has done.
+    for (arguments, told) in [
+        (
+            &["expose", "ssh", "127.0.0.1:22"][..],
+            json!({ "name": "ssh", "service": "127.0.0.1:22", "running": false }),
+        ),
+        (
+            &["unexpose", "ssh"],
+            json!({ "name": "ssh", "running": false }),
+        ),
+        (
+            &["contacts", "add", "nas", DEVICE],
+            json!({ "name": "nas", "id": DEVICE }),
+        ),
+        (
+            &["contacts", "remove", "nas"],
+            json!({ "name": "nas", "removed": true }),
+        ),
+        (
+            &["callers", "remember", CALLER],
+            json!({ "caller": CALLER, "remembered": true }),
+        ),
+        (
+            &["callers", "revoke", CALLER],
+            json!({ "caller": CALLER, "remembered": false }),
+        ),
+    ] {
+        let ended = profile.run([&["--json"], arguments].concat());
+        let said: Value = serde_json::from_str(&ended.stdout).expect("JSON");
+        assert_eq!((said, &*ended.stderr), (told, ""), "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_port_that_speaks_no_tls_is_named() {
+    let plain = web_server().replace("http://", "https://");
+    let profile = Profile::new();
+    let ended = profile.run(["connect", "nas", "-L", "0:web", "--registry", &plain]);
+    assert_says(
+        &ended,
+        EXIT_REGISTRY,
+        &["does not speak TLS; is the port right", &plain],
+    );
+}
+
 // Ports, networks, clocks.
 
 #[tokio::test(flavor = "multi_thread")]
@@ -836,7 +1113,7 @@ async fn a_callers_clock_may_be_a_day_off() {
     let registry = registry();
     let url = registry.origin();
     let nas = device(&registry, "nas").await;
-    for offset in ["-1d", "+1d"] {
+    for (offset, off) in [("-1d", "behind"), ("+1d", "ahead of")] {
         let caller = Profile::new();
         let target = format!("{}:hello", nas.id);
         let pipe = caller.command(["pipe", &target, "--registry", &url, "--password", PASSWORD]);
@@ -847,9 +1124,7 @@ async fn a_callers_clock_may_be_a_day_off() {
             "{offset}: {ended:?}"
         );
         assert!(
-            ended
-                .stderr
-                .contains("the clocks of this host and of the device differ by"),
+            ended.stderr.contains(&format!("h {off} the device's")),
             "{offset}: {ended:?}"
         );
     }
@@ -859,7 +1134,10 @@ async fn a_callers_clock_may_be_a_day_off() {
 async fn a_devices_clock_may_be_a_day_off() {
     let registry = registry();
     let url = registry.origin();
-    for (name, offset) in [("early", "-1d"), ("late", "+1d")] {
+    for (name, offset, off, other) in [
+        ("early", "-1d", "behind", "ahead of"),
+        ("late", "+1d", "ahead of", "behind"),
+    ] {
         let profile = Profile::new();
         let greeter = Greeter::start("hello").address.to_string();
         profile.ok(["expose", "hello", &greeter]);
@@ -869,7 +1147,8 @@ async fn a_devices_clock_may_be_a_day_off() {
         device
             .process
             .stderr_line(PATIENCE, |line| {
-                line.contains("this host's clock and the registry's differ by 86")
+                line.contains(&format!("this host's clock is 24 h {off} the registry's"))
+                    || line.contains(&format!("this host's clock is 23 h {off} the registry's"))
             })
             .expect("the device is told too");
         let caller = Profile::new();
@@ -880,9 +1159,7 @@ async fn a_devices_clock_may_be_a_day_off() {
             "{offset}: {ended:?}"
         );
         assert!(
-            ended
-                .stderr
-                .contains("the clocks of this host and of the device differ by"),
+            ended.stderr.contains(&format!("h {other} the device's")),
             "{offset}: {ended:?}"
         );
     }
@@ -936,7 +1213,7 @@ fn a_reader_that_has_gone_is_no_error() {
 async fn signals_end_it_cleanly() {
     let registry = registry();
     let url = registry.origin();
-    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+    for (signal, code) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
         let mut nas = device(&registry, &format!("nas-{}", signal as i32)).await;
         assert!(nas.profile.file("agent.sock").exists());
         let caller = Profile::new();
@@ -958,7 +1235,7 @@ async fn signals_end_it_cleanly() {
         for process in [&mut connect, &mut nas.process] {
             process.signal(signal).expect("it is there");
             let status = block_in_place(|| process.wait(PATIENCE)).expect("it ends");
-            assert_eq!(status.code(), Some(0), "{signal}");
+            assert_eq!(status.code(), Some(code), "{signal}");
         }
         assert!(
             !nas.profile.file("agent.sock").exists(),

@@ -62,7 +62,8 @@ impl<'a> Scene<'a> {
     fn call_and_fetch(&self, id: &str) -> Result<()> {
         let mut call = self.caller.connect(id, &[(LOCAL, "web")])?;
         fetch(self.caller.namespace(), Profile::local(LOCAL), 1, 1_000_000)?;
-        assert!(call.process.interrupt(Duration::from_secs(5))?.success());
+        let status = call.process.interrupt(Duration::from_secs(5))?;
+        assert_eq!(status.code(), Some(130));
         Ok(())
     }
 }

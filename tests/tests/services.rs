@@ -413,7 +413,7 @@ fn a_remembered_caller_needs_no_password_until_it_is_revoked() -> Result<()> {
     assert_eq!(first.event("connected", 1)?["remembered"], true);
     fetch(lab.caller().host(), Profile::local(8080), 1, 100_000)?;
     let status = first.process.interrupt(Duration::from_secs(5))?;
-    assert!(status.success(), "^C is a good end: {status}");
+    assert_eq!(status.code(), Some(130), "^C: {status}");
     let callers = device.ask(&["callers"])?;
     let id = caller.id()?;
     assert!(callers[&id]["since"].is_u64(), "{callers}");
@@ -494,7 +494,8 @@ fn a_call_goes_through_the_agent_of_the_callers_host() -> Result<()> {
     assert!(String::from_utf8(output.stdout)?.ends_with(GREETING));
 
     // The end of the command is the end of the call, and not of the agent.
-    assert!(call.process.interrupt(Duration::from_secs(5))?.success());
+    let status = call.process.interrupt(Duration::from_secs(5))?;
+    assert_eq!(status.code(), Some(130));
     until(
         Duration::from_secs(20),
         "the link ends, some time after the pipe",
@@ -542,7 +543,8 @@ fn two_agents_call_each_other_at_the_same_time() -> Result<()> {
     }
     // Ending the one leaves the other.
     let [mut first, second] = calls;
-    assert!(first.process.interrupt(Duration::from_secs(5))?.success());
+    let status = first.process.interrupt(Duration::from_secs(5))?;
+    assert_eq!(status.code(), Some(130));
     until(Duration::from_secs(5), "the first link ends", || {
         Ok((right.0.status()?["links"] == serde_json::json!([])).then_some(()))
     })?;

@@ -13,7 +13,7 @@ use ringback_protocol::receipt::Nat;
 use ringback_protocol::refusal::Refusal;
 use ringback_protocol::reply::Reply;
 use ringback_protocol::rtc::Description;
-use ringback_protocol::secret::{PASSWORD_ID, Psk};
+use ringback_protocol::secret::{PASSWORD_ID, Psk, opaque};
 use ringback_protocol::{Code, PeerId, UnixTime};
 use serde::Serialize;
 
@@ -165,7 +165,9 @@ pub(crate) struct Ring<'a> {
     pub(crate) registry: &'a Registry,
     identity: Identity,
     device: PeerId,
-    proof: Option<DerivedProof>,
+    proof: RefCell<Option<DerivedProof>>,
+    /// The password as it was given, where that is not what `proof` is derived from.
+    as_given: RefCell<Option<String>>,
     service: String,
     remember: bool,
     log: Rc<Log>,
@@ -197,6 +199,7 @@ pub(crate) async fn call(
     let identity = identity?;
     log.note(Step::Registry, None);
     log.note(Step::Gathering, None);
+    let as_given = options.proof.as_given();
     let proving = prove(options.proof, target.device);
     let (gathered, proof) = join(peer.gathered(), proving).await;
     log.note(Step::Gathered, Some(gathered.to_string()));
@@ -204,7 +207,8 @@ pub(crate) async fn call(
         registry,
         identity,
         device: target.device,
-        proof: proof?,
+        proof: RefCell::new(proof?),
+        as_given: RefCell::new(as_given),
         service: options.service,
         remember: options.remember,
         log,
@@ -287,7 +291,7 @@ impl Ring<'_> {
                 registry: self.registry.clone(),
                 device: self.device,
                 service: self.service.clone(),
-                proof: self.proof.clone(),
+                proof: self.proof.borrow().clone(),
                 remembered: reply.remembered,
                 device_nat: reply.nat,
                 steps: self.log.steps.borrow().clone(),
@@ -295,19 +299,49 @@ impl Ring<'_> {
         )
     }
 
-    /// Sends the request, and once more if the device's clock is another.
+    /// Sends the request. A device whose key was made before passwords were prepared (PROTOCOL §3.1)
+    /// is asked once more with the password as it was given.
     pub(crate) async fn ask(
         &self,
         peer: &Peer,
         description: Description,
     ) -> Result<Accepted, CallError> {
+        let error = match self.ask_once(peer, &description).await {
+            Ok(accepted) => return Ok(accepted),
+            Err(error) => error,
+        };
+        if error.code != Code::WrongPassword.as_str() {
+            return Err(error);
+        }
+        let Some(as_given) = self.as_given.take() else {
+            return Err(error);
+        };
+        let Ok(earlier) = derive(&as_given, self.device) else {
+            return Err(error);
+        };
+        let prepared = self.proof.replace(Some(earlier));
+        let again = self.ask_once(peer, &description).await;
+        again.map_err(|_| {
+            self.proof.replace(prepared);
+            error
+        })
+    }
+
+    /// Sends the request, and once more if the device's clock is another.
+    async fn ask_once(
+        &self,
+        peer: &Peer,
+        description: &Description,
+    ) -> Result<Accepted, CallError> {
         let mut clock_offset = 0;
         for attempt in 0..2 {
-            match self.attempt(&description, peer.nat(), clock_offset).await? {
+            match self.attempt(description, peer.nat(), clock_offset).await? {
                 Ok(accepted) => return Ok(accepted),
                 Err(device_time) if attempt == 0 => {
                     clock_offset = device_time.cast_signed() - unix_time(0).cast_signed();
-                    let detail = format!("the device's clock differs by {clock_offset} s");
+                    let direction = if clock_offset > 0 { "ahead" } else { "behind" };
+                    let off = clock_offset.unsigned_abs();
+                    let detail = format!("the device's clock is {off} s {direction}");
                     self.log.note(Step::ClockCorrected, Some(detail));
                 }
                 Err(_) => break,
@@ -342,7 +376,8 @@ impl Ring<'_> {
             path: 0,
             nat,
         };
-        let right = match &self.proof {
+        let proof = self.proof.borrow().clone();
+        let right = match &proof {
             Some(DerivedProof { psk_id, psk, .. }) => Right::Secret { psk_id, psk },
             None => Right::Key,
         };
@@ -446,13 +481,34 @@ async fn prove(proof: Proof, device: PeerId) -> Result<Option<DerivedProof>, Cal
         Proof::Password(password) => {
             // It takes the page's only thread for a while: what was drawn until now is shown before.
             sleep(0.0).await;
-            let psk = Psk::from_password(&password, &device)
-                .map_err(|error| CallError::new(BAD_PASSWORD, error.to_string()))?;
-            Ok(Some(DerivedProof {
-                device,
-                psk_id: PASSWORD_ID.to_vec(),
-                psk,
-            }))
+            derive(&prepared(&password), device).map(Some)
+        }
+    }
+}
+
+fn derive(password: &str, device: PeerId) -> Result<DerivedProof, CallError> {
+    let psk = Psk::from_password(password, &device)
+        .map_err(|error| CallError::new(BAD_PASSWORD, error.to_string()))?;
+    Ok(DerivedProof {
+        device,
+        psk_id: PASSWORD_ID.to_vec(),
+        psk,
+    })
+}
+
+/// As every end takes a password (PROTOCOL §3.1), with the browser's tables of Unicode.
+pub(crate) fn prepared(password: &str) -> String {
+    opaque(password, |text| {
+        js_sys::JsString::from(text).normalize("NFC").into()
+    })
+}
+
+impl Proof {
+    /// The password, if preparing changes it.
+    fn as_given(&self) -> Option<String> {
+        match self {
+            Self::Password(password) if prepared(password) != *password => Some(password.clone()),
+            _ => None,
         }
     }
 }

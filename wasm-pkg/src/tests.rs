@@ -5,6 +5,7 @@ mod device;
 mod link;
 #[cfg(feature = "npm")]
 mod npm;
+mod passwords;
 mod stored;
 
 use wasm_bindgen_test::wasm_bindgen_test_configure;

@@ -8,6 +8,7 @@ use ringback_protocol::beacon::{Config as FrontConfig, RelayConfig};
 use serde::Serialize;
 use toml_edit::value;
 
+use super::stop::stopped;
 use super::terminal::{self, say};
 use super::{target, up};
 use crate::beacon::front::{BeaconServer, Options};
@@ -51,14 +52,8 @@ pub(super) async fn run(global: &Global, profile: &Profile, beacon: Beacon) -> R
         ringback_protocol::name::check(name)
             .map_err(|e| Failure::new(Exit::Usage, format!("'{name}': {e}")))?;
     }
-    let stop = up::stopped();
-    tokio::pin!(stop);
-    if let Some(code) = &beacon.enroll {
-        tokio::select! {
-            enrolled = up::enroll(&registry, &key, code, beacon.name.as_deref()) => { enrolled?; }
-            () = &mut stop => return Ok(()),
-        }
-    }
+    // A code works once: whatever can fail on this host fails before it is used.
+    profile.check_writable()?;
     let options = Options {
         port: beacon.port,
         public: beacon.public.clone(),
@@ -81,8 +76,16 @@ pub(super) async fn run(global: &Global, profile: &Profile, beacon: Beacon) -> R
             ),
         )
     })?;
-    remember_settings(profile, &beacon, &registry.origin())?;
     let (listener, _socket) = control::bind(&profile.control_socket())?;
+    let stop = stopped();
+    tokio::pin!(stop);
+    if let Some(code) = &beacon.enroll {
+        tokio::select! {
+            enrolled = up::enroll(&registry, &key, code, beacon.name.as_deref()) => { enrolled?; }
+            ended = &mut stop => bail!(ended),
+        }
+    }
+    remember_settings(profile, &beacon, &registry.origin())?;
     tokio::spawn(control::serve_beacon(handle.clone(), listener));
     let serving = server.serve();
     tokio::pin!(serving);
@@ -95,10 +98,15 @@ pub(super) async fn run(global: &Global, profile: &Profile, beacon: Beacon) -> R
             Err(_) => Presence::Connecting,
         },
         ended = &mut serving => return ended,
-        () = &mut stop => return Ok(()),
+        ended = &mut stop => bail!(ended),
     };
     if let Presence::Rejected { code, detail } = &registered {
         bail!(device::rejection(code, detail));
+    }
+    // A name goes with a code: without one the beacon has the name that the registry knows.
+    let wished = beacon.name.as_deref().filter(|_| beacon.enroll.is_none());
+    if let Presence::Registered { name, .. } = &registered {
+        up::say_kept_name(wished, name);
     }
     let announcing = async {
         if let Some(status) = handle.status().await {
@@ -122,7 +130,7 @@ pub(super) async fn run(global: &Global, profile: &Profile, beacon: Beacon) -> R
         watch(presence).await
     };
     tokio::select! {
-        () = &mut stop => Ok(()),
+        ended = &mut stop => bail!(ended),
         ended = &mut serving => ended,
         ended = announcing => ended,
     }

@@ -33,13 +33,15 @@ pub(super) async fn run(
         }
         Some(CallerAction::Remember { id }) => {
             let now = unix_time(0);
-            callers.0.entry(parse(&id)?).or_insert(Remembered {
+            let caller = parse(&id)?;
+            callers.0.entry(caller).or_insert(Remembered {
                 since: now,
                 last_call: now,
             });
             callers.store(profile)?;
             services::tell_agent(profile).await?;
-            Ok(())
+            let done = serde_json::json!({ "caller": caller, "remembered": true });
+            terminal::data(global, &done, |_| String::new())
         }
         Some(CallerAction::Revoke { id }) => {
             let caller = parse(&id)?;
@@ -52,6 +54,10 @@ pub(super) async fn run(
             callers.store(profile)?;
             if let Some(control) = Control::connect(profile).await? {
                 control.ask(&Ask::Disconnect { caller }).await?;
+            }
+            if global.json {
+                let done = serde_json::json!({ "caller": caller, "remembered": false });
+                return terminal::data(global, &done, |_| String::new());
             }
             say!("{caller} needs the password from now on; its links have been ended");
             Ok(())

@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::doctor;
 use super::page::Page;
+use super::stop::stopped;
 use super::target::{self, Resolved};
 use super::terminal::{self, say};
 use super::up;
@@ -83,7 +84,7 @@ pub(super) async fn forward(global: &Global, profile: &Profile, connect: Connect
             let result = tokio::select! {
                 result = forward::forward(&caller, &resolved.ring, &listen, &events) => result,
                 shown = show => shown,
-                () = up::stopped() => Ok(()),
+                ended = stopped() => Err(ended.into()),
             };
             close_caller(&caller, mapping).await;
             result
@@ -133,17 +134,18 @@ pub(super) async fn pipe(global: &Global, profile: &Profile, pipe: Pipe) -> Resu
             let piping = forward::pipe(
                 &caller,
                 &resolved.ring,
+                true,
                 tokio::io::stdin(),
                 tokio::io::stdout(),
                 &events,
             );
-            let stop = up::stopped();
+            let stop = stopped();
             tokio::pin!(piping, stop);
             let result = loop {
                 tokio::select! {
                     result = &mut piping => break result,
                     Some(event) = happened.recv() => shown.show(event)?,
-                    () = &mut stop => break Ok(()),
+                    ended = &mut stop => break Err(ended.into()),
                 }
             };
             // What was told last.
@@ -297,14 +299,15 @@ async fn forward_by_agent(
         .call(CallRequest {
             ring: ring.clone(),
             listens,
+            plain: true,
         })
         .await?;
-    let stop = up::stopped();
+    let stop = stopped();
     tokio::pin!(stop);
     loop {
         tokio::select! {
             event = control::read_event(&mut agent.reader) => shown.show(event?)?,
-            () = &mut stop => return Ok(()),
+            ended = &mut stop => bail!(ended),
         }
     }
 }
@@ -313,6 +316,7 @@ async fn pipe_by_agent(mut agent: Control, ring: &Ring, shown: &Shown<'_>) -> Re
     let call = CallRequest {
         ring: ring.clone(),
         listens: Vec::new(),
+        plain: true,
     };
     agent.call(call).await?;
     loop {
@@ -349,7 +353,7 @@ async fn pipe_by_agent(mut agent: Control, ring: &Ring, shown: &Shown<'_>) -> Re
     tokio::select! {
         result = outward => result,
         result = inward => result,
-        () = up::stopped() => Ok(()),
+        ended = stopped() => Err(ended.into()),
     }
 }
 
@@ -380,7 +384,17 @@ impl Shown<'_> {
 
     pub(super) fn show(&self, event: Event) -> Result<()> {
         match &event {
-            Event::Failed { exit, message } => bail!(Failure::from_code(*exit, message.clone())),
+            Event::Failed {
+                exit,
+                message,
+                code,
+            } => {
+                let failure = Failure::from_code(*exit, message.clone());
+                bail!(match code {
+                    Some(code) => failure.about(code),
+                    None => failure,
+                })
+            }
             Event::Connected {
                 receipt,
                 remembered,

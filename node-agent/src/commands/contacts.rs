@@ -33,12 +33,13 @@ pub(super) fn run(global: &Global, profile: &Profile, action: Option<ContactActi
                     format!("'{name}' is {other} already; remove that contact first")
                 ));
             }
-            contacts.0.entry(name).or_insert(Contact {
+            contacts.0.entry(name.clone()).or_insert(Contact {
                 id,
                 remembered: false,
                 hints: Vec::new(),
             });
-            contacts.store(profile)
+            contacts.store(profile)?;
+            done(global, &serde_json::json!({ "name": name, "id": id }))
         }
         Some(ContactAction::Remove { name }) => {
             if contacts.0.remove(&name).is_none() {
@@ -47,9 +48,18 @@ pub(super) fn run(global: &Global, profile: &Profile, action: Option<ContactActi
                     format!("no contact is named '{name}'; see: ringback contacts")
                 ));
             }
-            contacts.store(profile)
+            contacts.store(profile)?;
+            done(
+                global,
+                &serde_json::json!({ "name": name, "removed": true }),
+            )
         }
     }
+}
+
+/// Said to scripts only: a person sees that nothing went wrong.
+fn done(global: &Global, what: &serde_json::Value) -> Result<()> {
+    terminal::data(global, what, |_| String::new())
 }
 
 fn list(global: &Global, contacts: &Contacts) -> Result<()> {

@@ -164,7 +164,14 @@ impl Line {
             ..self.resolved.ring.clone()
         };
         let listens = Vec::new();
-        agent.call(CallRequest { ring, listens }).await?;
+        let plain = false;
+        agent
+            .call(CallRequest {
+                ring,
+                listens,
+                plain,
+            })
+            .await?;
         let shown = self.shown();
         loop {
             match control::read_event(&mut agent.reader).await? {

@@ -11,6 +11,7 @@ mod page;
 mod services;
 mod shell;
 mod status;
+mod stop;
 mod target;
 mod terminal;
 mod transfer;
@@ -44,8 +45,8 @@ async fn dispatch(cli: Cli, profile: Profile) -> Result<()> {
     match command {
         Command::Up(up) => up::run(&global, profile, up).await,
         Command::Beacon(beacon) => beacon::run(&global, &profile, beacon).await,
-        Command::Expose(expose) => services::expose(&profile, &expose).await,
-        Command::Unexpose { name } => services::unexpose(&profile, &name).await,
+        Command::Expose(expose) => services::expose(&global, &profile, &expose).await,
+        Command::Unexpose { name } => services::unexpose(&global, &profile, &name).await,
         Command::Services => services::list(&global, &profile),
         Command::Connect(connect) => connect::forward(&global, &profile, connect).await,
         Command::Pipe(pipe) => connect::pipe(&global, &profile, pipe).await,
@@ -60,17 +61,13 @@ async fn dispatch(cli: Cli, profile: Profile) -> Result<()> {
     }
 }
 
-/// Logs go to standard error: warnings always, more with `-v`, or as `RINGBACK_LOG` says.
+/// Logs go to standard error: our warnings always, more and those of the libraries with `-v`, or as
+/// `RINGBACK_LOG` says.
 fn log(global: &Global) {
-    let default = match global.verbose {
-        0 => "warn",
-        1 => "ringback_agent=info,warn",
-        _ => "ringback_agent=debug,quinn=info,warn",
-    };
     let wanted = std::env::var("RINGBACK_LOG").ok();
     let filter: Targets = wanted
         .and_then(|wanted| wanted.parse().ok())
-        .unwrap_or_else(|| default.parse().expect("checked by every start"));
+        .unwrap_or_else(|| usual(global.verbose));
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_target(false)
@@ -78,4 +75,42 @@ fn log(global: &Global) {
     tracing_subscriber::registry()
         .with(lines.with_filter(filter))
         .init();
+}
+
+/// What is logged where nobody says otherwise.
+fn usual(verbose: u8) -> Targets {
+    let filter = match verbose {
+        0 => "ringback_agent=warn,off",
+        1 => "ringback_agent=info,warn",
+        _ => "ringback_agent=debug,quinn=info,warn",
+    };
+    filter.parse().expect("checked by every start")
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::Level;
+
+    use super::*;
+
+    #[test]
+    fn warnings_of_libraries_are_for_those_who_ask() {
+        for (verbose, ours, theirs) in [
+            (0, Level::WARN, None),
+            (1, Level::INFO, Some(Level::WARN)),
+            (2, Level::DEBUG, Some(Level::WARN)),
+        ] {
+            let filter = usual(verbose);
+            assert!(filter.would_enable("ringback_agent::device", &ours));
+            let errors = theirs.is_some();
+            for target in ["quinn_udp", "mdns_sd", "log", "str0m::ice"] {
+                assert_eq!(
+                    filter.would_enable(target, &Level::ERROR),
+                    errors,
+                    "{target}"
+                );
+                assert_eq!(filter.would_enable(target, &Level::WARN), theirs.is_some());
+            }
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! `expose`, `unexpose`, `services`.
 
 use anyhow::{Result, bail};
+use serde::Serialize;
 
 use super::terminal::{self, say};
 use crate::cli::{Expose, Global};
@@ -10,7 +11,7 @@ use crate::failure::{Exit, Failure};
 use crate::profile::Profile;
 use crate::service::{Folder, Service};
 
-pub(super) async fn expose(profile: &Profile, expose: &Expose) -> Result<()> {
+pub(super) async fn expose(global: &Global, profile: &Profile, expose: &Expose) -> Result<()> {
     let Expose {
         name,
         service,
@@ -43,6 +44,14 @@ pub(super) async fn expose(profile: &Profile, expose: &Expose) -> Result<()> {
     };
     Config::expose(profile, name, &service)?;
     let running = tell_agent(profile).await?;
+    if global.json {
+        let exposed = Exposed {
+            name,
+            service: Some(service),
+            running,
+        };
+        return terminal::data(global, &exposed, |_| String::new());
+    }
     say!(
         "{name} → {service}{}",
         if running {
@@ -52,6 +61,17 @@ pub(super) async fn expose(profile: &Profile, expose: &Expose) -> Result<()> {
         }
     );
     Ok(())
+}
+
+/// What `expose` and `unexpose` have done, as `--json` tells it.
+#[derive(Serialize)]
+struct Exposed<'a> {
+    name: &'a str,
+    /// Absent: it is exposed no more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service: Option<Service>,
+    /// An agent runs here, and has taken it over.
+    running: bool,
 }
 
 /// As a person writes it: a folder may be relative to where they are.
@@ -67,14 +87,22 @@ fn read(text: &str) -> Result<Service> {
     Ok(service.map_err(|error| Failure::new(Exit::Usage, error.to_string()))?)
 }
 
-pub(super) async fn unexpose(profile: &Profile, name: &str) -> Result<()> {
+pub(super) async fn unexpose(global: &Global, profile: &Profile, name: &str) -> Result<()> {
     if !Config::unexpose(profile, name)? {
         bail!(Failure::new(
             Exit::Usage,
             format!("no service is named '{name}'; see: ringback services")
         ));
     }
-    tell_agent(profile).await?;
+    let running = tell_agent(profile).await?;
+    if global.json {
+        let gone = Exposed {
+            name,
+            service: None,
+            running,
+        };
+        return terminal::data(global, &gone, |_| String::new());
+    }
     say!("{name} is exposed no more; streams that are open stay open");
     Ok(())
 }

@@ -17,7 +17,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::line::{Line, Reader, Writer};
-use super::up;
+use super::stop::stopped;
 use crate::cli::{Global, Shell};
 use crate::failure::{Ended, Exit, Failure};
 use crate::link::printable;
@@ -40,7 +40,7 @@ pub(super) async fn run(global: &Global, profile: &Profile, shell: Shell) -> Res
     let mut terminal = Terminal::new(service)?;
     let result = tokio::select! {
         result = terminal.run(&line) => result,
-        () = up::stopped() => Ok(Ended(130)),
+        ended = stopped() => Ok(ended),
     };
     drop(terminal);
     line.close().await;

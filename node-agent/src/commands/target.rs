@@ -11,6 +11,7 @@ use crate::cli::{RegistryArgs, Target};
 use crate::config::Config;
 use crate::contacts::{Contact, Contacts};
 use crate::failure::{Exit, Failure};
+use crate::password;
 use crate::profile::Profile;
 use crate::registry::{Connection, Registry};
 use crate::relay::OwnRelay;
@@ -139,14 +140,15 @@ pub(super) async fn resolve(
     };
     let contact = contacts.by_id(&id).map(|(_, contact)| contact.clone());
     let remembered = contact.as_ref().is_some_and(|contact| contact.remembered);
-    let credential = match &target.password {
-        Some(password) => Credential::Password(password.clone()),
+    let file = target.password_file.as_deref();
+    let credential = match password::given(target.password.as_deref(), file)? {
+        Some(password) => Credential::Password(password),
         None if remembered => Credential::Key,
         None => match terminal::ask_password(device)? {
             Some(password) => Credential::Password(password),
             None => bail!(Failure::new(
                 Exit::Usage,
-                "no password; give --password or set RINGBACK_PASSWORD, or have the device remember this caller",
+                "no password, and no terminal to ask for it: give --password-file or set RINGBACK_PASSWORD, or have the device remember this caller",
             )),
         },
     };

@@ -54,9 +54,14 @@ pub(super) fn qr(text: &str) {
 }
 
 /// Asks for a password, if there is somebody to ask. Standard input may be a pipe, as under ssh's
-/// `ProxyCommand`: the answer is read from the terminal itself.
+/// `ProxyCommand`, and standard error nothing, as where ssh keeps its connection (`ControlPersist`):
+/// the question goes to the terminal itself, and the answer comes from there.
 pub(super) fn ask_password(device: &str) -> Result<Option<String>> {
-    if !io::stderr().is_terminal() || std::fs::File::open("/dev/tty").is_err() {
+    let terminal = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/tty");
+    if terminal.is_err() {
         return Ok(None);
     }
     let password = rpassword::prompt_password(format!("Password of {device}: "))?;

@@ -14,6 +14,7 @@ use ringback_protocol::{Code, SecretKey};
 use serde::{Deserialize, Serialize};
 use toml_edit::value;
 
+use super::stop::stopped;
 use super::target;
 use super::terminal::{self, say};
 use crate::beacon::{self, device::Pace};
@@ -22,10 +23,12 @@ use crate::config::{Config, KEEPALIVE_S};
 use crate::control;
 use crate::device::{self, Agent, Presence};
 use crate::endpoint::{Endpoint, Relays};
-use crate::failure::{Exit, Failure};
+use crate::failure::{Ended, Exit, Failure};
+use crate::fitting;
 use crate::lan;
 use crate::link::{close, printable};
 use crate::network_watch;
+use crate::password;
 use crate::port_mapping::{self, Forwarding, PortMapping};
 use crate::profile::Profile;
 use crate::registry::{Connection, Registry};
@@ -44,31 +47,22 @@ pub(super) async fn run(global: &Global, profile: Profile, up: Up) -> Result<()>
     };
     let config = Config::load(&profile)?;
     let registry = target::registry(&up.registry, &config)?;
-    let key = profile.key()?;
-    if let Some(password) = up.password.as_deref() {
-        set_password(&profile, &key, password)?;
-    }
     if let Some(name) = &up.name {
         ringback_protocol::name::check(name)
             .map_err(|e| Failure::new(Exit::Usage, format!("'{name}': {e}")))?;
     }
-    let stop = stopped();
-    tokio::pin!(stop);
-    if let Some(code) = &up.enroll {
-        tokio::select! {
-            enrolled = enroll(&registry, &key, code, up.name.as_deref()) => {
-                // Only this answer tells it where there is no socket to register on.
-                profile.store(ENROLLED, &EnrolledAs { registry: registry.origin(), name: enrolled? })?;
-            }
-            () = &mut stop => return Ok(()),
-        }
+    // A code works once: whatever can fail on this host fails before it is used.
+    let key = profile.key()?;
+    profile.check_writable()?;
+    let password = password::given(up.password.as_deref(), up.password_file.as_deref())?;
+    if let Some(password) = password {
+        set_password(&profile, &key, &password)?;
     }
     let port = up.port.or(config.port).unwrap_or(0);
     let endpoint = Endpoint::bind(&key, port, registry.is_loopback())
         .await
         .map_err(|error| Failure::new(Exit::Usage, format!("{error:#}")))?;
-    remember_settings(&profile, &up, &registry)?;
-
+    let (listener, _socket) = control::bind(&profile.control_socket())?;
     let stun = up
         .registry
         .stun
@@ -82,6 +76,20 @@ pub(super) async fn run(global: &Global, profile: Profile, up: Up) -> Result<()>
         });
     }
     let (agent, inbound) = Agent::new(key, profile.clone(), registry, endpoint, stun)?;
+    let stop = stopped();
+    tokio::pin!(stop);
+    if let Some(code) = &up.enroll {
+        tokio::select! {
+            enrolled = enroll(&agent.registry, &agent.key, code, up.name.as_deref()) => {
+                // Only this answer tells it where there is no socket to register on.
+                let name = enrolled?;
+                profile.store(ENROLLED, &EnrolledAs { registry: agent.registry.origin(), name })?;
+            }
+            ended = &mut stop => bail!(ended),
+        }
+    }
+    remember_settings(&profile, &up, &agent.registry)?;
+
     let network = network_watch::start();
     // Nobody beyond this host is called through a registry on loopback.
     let alone = agent.registry.is_loopback();
@@ -107,7 +115,6 @@ pub(super) async fn run(global: &Global, profile: Profile, up: Up) -> Result<()>
     tokio::spawn(follow_network(agent.endpoint.clone(), network.clone()));
     let has_lan = !up.no_lan && config.lan.unwrap_or(true) && !alone;
     let advertisement = has_lan.then(|| open_to_lan(&agent, network)).flatten();
-    let (listener, _socket) = control::bind(&profile.control_socket())?;
     let interval = Duration::from_secs(
         up.keepalive_s
             .or(config.keepalive_s)
@@ -139,7 +146,7 @@ pub(super) async fn run(global: &Global, profile: Profile, up: Up) -> Result<()>
         endpoint.keep_addresses(look_again).await;
     });
 
-    let served = stay(global, &profile, &agent, stop).await;
+    let served = stay(global, &profile, &agent, &up, stop).await;
     if up.udp_only {
         // The beacon hears it, unless the task has ended.
         let _ = leave.send(());
@@ -226,7 +233,8 @@ async fn stay(
     global: &Global,
     profile: &Profile,
     agent: &std::sync::Arc<Agent>,
-    mut stop: std::pin::Pin<&mut impl Future<Output = ()>>,
+    up: &Up,
+    mut stop: std::pin::Pin<&mut impl Future<Output = Ended>>,
 ) -> Result<()> {
     let mut presence = agent.presence.subscribe();
     let first = presence.wait_for(|presence| !matches!(presence, Presence::Connecting));
@@ -235,7 +243,7 @@ async fn stay(
             Ok(presence) => presence?.clone(),
             Err(_) => Presence::Connecting,
         },
-        () = &mut stop => return Ok(()),
+        ended = &mut stop => bail!(ended),
     };
     match &registered {
         Presence::Rejected { code, detail } => bail!(device::rejection(code, detail)),
@@ -252,21 +260,41 @@ async fn stay(
             announce(global, agent, &registered, new_password.as_deref())?;
         }
     }
-    tokio::select! {
-        () = &mut stop => {}
-        ended = watch(agent.clone(), registered) => ended?,
+    // A name goes with a code: without one the device has the name that the registry knows.
+    let wished = up.name.as_deref().filter(|_| up.enroll.is_none());
+    if let Presence::Registered { name, .. } = &registered {
+        say_kept_name(wished, name);
     }
-    Ok(())
+    tokio::select! {
+        ended = &mut stop => bail!(ended),
+        ended = watch(agent.clone(), registered, wished) => ended,
+    }
+}
+
+/// `--name` without a code asks for what only the registry's owner can do.
+pub(super) fn say_kept_name(wished: Option<&str>, name: &str) {
+    if let Some(wished) = wished.filter(|wished| *wished != name) {
+        say!(
+            "--name {wished} changes nothing: this key is enrolled as {name}; the registry's owner can rename it"
+        );
+    }
 }
 
 /// Tells of changes of the registration, until the process ends.
-async fn watch(agent: std::sync::Arc<Agent>, mut last: Presence) -> Result<()> {
+async fn watch(
+    agent: std::sync::Arc<Agent>,
+    mut last: Presence,
+    wished: Option<&str>,
+) -> Result<()> {
     let mut presence = agent.presence.subscribe();
     loop {
         let now = presence.borrow_and_update().clone();
         if std::mem::discriminant(&now) != std::mem::discriminant(&last) {
             match &now {
-                Presence::Registered { name, .. } => say!("registered as {name}"),
+                Presence::Registered { name, .. } => {
+                    say!("registered as {name}");
+                    say_kept_name(wished, name);
+                }
                 Presence::Offline { reason } => {
                     say!("the registry is away, trying again: {reason}");
                 }
@@ -281,44 +309,8 @@ async fn watch(agent: std::sync::Arc<Agent>, mut last: Presence) -> Result<()> {
     }
 }
 
-/// Waits for Ctrl-C, a request to terminate, or the end of the terminal (ssh ends its ProxyCommand
-/// by the same signal), unless that is ignored, as by `nohup`; from the moment of this call on. Make
-/// it once: what comes between two of these is lost, as the first one has taken the signals' default
-/// effect away.
-pub(super) fn stopped() -> impl Future<Output = ()> {
-    use tokio::signal::unix::{Signal, SignalKind, signal};
-    async fn received(signal: Option<Signal>) {
-        match signal {
-            Some(mut signal) => {
-                signal.recv().await;
-            }
-            None => std::future::pending().await,
-        }
-    }
-    let interrupt = signal(SignalKind::interrupt()).ok();
-    let terminate = signal(SignalKind::terminate()).ok();
-    let hung_up = (!is_hangup_ignored())
-        .then(|| signal(SignalKind::hangup()).ok())
-        .flatten();
-    async move {
-        tokio::select! {
-            () = received(interrupt) => {}
-            () = received(terminate) => {}
-            () = received(hung_up) => {}
-        }
-    }
-}
-
-/// As Linux tells it; elsewhere a hang-up is never taken for ignored.
-fn is_hangup_ignored() -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    // One bit per signal; the hang-up is number 1.
-    ignored.is_some_and(|mask| u64::from_str_radix(mask.trim(), 16).is_ok_and(|mask| mask & 1 == 1))
-}
-
 fn set_password(profile: &Profile, key: &SecretKey, password: &str) -> Result<()> {
-    let psk = Psk::from_password(password, &key.id())
+    let psk = Psk::from_password(&password::prepared(password), &key.id())
         .map_err(|e| Failure::new(Exit::Usage, e.to_string()))?;
     if profile.password()? != Some(psk.clone()) {
         profile.set_password(&psk)?;
@@ -461,7 +453,7 @@ fn announce(
     }
     match password {
         Some(password) => say!("  Password  {password}   (shown this once)"),
-        None => say!("  Password  as set before; change it with --password"),
+        None => say!("  Password  as set before; change it with --password-file"),
     }
     say!("  Registry  {}", agent.registry.origin());
     for (name, service) in &services {
@@ -469,17 +461,14 @@ fn announce(
     }
     say!("");
     terminal::qr(&format!("{}/#{id}", agent.registry.origin()));
-    match services.keys().next() {
+    let target = name.map_or_else(|| id.to_string(), ToOwned::to_owned);
+    let services = services.iter();
+    let kinds = services.map(|(name, service)| (name.as_str(), service.kind()));
+    match fitting::example(&target, &agent.registry.origin(), kinds) {
         None => {
             say!("Nothing is exposed yet. In another terminal: ringback expose ssh 127.0.0.1:22");
         }
-        Some(service) => {
-            let target = name.map_or_else(|| id.to_string(), ToOwned::to_owned);
-            let registry = agent.registry.origin();
-            say!(
-                "From elsewhere: ringback connect {target} -L 8000:{service} --registry {registry}"
-            );
-        }
+        Some(example) => say!("From elsewhere: {example}"),
     }
     Ok(())
 }

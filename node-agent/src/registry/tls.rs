@@ -36,37 +36,78 @@ fn connector(provider: CryptoProvider, roots: Roots) -> Result<TlsConnector> {
     Ok(TlsConnector::from(Arc::new(config)))
 }
 
-/// What a failed handshake means for the person at the keyboard.
+/// What a failed handshake means for the person at the keyboard: one sentence, and what to do.
 pub(super) fn explain(error: &std::io::Error, origin: &str) -> anyhow::Error {
-    use rustls::CertificateError as Certificate;
     let cause = error
         .get_ref()
         .and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    match cause {
+    let Some(cause) = cause else {
+        return anyhow!("the connection to {origin} broke off during the TLS handshake: {error}");
+    };
+    tracing::debug!("the TLS handshake failed: {cause}");
+    anyhow!(match cause {
+        rustls::Error::InvalidCertificate(why) =>
+            format!("the certificate of {origin} {}", untrusted(why)),
+        // What is no TLS does not parse as such.
+        rustls::Error::InvalidMessage(_) | rustls::Error::InappropriateMessage { .. } => format!(
+            "what answers at {origin} does not speak TLS; is the port right, and is there no proxy or login page between?"
+        ),
+        rustls::Error::AlertReceived(alert) => format!(
+            "{origin} refuses the TLS handshake ({}); is the registry's address right?",
+            words(&format!("{alert:?}"))
+        ),
+        rustls::Error::PeerIncompatible(_) | rustls::Error::NoApplicationProtocol => format!(
+            "{origin} offers no TLS that is safe: at least TLS 1.2 with a cipher of today is needed there"
+        ),
+        rustls::Error::NoCertificatesPresented =>
+            format!("{origin} shows no certificate; is the registry's address right?"),
+        rustls::Error::DecryptError | rustls::Error::PeerMisbehaved(_) => format!(
+            "{origin} does not keep to TLS; something between here and there may change what is sent"
+        ),
+        _ => format!("TLS with {origin} failed; -v -v tells the details"),
+    })
+}
+
+/// Why a certificate is not taken, as the rest of a sentence.
+fn untrusted(why: &rustls::CertificateError) -> &'static str {
+    use rustls::CertificateError as Certificate;
+    match why {
         // A CA of the same name with another key shows as a wrong signature.
-        Some(rustls::Error::InvalidCertificate(
-            Certificate::UnknownIssuer | Certificate::BadSignature,
-        )) => anyhow!(
-            "the certificate of {origin} is not signed by a CA that is trusted here; for a private CA give --registry-ca FILE"
-        ),
-        Some(rustls::Error::InvalidCertificate(
-            Certificate::Expired
-            | Certificate::ExpiredContext { .. }
-            | Certificate::NotValidYet
-            | Certificate::NotValidYetContext { .. },
-        )) => anyhow!(
-            "the certificate of {origin} is not valid at this time; is this host's clock right?"
-        ),
-        Some(rustls::Error::InvalidCertificate(
-            Certificate::NotValidForName | Certificate::NotValidForNameContext { .. },
-        )) => {
-            anyhow!(
-                "the certificate of {origin} is for another name; is the registry's address right?"
-            )
+        Certificate::UnknownIssuer | Certificate::BadSignature => {
+            "is not signed by a CA that is trusted here; for a private CA give --registry-ca FILE"
         }
-        Some(cause) => anyhow!("TLS with {origin} failed: {cause}"),
-        None => anyhow!("the connection to {origin} broke off during the TLS handshake: {error}"),
+        Certificate::Expired
+        | Certificate::ExpiredContext { .. }
+        | Certificate::NotValidYet
+        | Certificate::NotValidYetContext { .. } => {
+            "is not valid at this time; is this host's clock right?"
+        }
+        Certificate::NotValidForName | Certificate::NotValidForNameContext { .. } => {
+            "is for another name; is the registry's address right?"
+        }
+        Certificate::Revoked => "is revoked by its CA; the registry needs a new one",
+        Certificate::InvalidPurpose | Certificate::InvalidPurposeContext { .. } => {
+            "is not for servers; the registry needs one that is"
+        }
+        Certificate::BadEncoding => "can not be read; is what answers there the registry?",
+        // webpki has no name of rustls's for it.
+        Certificate::Other(other) if other.0.to_string().contains("CaUsedAsEndEntity") => {
+            "is a CA's own: it has signed itself; the registry needs one that this CA has signed (CA:FALSE)"
+        }
+        _ => "is not acceptable (-v -v tells why); the registry needs another",
     }
+}
+
+/// `HandshakeFailure` as people write it.
+fn words(name: &str) -> String {
+    let mut words = String::new();
+    for c in name.chars() {
+        if c.is_uppercase() && !words.is_empty() {
+            words.push(' ');
+        }
+        words.extend(c.to_lowercase());
+    }
+    words
 }
 
 fn from_file(file: &Path) -> Result<Roots> {
@@ -100,4 +141,54 @@ fn system() -> Result<Roots> {
         );
     }
     Ok(Arc::new(roots))
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::{AlertDescription, CertificateError, Error, InvalidMessage};
+
+    use super::*;
+
+    #[test]
+    fn a_failed_handshake_is_a_sentence() {
+        let said = |cause: Error| {
+            let error = std::io::Error::new(std::io::ErrorKind::InvalidData, cause);
+            explain(&error, "https://registry.example").to_string()
+        };
+        let certificate = |why| said(Error::InvalidCertificate(why));
+        for (sentence, words) in [
+            (
+                certificate(CertificateError::UnknownIssuer),
+                "--registry-ca FILE",
+            ),
+            (certificate(CertificateError::Expired), "clock right?"),
+            (
+                certificate(CertificateError::NotValidForName),
+                "for another name",
+            ),
+            (certificate(CertificateError::Revoked), "is revoked"),
+            (
+                certificate(CertificateError::UnhandledCriticalExtension),
+                "not acceptable",
+            ),
+            (
+                said(Error::InvalidMessage(InvalidMessage::InvalidContentType)),
+                "does not speak TLS",
+            ),
+            (
+                said(Error::AlertReceived(AlertDescription::HandshakeFailure)),
+                "refuses the TLS handshake (handshake failure)",
+            ),
+            (
+                said(Error::General("Odd(Debug)".into())),
+                "TLS with https://registry.example failed",
+            ),
+        ] {
+            assert!(sentence.contains(words), "no '{words}': {sentence}");
+            assert!(
+                !sentence.contains("Error") && !sentence.contains('{') && !sentence.contains("::"),
+                "Rust's own text: {sentence}"
+            );
+        }
+    }
 }

@@ -21,8 +21,8 @@ use sha2::{Digest as _, Sha256};
 use tokio::io::AsyncWriteExt as _;
 
 use super::line::{Line, Reader};
-use super::terminal;
-use super::up;
+use super::stop::stopped;
+use super::terminal::{self, say};
 use crate::cli::{Get, Global, Send};
 use crate::failure::{Exit, Failure};
 use crate::link::printable;
@@ -130,7 +130,10 @@ pub(super) async fn send(global: &Global, profile: &Profile, send: Send) -> Resu
 async fn interruptible(work: impl Future<Output = Result<Done>>) -> Result<Done> {
     tokio::select! {
         done = work => done,
-        () = up::stopped() => bail!("interrupted; the same command goes on from here"),
+        ended = stopped() => {
+            say!("interrupted; the same command goes on from here");
+            bail!(ended)
+        }
     }
 }
 

@@ -111,15 +111,35 @@ fn network(found: &Examination) -> Check {
 }
 
 fn ipv6(found: &Examination) -> Check {
-    let global = found.network.addresses.iter().find(|a| match a.ip {
-        std::net::IpAddr::V4(_) => false,
-        std::net::IpAddr::V6(ip) => ip.segments()[0] & 0xfe00 != 0xfc00,
-    });
-    let Some(global) = global else {
-        return Check::new("ipv6", Level::Note, "this host has no IPv6 address")
-            .advise(&Remedy::EnableIpv6);
+    let mut addresses = found.network.addresses.iter().filter(|a| a.up);
+    let is_local = |ip: std::net::IpAddr| match ip {
+        std::net::IpAddr::V4(_) => None,
+        std::net::IpAddr::V6(ip) => Some(ip.is_unique_local() || ip.is_unicast_link_local()),
     };
+    let global = addresses.clone().find(|a| is_local(a.ip) == Some(false));
+    let local = addresses.find(|a| is_local(a.ip) == Some(true));
     let behaviour = &found.udp_ipv6;
+    let reaches = !behaviour.seen.is_empty() || found.tcp_ipv6 == Some(true);
+    let global = match (global, local) {
+        (Some(global), _) => global,
+        // A router that translates (NAT66) takes them further.
+        (None, Some(local)) if reaches => local,
+        (None, Some(local)) => {
+            return Check::new(
+                "ipv6",
+                Level::Note,
+                format!(
+                    "{} is for the local network only; this host has no public IPv6 address",
+                    local.ip
+                ),
+            )
+            .advise(&Remedy::EnableIpv6);
+        }
+        (None, None) => {
+            return Check::new("ipv6", Level::Note, "this host has no IPv6 address")
+                .advise(&Remedy::EnableIpv6);
+        }
+    };
     if let Some(seen) = behaviour.seen.first() {
         let filter = match behaviour.filtering {
             Filtering::Unknown => "; its firewall was not tested",

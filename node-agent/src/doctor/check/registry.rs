@@ -4,7 +4,7 @@ use ringback_protocol::receipt::PathKind;
 
 use super::super::{BeaconFound, Examination};
 use super::{Check, Level};
-use crate::caller::ago;
+use crate::caller::{ago, lasting};
 use crate::device::Presence;
 
 /// Seconds of difference between the clocks that nobody notices, and that calls bear.
@@ -64,9 +64,11 @@ pub(super) fn websocket(found: &Examination) -> Option<Check> {
 
 pub(super) fn clock(found: &Examination) -> Option<Check> {
     let ahead = found.registry.clock_ahead_s?;
-    let away = ahead.unsigned_abs();
     let direction = if ahead > 0 { "ahead of" } else { "behind" };
-    let text = format!("{away} s {direction} the registry's");
+    let text = format!(
+        "{} {direction} the registry's",
+        lasting(ahead.unsigned_abs())
+    );
     Some(match ahead.abs() {
         0..CLOCK_NOTE => Check::new("clock", Level::Ok, "right"),
         CLOCK_NOTE..CLOCK_PROBLEM => {
