@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use parking_lot::Mutex;
@@ -19,6 +19,7 @@ use ringback_protocol::{Code, PeerId, SecretKey, UnixTime};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::clock::unix_time;
 use crate::delivery::Delivery;
 use crate::endpoint::{Addresses, Endpoint, Expecting};
 use crate::failure::{Exit, Failure};
@@ -322,7 +323,12 @@ impl Caller {
                         bail!("the link could not be opened");
                     };
                     let paths = expecting.paths.clone();
-                    let link = Link::new(ring.device, connection, paths);
+                    let link = Link::new(
+                        ring.device,
+                        connection,
+                        paths,
+                        self.endpoint.link_windows(),
+                    );
                     let (sender, completed) = oneshot::channel();
                     let caller_nat = addresses.nat;
                     let rest = Rest { link: link.clone(), expecting, call, delivery, reply, log, caller_nat };
@@ -539,14 +545,6 @@ async fn derive(ring: &Ring) -> Result<Option<Psk>> {
     derived
         .map(Some)
         .map_err(|error| Failure::new(Exit::Usage, error.to_string()).into())
-}
-
-/// This host's clock, corrected by `offset` seconds.
-pub(crate) fn unix_time(offset: i128) -> UnixTime {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs());
-    u64::try_from(i128::from(now) + offset).unwrap_or(0)
 }
 
 fn explain(outcome: Outcome) -> anyhow::Error {

@@ -163,6 +163,9 @@ pub struct Up {
     /// The same from a file, or from a line of standard input (-): it shows in no list of processes
     #[arg(long, value_name = "FILE")]
     pub password_file: Option<PathBuf>,
+    /// With a new password: callers that were remembered under the old one need none either
+    #[arg(long)]
+    pub keep_callers: bool,
     /// A fixed UDP port, for a static port mapping [default: any]
     #[arg(long, env = "RINGBACK_PORT", hide_env_values = true)]
     pub port: Option<u16>,
@@ -414,6 +417,11 @@ pub enum CallerAction {
     /// Take a caller's right to call without password away, and end its links
     Revoke {
         /// The caller's ID (rb1…)
+        id: String,
+    },
+    /// End the links of a caller, whoever it is; it may call again
+    Disconnect {
+        /// The caller's ID (rb1…), as `ringback status` shows it
         id: String,
     },
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use parking_lot::{Mutex, RwLock};
-use ringback_protocol::admission::{Admission, Admitted};
+use ringback_protocol::admission::{Admission, Admitted, Seen};
 use ringback_protocol::envelope::DIRECT_ONLY;
 use ringback_protocol::frame::{Answer, Answered, Deliver, Frame, Place, Refuse, Refused};
 use ringback_protocol::refusal::Refusal;
@@ -15,31 +15,34 @@ use ringback_protocol::registration::{CloseReason, Output};
 use ringback_protocol::reply::Reply;
 use ringback_protocol::rtc::Description;
 use ringback_protocol::stream::{Opening, StreamRefused};
-use ringback_protocol::{Code, PeerId, SecretKey};
+use ringback_protocol::{Code, PeerId, SecretKey, UnixTime};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::beacon::OnBeacon;
-use crate::caller::{Caller, Location, OpenLinks, Placement, Signalling, lasting, unix_time};
+use crate::caller::{Caller, Location, OpenLinks, Placement, Signalling, lasting};
+use crate::clock::{moment, unix_time};
 use crate::copy;
 use crate::endpoint::Endpoint;
 use crate::failure::{Exit, Failure};
 use crate::link::{self, Link};
+use crate::link_places::{LinkPlace, LinkPlaces};
 use crate::port_mapping::Forwarding;
 use crate::profile::Profile;
 use crate::refusals::{self, RefusalLog};
 use crate::registry::{Problem, Registry, RegistrySocket, connect_socket};
 use crate::relay::OwnRelay;
-use crate::remembered::{Remembered, RememberedCallers};
+use crate::remembered::{RememberedBy, RememberedCallers};
 use crate::rtc::{BrowserLink, Ending};
+use crate::seen_requests::SeenRequests;
 use crate::service::{self, Dials, Ready, Sending, Service, Shells, Uploads};
 use crate::serving::{LinkStatus, ServedLink};
 use crate::stream::Stream;
 
 /// From the device's yes to the established link.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(15);
-/// When a browser may try again that came while there were too many.
-const BROWSERS_RETRY_S: u32 = 15;
+/// When a caller may try again that came while there were too many links.
+const LINKS_RETRY_S: u32 = 15;
 /// First pause before reconnecting to the registry; doubles up to [`MAX_PAUSE`], or to
 /// [`MAX_PAUSE_LATER`] once the registry has been away for [`PATIENCE`]. Jittered: a deploy drops
 /// all sockets at the same moment.
@@ -59,8 +62,11 @@ pub(crate) struct Agent {
     services: RwLock<BTreeMap<String, Service>>,
     /// The beacon that this device lives on, if it does.
     pub(crate) beacon: watch::Sender<Option<OnBeacon>>,
+    /// The requests that were admitted, as they are kept on disk.
+    seen: Mutex<SeenRequests>,
     /// Links that callers have to this device.
-    links: Mutex<Vec<Serving>>,
+    links: Mutex<Links>,
+    places: LinkPlaces,
     /// Links that this host has to other devices.
     pub(crate) calls: Arc<OpenLinks>,
     pub(crate) shells: Shells,
@@ -112,6 +118,22 @@ struct Serving {
     since: u64,
 }
 
+#[derive(Default)]
+struct Links {
+    open: Vec<Serving>,
+    /// Callers that were disconnected lately, and when: what is being dialled for them comes to
+    /// nothing.
+    disconnected: HashMap<PeerId, Instant>,
+}
+
+/// A call that is to be answered.
+struct Call {
+    admitted: Admitted,
+    at: Instant,
+    /// Its link's.
+    _place: LinkPlace,
+}
+
 impl Agent {
     pub(crate) fn new(
         key: SecretKey,
@@ -120,7 +142,9 @@ impl Agent {
         endpoint: Endpoint,
         stun: Vec<String>,
     ) -> Result<(Arc<Self>, Inbound)> {
-        let mut admission = Admission::new(key.clone(), unix_time(0));
+        let (seen, before) = SeenRequests::open(&profile.seen_requests())?;
+        let mut admission = Admission::new(key.clone(), moment());
+        admission.restore(before);
         if let Some(psk) = profile.password()? {
             admission.set_secret(ringback_protocol::secret::PASSWORD_ID, psk);
         }
@@ -137,7 +161,9 @@ impl Agent {
             admission: Mutex::new(admission),
             services: RwLock::default(),
             beacon: watch::Sender::default(),
+            seen: Mutex::new(seen),
             links: Mutex::default(),
+            places: LinkPlaces::default(),
             calls: Arc::default(),
             shells: Shells::default(),
             uploads: Arc::default(),
@@ -195,16 +221,27 @@ impl Agent {
     pub(crate) fn links(&self) -> Vec<LinkStatus> {
         let links = self.links.lock();
         links
+            .open
             .iter()
             .map(|serving| serving.link.status(serving.since))
             .collect()
     }
 
-    /// Ends the links of a caller whose right to call was taken away.
+    /// Is it a caller that nobody else can keep waiting?
+    pub(crate) fn knows(&self, caller: &PeerId) -> bool {
+        self.admission.lock().is_known(caller)
+    }
+
+    /// Ends the links of a caller, those that are being dialled too, and its shells.
     pub(crate) fn disconnect(&self, caller: &PeerId) {
         self.shells.end(caller);
-        let links = self.links.lock();
-        let theirs = links.iter().filter(|s| s.link.peer() == *caller);
+        let now = Instant::now();
+        let mut links = self.links.lock();
+        links
+            .disconnected
+            .retain(|_, at| now.duration_since(*at) < 2 * DIAL_TIMEOUT);
+        links.disconnected.insert(*caller, now);
+        let theirs = links.open.iter().filter(|s| s.link.peer() == *caller);
         theirs.for_each(|serving| serving.link.revoke());
     }
 
@@ -213,7 +250,7 @@ impl Agent {
     pub(crate) async fn close_browsers(&self) {
         let browsers: Vec<_> = {
             let links = self.links.lock();
-            let browsers = links.iter().filter_map(|serving| match &serving.link {
+            let browsers = links.open.iter().filter_map(|serving| match &serving.link {
                 ServedLink::Browser(link) => Some(link.clone()),
                 ServedLink::Agent(_) => None,
             });
@@ -236,19 +273,20 @@ impl Agent {
     }
 
     /// A request has come, and this is the decision on it: dials, or refuses.
-    async fn handle_request(self: Arc<Self>, to: AnswerTo, decision: Result<Admitted, Refusal>) {
-        let admitted = match decision {
-            Ok(admitted) => admitted,
+    async fn handle_request(self: Arc<Self>, to: AnswerTo, decision: Result<Call, Refusal>) {
+        let call = match decision {
+            Ok(call) => call,
             Err(refusal) => {
                 self.answer(to, Err(refusal)).await;
                 return;
             }
         };
+        let admitted = &call.admitted;
         tracing::info!(caller = ?admitted.caller, service = admitted.request.service, "admitted a request");
         let remembered =
             admitted.by_key || (admitted.request.remember && self.remember(admitted.caller));
         if let Some(offer) = &admitted.request.webrtc {
-            return self.answer_browser(to, &admitted, offer, remembered).await;
+            return self.answer_browser(to, &call, offer, remembered).await;
         }
         let addresses = self.endpoint.addresses().borrow().clone();
         // The first datagrams leave before the answer does.
@@ -279,8 +317,13 @@ impl Agent {
         let (dialled, ()) = tokio::join!(tokio::time::timeout(DIAL_TIMEOUT, dial), answer);
         match dialled {
             Ok(Ok((connection, paths))) => {
-                let link = Link::new(admitted.caller, connection, paths);
-                self.serve(ServedLink::Agent(link)).await;
+                let link = Link::new(
+                    admitted.caller,
+                    connection,
+                    paths,
+                    self.endpoint.link_windows(),
+                );
+                self.serve(ServedLink::Agent(link), call.at).await;
             }
             Ok(Err(error)) => {
                 tracing::info!(caller = ?admitted.caller, "the dial-back failed: {error:#}");
@@ -295,10 +338,11 @@ impl Agent {
     async fn answer_browser(
         self: &Arc<Self>,
         to: AnswerTo,
-        admitted: &Admitted,
+        call: &Call,
         offer: &Description,
         remembered: bool,
     ) {
+        let (admitted, at) = (&call.admitted, call.at);
         let caller = admitted.caller;
         let nat = admitted.request.nat;
         let (description, mut links) = match self.endpoint.dial_browser(caller, offer, nat) {
@@ -317,18 +361,21 @@ impl Agent {
             flight: Vec::new(),
         };
         let reply = admitted.keys.reply.clone().seal(&reply);
+        let mut serving = tokio::task::JoinSet::new();
         let serving = async {
             while let Some(link) = links.recv().await {
-                tokio::spawn(self.clone().serve_browser(link));
+                serving.spawn(self.clone().serve_browser(link, at));
             }
+            // The call has its place for as long as one of its links lives.
+            while serving.join_next().await.is_some() {}
         };
         tokio::join!(serving, self.answer(to, Ok(reply)));
     }
 
-    async fn serve_browser(self: Arc<Self>, link: BrowserLink) {
+    async fn serve_browser(self: Arc<Self>, link: BrowserLink, admitted_at: Instant) {
         let caller = link.peer;
         match link.established().await {
-            Ok(()) => self.serve(ServedLink::Browser(link)).await,
+            Ok(()) => self.serve(ServedLink::Browser(link), admitted_at).await,
             Err(error) => {
                 tracing::info!(
                     ?caller,
@@ -338,7 +385,7 @@ impl Agent {
         }
     }
 
-    fn admit(&self, envelope: &[u8]) -> Result<Admitted, Refusal> {
+    fn admit(&self, envelope: &[u8]) -> Result<Call, Refusal> {
         self.decide(envelope).inspect_err(|refusal| {
             // How often anybody can have this done is the registry's and the LAN door's to bound.
             let caller = refusals::caller(envelope);
@@ -349,32 +396,64 @@ impl Agent {
         })
     }
 
-    fn decide(&self, envelope: &[u8]) -> Result<Admitted, Refusal> {
-        let now = unix_time(0);
+    fn decide(&self, envelope: &[u8]) -> Result<Call, Refusal> {
+        let now = moment();
         let admitted = self.admission.lock().admit(envelope, now)?;
+        // Before anything is answered, so that no restart makes a second answer possible.
+        let seen = Seen {
+            id: admitted.request.id,
+            expires_at: admitted.request.expires_at,
+        };
+        if let Err(error) = self.seen.lock().add(seen) {
+            tracing::warn!("a request that was admitted cannot be noted on disk: {error}");
+        }
+        let now = now.unix;
+        if admitted.by_key {
+            self.note_call(&admitted.caller, now);
+        }
         let service = &admitted.request.service;
         let refuse = |code, retry| Err(Refusal::sign(&self.key, envelope, code, retry, now));
         if service != ringback_protocol::name::NO_SERVICE && !self.services().contains_key(service)
         {
             refuse(Code::UnknownService, None)
         } else if admitted.request.webrtc.is_some() && self.endpoint.is_full_of_browsers() {
-            refuse(Code::RateLimited, Some(BROWSERS_RETRY_S))
+            refuse(Code::RateLimited, Some(LINKS_RETRY_S))
+        } else if let Some(place) = self.places.take(admitted.caller) {
+            Ok(Call {
+                admitted,
+                at: Instant::now(),
+                _place: place,
+            })
         } else {
-            Ok(admitted)
+            tracing::warn!(caller = ?admitted.caller, "a call was refused: there are too many links");
+            refuse(Code::RateLimited, Some(LINKS_RETRY_S))
+        }
+    }
+
+    /// A remembered caller has called.
+    fn note_call(&self, caller: &PeerId, now: UnixTime) {
+        let note = || -> Result<()> {
+            let mut callers = RememberedCallers::load(&self.profile)?;
+            if callers.called(caller, now) {
+                callers.store(&self.profile)?;
+            }
+            Ok(())
+        };
+        if let Err(error) = note() {
+            tracing::warn!("the time of a call cannot be noted: {error:#}");
         }
     }
 
     fn remember(&self, caller: PeerId) -> bool {
         let note = || -> Result<()> {
             let mut callers = RememberedCallers::load(&self.profile)?;
-            let now = unix_time(0);
-            callers.0.insert(
-                caller,
-                Remembered {
-                    since: now,
-                    last_call: now,
-                },
-            );
+            let forgotten = callers.add(caller, RememberedBy::Password, unix_time(0));
+            if let Some(forgotten) = forgotten {
+                tracing::warn!(
+                    "too many callers are remembered; {forgotten} has not called for the longest and needs the password from now on"
+                );
+                self.admission.lock().forget(&forgotten);
+            }
             callers.store(&self.profile)
         };
         match note() {
@@ -389,14 +468,24 @@ impl Agent {
         }
     }
 
-    async fn serve(self: &Arc<Self>, link: ServedLink) {
+    /// Serves a link of a call that was admitted then.
+    async fn serve(self: &Arc<Self>, link: ServedLink, admitted_at: Instant) {
         let caller = link.peer();
         let browser = matches!(link, ServedLink::Browser(_));
+        {
+            let mut links = self.links.lock();
+            let disconnected = links.disconnected.get(&caller);
+            if disconnected.is_some_and(|at| *at >= admitted_at) {
+                tracing::info!(?caller, "the caller was disconnected while it was dialled");
+                link.revoke();
+                return;
+            }
+            links.open.push(Serving {
+                link: link.clone(),
+                since: unix_time(0),
+            });
+        }
         tracing::info!(?caller, browser, "link established");
-        self.links.lock().push(Serving {
-            link: link.clone(),
-            since: unix_time(0),
-        });
         while let Some(stream) = link.accept().await {
             let (agent, caller) = (self.clone(), link.peer());
             tokio::spawn(async move {
@@ -405,7 +494,10 @@ impl Agent {
                 }
             });
         }
-        self.links.lock().retain(|serving| !serving.link.is(&link));
+        let mut links = self.links.lock();
+        links.open.retain(|serving| !serving.link.is(&link));
+        drop(links);
+        self.endpoint.link_windows().share_out();
         link.log_statistics();
         tracing::info!(?caller, "link ended");
     }

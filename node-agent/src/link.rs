@@ -12,6 +12,7 @@ use ringback_protocol::{Code, PeerId};
 
 use crate::endpoint::Paths;
 use crate::failure::{Exit, Failure};
+use crate::link_windows::LinkWindows;
 use crate::stream::{Stream, StreamReader, StreamWriter};
 
 /// Application close codes (PROTOCOL §11).
@@ -89,12 +90,24 @@ pub(crate) struct Answer {
 }
 
 impl Link {
-    pub(crate) fn new(peer: PeerId, connection: Connection, paths: Paths) -> Self {
-        Self(Arc::new(LinkEnd {
+    /// A link that has been established; it shares `windows` with all others of this process.
+    pub(crate) fn new(
+        peer: PeerId,
+        connection: Connection,
+        paths: Paths,
+        windows: &LinkWindows,
+    ) -> Self {
+        let link = Self(Arc::new(LinkEnd {
             peer,
             connection,
             paths,
-        }))
+        }));
+        windows.add(&link);
+        link
+    }
+
+    pub(crate) fn as_weak(&self) -> Weak<LinkEnd> {
+        Arc::downgrade(&self.0)
     }
 
     pub(crate) fn downgrade(&self) -> WeakLink {

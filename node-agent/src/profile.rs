@@ -59,6 +59,11 @@ impl Profile {
         &self.state
     }
 
+    /// The requests that were admitted.
+    pub(crate) fn seen_requests(&self) -> PathBuf {
+        self.state.join("seen-requests")
+    }
+
     pub(crate) fn control_socket(&self) -> PathBuf {
         self.state.join("agent.sock")
     }

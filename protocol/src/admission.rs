@@ -1,7 +1,8 @@
 //! Admission (§7.1): the device's decision on a request, in the order that the protocol fixes.
 //! Until this says yes, the device sends nothing to any address.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::time::Duration;
 
 use crate::envelope::{CallKeys, Envelope, EnvelopeError, MAX_LIFETIME, Request};
 use crate::refusal::Refusal;
@@ -19,8 +20,38 @@ pub const TOTAL_WINDOW: u64 = 600;
 /// Seconds that a caller's clock may be ahead.
 pub const MAX_AHEAD: u64 = 5;
 
+/// Admitted requests that are remembered, so that none is admitted twice; a device that is asked for
+/// more than so many within a request's lifetime refuses the others for a while.
+pub const MAX_SEEN: usize = 4096;
+
 /// Callers that gave the password and whose keys the total does not hold up; the oldest go first.
 const MAX_PROVEN: usize = 256;
+
+/// A moment, by both clocks of the host: requests are judged by the time of day, which somebody may
+/// set, and attempts are counted by one that only goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment {
+    pub unix: UnixTime,
+    /// Monotonic, from any start.
+    pub uptime: Duration,
+}
+
+/// A host whose time of day is never set.
+impl From<UnixTime> for Moment {
+    fn from(unix: UnixTime) -> Self {
+        Self {
+            unix,
+            uptime: Duration::from_secs(unix),
+        }
+    }
+}
+
+/// A request that was admitted, as an agent keeps it over a restart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    pub id: [u8; 16],
+    pub expires_at: UnixTime,
+}
 
 /// A request that may go on to the dial-back.
 #[derive(Debug)]
@@ -36,31 +67,50 @@ pub struct Admitted {
 #[derive(Debug)]
 pub struct Admission {
     device: SecretKey,
-    started: UnixTime,
+    started: Moment,
     secrets: Vec<(Vec<u8>, Psk)>,
     remembered: BTreeSet<PeerId>,
-    seen: HashMap<[u8; 16], UnixTime>,
+    seen: SeenRequests,
     /// By caller. Callers are free to make, but no more than [`TOTAL_FAILURES`] of those that are not
-    /// proven are ever counted.
-    failures: HashMap<PeerId, VecDeque<UnixTime>>,
-    total: VecDeque<UnixTime>,
+    /// known are ever counted.
+    failures: HashMap<PeerId, VecDeque<Duration>>,
+    total: VecDeque<Duration>,
     /// Callers that have given a right secret since the start: strangers can not lock them out.
     proven: VecDeque<PeerId>,
 }
 
 impl Admission {
     /// `started`: when this agent began to know what it has seen; older requests are stale.
-    pub fn new(device: SecretKey, started: UnixTime) -> Self {
+    pub fn new(device: SecretKey, started: impl Into<Moment>) -> Self {
         Self {
             device,
-            started,
+            started: started.into(),
             secrets: Vec::new(),
             remembered: BTreeSet::new(),
-            seen: HashMap::new(),
+            seen: SeenRequests::default(),
             failures: HashMap::new(),
             total: VecDeque::new(),
             proven: VecDeque::new(),
         }
+    }
+
+    /// Requests that this device has admitted before it was started, the oldest first: none of them
+    /// is admitted again.
+    pub fn restore(&mut self, seen: impl IntoIterator<Item = Seen>) {
+        for seen in seen {
+            self.seen.restore(seen);
+        }
+    }
+
+    /// Is it a caller that this device remembers, or that has given the password since its start?
+    /// Nothing that others do keeps it waiting.
+    pub fn is_known(&self, caller: &PeerId) -> bool {
+        self.remembered.contains(caller) || self.proven.contains(caller)
+    }
+
+    /// Does its key alone admit it?
+    pub fn is_remembered(&self, caller: &PeerId) -> bool {
+        self.remembered.contains(caller)
     }
 
     /// Sets or replaces the secret that `psk_id` names.
@@ -90,12 +140,13 @@ impl Admission {
     }
 
     /// Admits the envelope with these bytes, or says why not. The refusal is signed for it.
-    pub fn admit(&mut self, envelope: &[u8], now: UnixTime) -> Result<Admitted, Refusal> {
+    pub fn admit(&mut self, envelope: &[u8], now: impl Into<Moment>) -> Result<Admitted, Refusal> {
+        let now = now.into();
         self.decide(envelope, now)
-            .map_err(|(code, retry)| Refusal::sign(&self.device, envelope, code, retry, now))
+            .map_err(|(code, retry)| Refusal::sign(&self.device, envelope, code, retry, now.unix))
     }
 
-    fn decide(&mut self, bytes: &[u8], now: UnixTime) -> Result<Admitted, (Code, Option<u32>)> {
+    fn decide(&mut self, bytes: &[u8], now: Moment) -> Result<Admitted, (Code, Option<u32>)> {
         let envelope = Envelope::decode(bytes).map_err(|e| match e {
             EnvelopeError::Version(_) => (Code::BadVersion, None),
             _ => (Code::BadEnvelope, None),
@@ -112,7 +163,7 @@ impl Admission {
                 .open(&self.device, None)
                 .map_err(|e| (open_failure(&e, Code::UnknownCaller), None))?
         } else {
-            self.check_attempts(&envelope.caller, now)?;
+            self.check_attempts(&envelope.caller, now.uptime)?;
             match self.open_with_secret(&envelope) {
                 Ok(opened) => {
                     self.note_proven(envelope.caller);
@@ -121,17 +172,14 @@ impl Admission {
                 Err(e) => {
                     let code = open_failure(&e, Code::WrongPassword);
                     if code == Code::WrongPassword {
-                        self.count_failure(envelope.caller, now);
+                        self.count_failure(envelope.caller, now.uptime);
                     }
                     return Err((code, None));
                 }
             }
         };
         self.check_fresh(&request, now)?;
-        self.seen.retain(|_, expires_at| *expires_at >= now);
-        if self.seen.insert(request.id, request.expires_at).is_some() {
-            return Err((Code::Replayed, None));
-        }
+        self.seen.add(&request, now.unix)?;
         Ok(Admitted {
             caller: envelope.caller,
             request,
@@ -161,7 +209,7 @@ impl Admission {
     fn check_attempts(
         &mut self,
         caller: &PeerId,
-        now: UnixTime,
+        now: Duration,
     ) -> Result<(), (Code, Option<u32>)> {
         forget_outside(&mut self.total, now, TOTAL_WINDOW);
         self.failures.retain(|_, times| {
@@ -172,7 +220,7 @@ impl Admission {
             .failures
             .get(caller)
             .and_then(|times| wait(times, CALLER_FAILURES, now, CALLER_WINDOW));
-        let all = if self.proven.contains(caller) {
+        let all = if self.is_known(caller) {
             None
         } else {
             wait(&self.total, TOTAL_FAILURES, now, TOTAL_WINDOW)
@@ -183,13 +231,20 @@ impl Admission {
         }
     }
 
-    fn count_failure(&mut self, caller: PeerId, now: UnixTime) {
-        self.total.push_back(now);
+    fn count_failure(&mut self, caller: PeerId, now: Duration) {
+        // What known callers get wrong is no reason for strangers to wait.
+        if !self.is_known(&caller) {
+            self.total.push_back(now);
+        }
         self.failures.entry(caller).or_default().push_back(now);
     }
 
-    fn check_fresh(&self, request: &Request, now: UnixTime) -> Result<(), (Code, Option<u32>)> {
-        let fresh = request.issued_at >= self.started
+    fn check_fresh(&self, request: &Request, now: Moment) -> Result<(), (Code, Option<u32>)> {
+        // The start as the clock would tell it now: a clock that was set makes nothing stale.
+        let running = now.uptime.saturating_sub(self.started.uptime);
+        let running = running.as_secs() + u64::from(running.subsec_nanos() > 0);
+        let now = now.unix;
+        let fresh = request.issued_at >= now.saturating_sub(running)
             && request.issued_at <= now.saturating_add(MAX_AHEAD)
             && request.expires_at >= now
             && request.expires_at >= request.issued_at
@@ -198,6 +253,48 @@ impl Admission {
             Ok(())
         } else {
             Err((Code::Stale, None))
+        }
+    }
+}
+
+/// The requests that were admitted, in this order. They are not forgotten when they expire, as a clock
+/// can be set back, but when there are too many.
+#[derive(Debug, Default)]
+struct SeenRequests {
+    order: VecDeque<Seen>,
+    ids: HashSet<[u8; 16]>,
+}
+
+impl SeenRequests {
+    fn add(&mut self, request: &Request, now: UnixTime) -> Result<(), (Code, Option<u32>)> {
+        if self.ids.contains(&request.id) {
+            return Err((Code::Replayed, None));
+        }
+        if let Some(oldest) = self.order.front()
+            && self.order.len() >= MAX_SEEN
+            && oldest.expires_at >= now
+        {
+            let wait = (oldest.expires_at - now).saturating_add(1);
+            return Err((
+                Code::RateLimited,
+                Some(u32::try_from(wait).unwrap_or(u32::MAX)),
+            ));
+        }
+        self.restore(Seen {
+            id: request.id,
+            expires_at: request.expires_at,
+        });
+        Ok(())
+    }
+
+    fn restore(&mut self, seen: Seen) {
+        if self.order.len() >= MAX_SEEN
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.ids.remove(&oldest.id);
+        }
+        if self.ids.insert(seen.id) {
+            self.order.push_back(seen);
         }
     }
 }
@@ -211,21 +308,26 @@ fn open_failure(error: &EnvelopeError, closed: Code) -> Code {
     }
 }
 
-/// Forgets what is older than the window, and what a wrong clock has put into the future.
-fn forget_outside(times: &mut VecDeque<UnixTime>, now: UnixTime, window: u64) {
-    times.retain(|time| now.checked_sub(*time).is_some_and(|age| age < window));
+fn forget_outside(times: &mut VecDeque<Duration>, now: Duration, window: u64) {
+    times.retain(|time| now.saturating_sub(*time) < Duration::from_secs(window));
 }
 
 /// Seconds until fewer than `limit` failures are in the window; `None` if that is so already.
-fn wait(times: &VecDeque<UnixTime>, limit: usize, now: UnixTime, window: u64) -> Option<u32> {
+fn wait(times: &VecDeque<Duration>, limit: usize, now: Duration, window: u64) -> Option<u32> {
     let blocking = times.len().checked_sub(limit)?;
-    let seconds = window.saturating_sub(now.saturating_sub(times[blocking]));
+    let age = now.saturating_sub(times[blocking]);
+    let rest = Duration::from_secs(window).saturating_sub(age);
+    let seconds = rest.as_secs() + u64::from(rest.subsec_nanos() > 0);
     Some(u32::try_from(seconds).unwrap_or(u32::MAX))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn seconds(number: u64) -> Duration {
+        Duration::from_secs(number)
+    }
 
     #[test]
     fn a_flood_of_callers_is_bounded_in_memory() {
@@ -235,8 +337,8 @@ mod tests {
             let mut seed = [0; 32];
             seed[..8].copy_from_slice(&number.to_be_bytes());
             let caller = SecretKey::from_seed(&seed).id();
-            match admission.check_attempts(&caller, number) {
-                Ok(()) => admission.count_failure(caller, number),
+            match admission.check_attempts(&caller, seconds(number)) {
+                Ok(()) => admission.count_failure(caller, seconds(number)),
                 Err((code, _)) => {
                     assert_eq!(code, Code::RateLimited);
                     limited += 1;
@@ -249,19 +351,27 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_clock_locks_nobody_out() {
-        let caller = SecretKey::from_seed(&[2; 32]).id();
-        let mut admission = Admission::new(SecretKey::from_seed(&[1; 32]), 0);
-        for now in [0, u64::MAX] {
-            for _ in 0..CALLER_FAILURES {
-                assert!(admission.check_attempts(&caller, now).is_ok());
-                admission.count_failure(caller, now);
-            }
-            assert_eq!(
-                admission.check_attempts(&caller, now),
-                Err((Code::RateLimited, Some(300)))
-            );
+    fn no_more_requests_are_remembered_than_there_is_room_for() {
+        let mut seen = SeenRequests::default();
+        let request = |number: u64, expires_at| Request {
+            id: std::array::from_fn(|at| number.to_be_bytes()[at % 8]),
+            issued_at: 100,
+            expires_at,
+            service: "ssh".into(),
+            candidates: Vec::new(),
+            remember: false,
+            webrtc: None,
+            path: 0,
+            nat: crate::receipt::Nat::Unknown,
+        };
+        for number in 0..MAX_SEEN as u64 {
+            assert_eq!(seen.add(&request(number, 130), 100), Ok(()));
         }
-        assert!(admission.check_attempts(&caller, 1_800_000_000).is_ok());
+        // None of them may be forgotten yet.
+        let another = request(MAX_SEEN as u64, 130);
+        assert_eq!(seen.add(&another, 130), Err((Code::RateLimited, Some(1))));
+        assert_eq!(seen.add(&another, 131), Ok(()));
+        assert_eq!(seen.add(&another, 131), Err((Code::Replayed, None)));
+        assert_eq!((seen.order.len(), seen.ids.len()), (MAX_SEEN, MAX_SEEN));
     }
 }

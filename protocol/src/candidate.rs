@@ -157,6 +157,15 @@ pub fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
+/// What limits count an address as: an IPv4 address, or the /64 of an IPv6 one, as whoever has one of
+/// these has 2⁶⁴.
+pub fn counted_as(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V6(ip) => IpAddr::V6((u128::from(ip) >> 64 << 64).into()),
+        v4 => v4,
+    }
+}
+
 fn is_udp(transport: &u8) -> bool {
     *transport == UDP
 }

@@ -1,9 +1,12 @@
 //! Admission (§7.1): what is refused, in which order, and for how long.
 
+use std::time::Duration;
+
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng as _;
 use ringback_protocol::admission::{
-    Admission, Admitted, CALLER_FAILURES, CALLER_WINDOW, MAX_AHEAD, TOTAL_FAILURES, TOTAL_WINDOW,
+    Admission, Admitted, CALLER_FAILURES, CALLER_WINDOW, MAX_AHEAD, Moment, Seen, TOTAL_FAILURES,
+    TOTAL_WINDOW,
 };
 use ringback_protocol::envelope::{Envelope, LIFETIME, MAX_ENVELOPE, MAX_LIFETIME, Proof, Request};
 use ringback_protocol::receipt::Nat;
@@ -386,4 +389,71 @@ fn strangers_do_not_lock_out_who_has_given_the_password() {
         Code::RateLimited,
         "a new password makes everybody new"
     );
+}
+
+/// The caller's clock is ahead, and the agent is started again within that time: what was admitted
+/// before is not admitted anew.
+#[test]
+fn a_restart_makes_no_replay_possible() {
+    let ahead = request(1, START + MAX_AHEAD);
+    let envelope = seal(&ahead, &caller(1), &psk());
+    let admitted = admission().admit(&envelope, START).expect("admitted");
+    let mut restarted = Admission::new(device(), START + 3);
+    restarted.set_secret(PASSWORD_ID, psk());
+    restarted.restore([Seen {
+        id: admitted.request.id,
+        expires_at: admitted.request.expires_at,
+    }]);
+    assert_eq!(code(restarted.admit(&envelope, START + 3)), Code::Replayed);
+    let new = seal(&request(2, START + 3), &caller(1), &psk());
+    assert!(restarted.admit(&new, START + 3).is_ok());
+}
+
+/// Somebody sets the host's clock while the agent runs.
+#[test]
+fn a_clock_that_is_set_admits_nothing_twice_and_locks_nobody_out() {
+    let mut admission = admission();
+    let moment = |unix: UnixTime, running: u64| Moment {
+        unix,
+        uptime: Duration::from_secs(START + running),
+    };
+    let first = seal(&request(1, START), &caller(1), &psk());
+    assert!(admission.admit(&first, START).is_ok());
+    for _ in 0..CALLER_FAILURES {
+        let guess = seal(&request(2, START), &caller(2), &wrong());
+        assert_eq!(code(admission.admit(&guess, START)), Code::WrongPassword);
+    }
+    // An hour ahead: the guesser waits as long as before.
+    let later = START + 3600;
+    let guess = seal(&request(3, later), &caller(2), &psk());
+    let refused = admission
+        .admit(&guess, moment(later, 10))
+        .expect_err("limited");
+    assert_eq!(refused.retry_after_s, Some(CALLER_WINDOW as u32 - 10));
+    let right = seal(&request(4, later), &caller(1), &psk());
+    assert!(admission.admit(&right, moment(later, 10)).is_ok());
+    // And back again: what was admitted stays so.
+    assert_eq!(
+        code(admission.admit(&first, moment(START, 20))),
+        Code::Replayed
+    );
+    let right = seal(&request(5, START), &caller(1), &psk());
+    assert!(admission.admit(&right, moment(START, 20)).is_ok());
+    // A day before the start: new requests are not stale.
+    let before = START - 86_400;
+    let right = seal(&request(6, before), &caller(1), &psk());
+    assert!(admission.admit(&right, moment(before, 30)).is_ok());
+}
+
+/// Nor do strangers lock out whom the device remembers, if it calls with the password.
+#[test]
+fn strangers_do_not_lock_out_a_remembered_caller_with_the_password() {
+    let mut admission = admission();
+    admission.remember(caller(200).id());
+    for number in 0..TOTAL_FAILURES as u8 {
+        let envelope = seal(&request(1, START), &caller(number), &wrong());
+        assert_eq!(code(admission.admit(&envelope, START)), Code::WrongPassword);
+    }
+    let right = seal(&request(2, START), &caller(200), &psk());
+    assert!(admission.admit(&right, START).is_ok());
 }

@@ -186,7 +186,7 @@ impl BeaconServer {
                 self.front.set_registry(true);
                 self.presence.send_replace(Presence::Registered {
                     name,
-                    since: crate::caller::unix_time(0),
+                    since: crate::clock::unix_time(0),
                 });
             }
             registry::Event::Lost { reason } => {

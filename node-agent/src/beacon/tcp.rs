@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use ringback_protocol::beacon::Source;
-use ringback_protocol::candidate::canonical;
+use ringback_protocol::candidate::{canonical, counted_as};
 use ringback_protocol::relay::{Item, StreamReader, framed};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -60,7 +60,7 @@ pub(super) async fn accept(listener: TcpListener, events: mpsc::Sender<Event>) {
             }
         };
         let remote = canonical(remote);
-        let Some(place) = Place::take(&open, remote.ip()) else {
+        let Some(place) = Place::take(&open, counted_as(remote.ip())) else {
             tracing::debug!("a connection more than allowed was closed");
             continue;
         };
@@ -104,7 +104,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut counts = self.open.lock();
         if let Some(count) = counts.get_mut(&self.of) {
-            *count -= 1;
+            *count = count.saturating_sub(1);
             if *count == 0 {
                 counts.remove(&self.of);
             }

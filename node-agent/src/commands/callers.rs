@@ -5,12 +5,13 @@ use ringback_protocol::PeerId;
 
 use super::services;
 use super::terminal::{self, say};
-use crate::caller::{ago, unix_time};
+use crate::caller::ago;
 use crate::cli::{CallerAction, Global};
+use crate::clock::unix_time;
 use crate::control::{Ask, Control};
 use crate::failure::{Exit, Failure};
 use crate::profile::Profile;
-use crate::remembered::{Remembered, RememberedCallers};
+use crate::remembered::{RememberedBy, RememberedCallers};
 
 pub(super) async fn run(
     global: &Global,
@@ -34,11 +35,11 @@ pub(super) async fn run(
         Some(CallerAction::Remember { id }) => {
             let now = unix_time(0);
             let caller = parse(&id)?;
-            callers.0.entry(caller).or_insert(Remembered {
-                since: now,
-                last_call: now,
-            });
+            let forgotten = callers.add(caller, RememberedBy::Owner, now);
             callers.store(profile)?;
+            if let Some(forgotten) = forgotten {
+                say!("{forgotten} has not called for the longest and is remembered no more");
+            }
             services::tell_agent(profile).await?;
             let done = serde_json::json!({ "caller": caller, "remembered": true });
             terminal::data(global, &done, |_| String::new())
@@ -60,6 +61,23 @@ pub(super) async fn run(
                 return terminal::data(global, &done, |_| String::new());
             }
             say!("{caller} needs the password from now on; its links have been ended");
+            Ok(())
+        }
+        Some(CallerAction::Disconnect { id }) => {
+            let caller = parse(&id)?;
+            let Some(control) = Control::connect(profile).await? else {
+                bail!(Failure::new(
+                    Exit::Usage,
+                    "no agent of this profile is running, so nobody is connected"
+                ));
+            };
+            control.ask(&Ask::Disconnect { caller }).await?;
+            let how = if callers.0.contains_key(&caller) {
+                "without a password; take that away by: ringback callers revoke"
+            } else {
+                "with the password; change it by: ringback up --password"
+            };
+            say!("the links of {caller} have been ended; it may call again {how}");
             Ok(())
         }
     }

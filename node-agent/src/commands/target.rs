@@ -6,8 +6,9 @@ use ringback_protocol::{PeerId, UnixTime};
 use serde::{Deserialize, Serialize};
 
 use super::terminal::{self, say};
-use crate::caller::{Credential, Ring, unix_time};
+use crate::caller::{Credential, Ring};
 use crate::cli::{RegistryArgs, Target};
+use crate::clock::unix_time;
 use crate::config::Config;
 use crate::contacts::{Contact, Contacts};
 use crate::failure::{Exit, Failure};

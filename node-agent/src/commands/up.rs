@@ -32,6 +32,7 @@ use crate::password;
 use crate::port_mapping::{self, Forwarding, PortMapping};
 use crate::profile::Profile;
 use crate::registry::{Connection, Registry};
+use crate::remembered::RememberedCallers;
 
 /// Where somebody else keeps the mapping.
 const ON_DOUBT_ONLY: Duration = Duration::from_secs(24 * 3600);
@@ -56,7 +57,7 @@ pub(super) async fn run(global: &Global, profile: Profile, up: Up) -> Result<()>
     profile.check_writable()?;
     let password = password::given(up.password.as_deref(), up.password_file.as_deref())?;
     if let Some(password) = password {
-        set_password(&profile, &key, &password)?;
+        set_password(&profile, &key, &password, up.keep_callers)?;
     }
     let port = up.port.or(config.port).unwrap_or(0);
     let endpoint = Endpoint::bind(&key, port, registry.is_loopback())
@@ -214,8 +215,10 @@ fn open_to_lan(
     let device = agent.key.id();
     let asked = agent.clone();
     let ask: lan::Ask = std::sync::Arc::new(move |envelope| asked.take_request(&envelope));
+    let known = agent.clone();
+    let knows: lan::Knows = std::sync::Arc::new(move |caller| known.knows(caller));
     let open = || -> Result<lan::Advertisement> {
-        let door = lan::Door::new(device, network, ask);
+        let door = lan::Door::new(device, network, ask, knows);
         agent.endpoint.open_to_lan(door);
         lan::Advertisement::start(&device, agent.endpoint.tcp_port())
     };
@@ -254,7 +257,7 @@ async fn stay(
                 None => Some(make_password()),
             };
             if let Some(password) = &new_password {
-                set_password(profile, &agent.key, password)?;
+                set_password(profile, &agent.key, password, true)?;
                 agent.reload()?;
             }
             announce(global, agent, &registered, new_password.as_deref())?;
@@ -309,13 +312,48 @@ async fn watch(
     }
 }
 
-fn set_password(profile: &Profile, key: &SecretKey, password: &str) -> Result<()> {
+/// Sets the password that callers must give. If that changes it, those who are remembered because
+/// they gave the old one have to give the new one, unless they are to be kept.
+fn set_password(
+    profile: &Profile,
+    key: &SecretKey,
+    password: &str,
+    keep_callers: bool,
+) -> Result<()> {
     let psk = Psk::from_password(&password::prepared(password), &key.id())
         .map_err(|e| Failure::new(Exit::Usage, e.to_string()))?;
-    if profile.password()? != Some(psk.clone()) {
-        profile.set_password(&psk)?;
+    let old = profile.password()?;
+    if old.as_ref() == Some(&psk) {
+        return Ok(());
     }
-    Ok(())
+    if old.is_some() {
+        let mut callers = RememberedCallers::load(profile)?;
+        let concerned = callers.forget_by_password();
+        if keep_callers && !concerned.is_empty() {
+            say!(
+                "{} remembered under the old password still may call without one; see: ringback callers",
+                counted(concerned.len())
+            );
+        } else if !concerned.is_empty() {
+            // First these: whatever happens between the two, the old password opens no more.
+            callers.store(profile)?;
+            say!(
+                "{} remembered under the old password must give the new one (--keep-callers keeps them):",
+                counted(concerned.len())
+            );
+            for caller in concerned {
+                say!("  {caller}");
+            }
+        }
+    }
+    profile.set_password(&psk)
+}
+
+fn counted(callers: usize) -> String {
+    match callers {
+        1 => "1 caller that was".to_owned(),
+        more => format!("{more} callers that were"),
+    }
 }
 
 /// 60 random bits in three groups that are easy to read out.

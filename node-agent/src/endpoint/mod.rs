@@ -20,6 +20,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::lan::Door;
+use crate::link_windows::LinkWindows;
 use crate::relay::{OwnRelay, Seat};
 use crate::rtc::{self, BrowserLink};
 use anyhow::{Context as _, Result, bail};
@@ -67,6 +68,7 @@ pub(crate) struct Endpoint {
     stun: Arc<watch::Sender<Vec<String>>>,
     relays: Arc<Mutex<Relays>>,
     door: Arc<OnceLock<Door>>,
+    link_windows: LinkWindows,
     /// Counts the changes of the host's network.
     network: Arc<watch::Sender<u64>>,
     /// Somebody has reason to believe that the addresses have changed.
@@ -129,6 +131,7 @@ impl Endpoint {
             stun: Arc::default(),
             relays: Arc::default(),
             door,
+            link_windows: LinkWindows::default(),
             network: Arc::default(),
             doubted: Arc::default(),
         })
@@ -143,6 +146,11 @@ impl Endpoint {
     pub(crate) fn open_to_lan(&self, door: Door) {
         // Opened once, when the agent starts.
         let _ = self.door.set(door);
+    }
+
+    /// What the links of this process share.
+    pub(crate) fn link_windows(&self) -> &LinkWindows {
+        &self.link_windows
     }
 
     /// The TCP port that takes paths.

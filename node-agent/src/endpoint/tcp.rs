@@ -17,12 +17,13 @@ use ringback_protocol::receipt::Transport;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 
 use super::link_path::{Attached, DatagramSink, Paths, attach};
 use super::socket::PathSocket;
 use crate::lan::Door;
 use crate::nat64;
+use crate::places::Places;
 
 /// Bytes of the largest datagram in a frame.
 pub(crate) const MAX_DATAGRAM: usize = 2048;
@@ -34,10 +35,12 @@ const NOT_SENT: u32 = 128 * 1024;
 const GONE: Duration = Duration::from_secs(10);
 /// Written and read at once.
 const BATCH: usize = 64 * 1024;
-/// A connection that has not shown in this time whose it is, is closed.
+/// Connections that have not shown in this time whose they are, are closed.
 const PROOF: Duration = Duration::from_secs(5);
-/// Connections that have not, at a time.
-const UNPROVEN: usize = 64;
+/// Connections that have not shown it yet, at a time: from elsewhere and from the own LAN, each in all
+/// and from one source.
+const UNPROVEN: (usize, usize) = (64, 8);
+const UNPROVEN_OF_LAN: (usize, usize) = (64, 16);
 const BACKLOG: u32 = 128;
 
 /// Listens on `port`, or on any if that is taken.
@@ -91,7 +94,8 @@ pub(super) async fn accept(
     socket: Arc<PathSocket>,
     door: Arc<OnceLock<Door>>,
 ) {
-    let unproven = Arc::new(Semaphore::new(UNPROVEN));
+    let [unproven, of_lan] =
+        [UNPROVEN, UNPROVEN_OF_LAN].map(|(in_all, each)| Places::new(in_all, each));
     loop {
         let accepted = listener.accept().await;
         let Ok((stream, from)) = accepted else {
@@ -99,20 +103,25 @@ pub(super) async fn accept(
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
-        let Ok(place) = unproven.clone().try_acquire_owned() else {
-            continue;
-        };
+        let from = nat64::inward(from);
+        let is_of_lan = door.get().is_some_and(|door| door.is_open_to(from.ip()));
+        let places = if is_of_lan { &of_lan } else { &unproven };
+        let place = places.take(from.ip());
         let (socket, door) = (socket.clone(), door.clone());
         tokio::spawn(async move {
-            let from = nat64::inward(from);
             let proving = prove(&socket, door.get(), stream, from);
-            let proven = tokio::time::timeout(PROOF, proving).await;
+            let proven = tokio::select! {
+                proven = tokio::time::timeout(PROOF, proving) => proven,
+                // Its own source, or one with even more of them, has opened another one.
+                () = place.lost() => return,
+            };
             match proven {
                 Ok(Ok(Proven::Path(carrier))) => {
                     drop(place);
                     carrier.run().await;
                 }
                 Ok(Ok(Proven::Request(stream, frame))) => {
+                    drop(place);
                     let Some(door) = door.get() else { return };
                     if let Err(error) = door.serve_request(stream, from.ip(), &frame).await {
                         tracing::debug!("nothing for a request from the LAN: {error:#}");

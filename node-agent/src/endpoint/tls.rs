@@ -22,6 +22,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 
 use super::congestion::Weatherwise;
+use crate::link_windows::AT_FIRST;
 
 const ALPN: &[u8] = b"ringback/1";
 /// DER before the 32 bytes of an Ed25519 public key (RFC 8410, 4).
@@ -38,9 +39,9 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// Before the first round trip is measured; the loss of a first datagram costs three times this.
 const INITIAL_RTT: Duration = Duration::from_millis(100);
-/// Bytes in flight: 1 Gb/s over 130 ms for a stream, the same for all streams together twice over.
+/// Bytes in flight: 1 Gb/s over 130 ms for a stream; for all streams of a link together see
+/// [`crate::link_windows`].
 const STREAM_WINDOW: u32 = 16 << 20;
-const LINK_WINDOW: u32 = 32 << 20;
 const MAX_STREAMS: u32 = 1024;
 /// Datagrams per acknowledgement that the peer is asked for (QUIC Acknowledgement Frequency draft).
 const ACK_EVERY: u32 = 10;
@@ -238,8 +239,8 @@ fn transport() -> TransportConfig {
         .keep_alive_interval(Some(KEEP_ALIVE))
         .initial_rtt(INITIAL_RTT)
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
-        .receive_window(VarInt::from_u32(LINK_WINDOW))
-        .send_window(u64::from(LINK_WINDOW))
+        .receive_window(VarInt::from_u32(AT_FIRST))
+        .send_window(u64::from(AT_FIRST))
         .max_concurrent_bidi_streams(VarInt::from_u32(MAX_STREAMS))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .congestion_controller_factory(Arc::new(Weatherwise))

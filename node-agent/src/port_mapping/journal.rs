@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::router::{self, Asked, Deletion};
 use super::{Method, Place, Transport};
-use crate::caller::unix_time;
+use crate::clock::unix_time;
 
 const PREFIX: &str = "port-mapping-";
 const SUFFIX: &str = ".journal";

@@ -12,7 +12,7 @@ use crab_nat::{
 use super::journal::{Entry, Journal};
 use super::upnp::{self, Igd};
 use super::{Mapping, Method, Place, Settings, Transport};
-use crate::caller::unix_time;
+use crate::clock::unix_time;
 
 /// A router answers in a few milliseconds: 250 ms, and 500 ms after one repetition.
 const TIMING: TimeoutConfig = TimeoutConfig {

@@ -18,7 +18,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
 use super::{Registry, Stream, tls};
-use crate::caller::unix_time;
+use crate::clock::unix_time;
 
 /// For each step.
 const STEP: Duration = Duration::from_secs(3);

@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use crate::candidate::counted_as;
+
 /// Sources that have a bucket of their own; further ones share one until some are idle.
 const MAX_SOURCES: usize = 16_384;
 /// Between two looks for idle sources, which cost time when they are many.
@@ -89,7 +91,7 @@ struct Limit {
 
 impl Limit {
     fn take(&mut self, from: SocketAddr, each: Rate, all: Rate, now: Duration) -> bool {
-        let source = source(from.ip());
+        let source = counted_as(from.ip());
         if self.sources.len() >= MAX_SOURCES
             && !self.sources.contains_key(&source)
             && now >= self.purged + PURGE_INTERVAL
@@ -145,17 +147,6 @@ impl Bucket {
         let gained = now.saturating_sub(self.at).as_secs_f64() * rate.per_second;
         self.used = (self.used - gained).max(0.0);
         self.at = now;
-    }
-}
-
-/// Whoever has an IPv6 address has 2⁶⁴ of them.
-fn source(ip: IpAddr) -> IpAddr {
-    match ip {
-        IpAddr::V4(_) => ip,
-        IpAddr::V6(ip) => {
-            let network = u128::from(ip) >> 64 << 64;
-            IpAddr::V6(network.into())
-        }
     }
 }
 

@@ -1,0 +1,137 @@
+//! The requests that this device has admitted, on disk: after a restart none of them is admitted
+//! again (PROTOCOL §7.1). One record for each, appended before the reply leaves. It is not synced: a
+//! process that ends leaves what it has written, and a host that loses power takes longer to come back
+//! than a caller's clock may be ahead.
+
+use std::fs::File;
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use ringback_protocol::admission::{MAX_SEEN, Seen};
+
+/// Bytes of a record: the request's ID and the end of its life in Unix seconds.
+const RECORD: usize = 24;
+
+#[derive(Debug)]
+pub(crate) struct SeenRequests {
+    file: File,
+    records: usize,
+}
+
+impl SeenRequests {
+    /// Opens the file, and gives what it holds, the oldest first.
+    pub(crate) fn open(path: &Path) -> Result<(Self, Vec<Seen>)> {
+        let open = || -> std::io::Result<(Self, Vec<Seen>)> {
+            let mut options = File::options();
+            options.read(true).append(true).create(true);
+            #[cfg(unix)]
+            std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+            let mut file = options.open(path)?;
+            let mut bytes = Vec::new();
+            file.read_to_end(&mut bytes)?;
+            let (records, rest) = bytes.as_chunks::<RECORD>();
+            let seen: Vec<Seen> = records.iter().map(read).collect();
+            let mut requests = Self {
+                file,
+                records: seen.len(),
+            };
+            // A record that was not written whole belongs to a request that got no reply.
+            if !rest.is_empty() || seen.len() > MAX_SEEN {
+                requests.write_anew(&seen[seen.len().saturating_sub(MAX_SEEN)..])?;
+            }
+            Ok((requests, seen))
+        };
+        open().with_context(|| format!("can not use {}", path.display()))
+    }
+
+    /// Keeps one more. `all` are those that may be needed, for when the file has become too long.
+    pub(crate) fn add(&mut self, seen: Seen) -> std::io::Result<()> {
+        if self.records >= 2 * MAX_SEEN {
+            self.file.seek(SeekFrom::Start(0))?;
+            let mut bytes = Vec::new();
+            self.file.read_to_end(&mut bytes)?;
+            let kept: Vec<Seen> = bytes.as_chunks::<RECORD>().0.iter().map(read).collect();
+            self.write_anew(&kept[kept.len().saturating_sub(MAX_SEEN)..])?;
+        }
+        self.file.write_all(&record(seen))?;
+        self.records += 1;
+        Ok(())
+    }
+
+    fn write_anew(&mut self, seen: &[Seen]) -> std::io::Result<()> {
+        let bytes: Vec<u8> = seen.iter().flat_map(|seen| record(*seen)).collect();
+        self.file.set_len(0)?;
+        self.file.write_all(&bytes)?;
+        self.records = seen.len();
+        Ok(())
+    }
+}
+
+fn record(seen: Seen) -> [u8; RECORD] {
+    let mut record = [0; RECORD];
+    record[..16].copy_from_slice(&seen.id);
+    record[16..].copy_from_slice(&seen.expires_at.to_be_bytes());
+    record
+}
+
+fn read(record: &[u8; RECORD]) -> Seen {
+    let (id, expires_at) = record.split_at(16);
+    let mut seen = Seen {
+        id: [0; 16],
+        expires_at: 0,
+    };
+    seen.id.copy_from_slice(id);
+    let mut seconds = [0; 8];
+    seconds.copy_from_slice(expires_at);
+    seen.expires_at = u64::from_be_bytes(seconds);
+    seen
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(number: u64) -> Seen {
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&number.to_be_bytes());
+        Seen {
+            id,
+            expires_at: 1_800_000_000 + number,
+        }
+    }
+
+    #[test]
+    fn what_was_kept_is_there_after_a_restart_whole_or_not_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("seen");
+        let (mut requests, before) = SeenRequests::open(&path).unwrap();
+        assert!(before.is_empty());
+        for number in 0..3 {
+            requests.add(seen(number)).unwrap();
+        }
+        drop(requests);
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes.extend_from_slice(&[7; 5]);
+        std::fs::write(&path, bytes).unwrap();
+        let (mut requests, before) = SeenRequests::open(&path).unwrap();
+        assert_eq!(before, [seen(0), seen(1), seen(2)]);
+        requests.add(seen(3)).unwrap();
+        let (_, before) = SeenRequests::open(&path).unwrap();
+        assert_eq!(before, [seen(0), seen(1), seen(2), seen(3)]);
+    }
+
+    #[test]
+    fn the_file_stays_short() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("seen");
+        let (mut requests, _) = SeenRequests::open(&path).unwrap();
+        let last = 5 * MAX_SEEN as u64;
+        for number in 0..=last {
+            requests.add(seen(number)).unwrap();
+        }
+        let (_, before) = SeenRequests::open(&path).unwrap();
+        assert!(before.len() <= 2 * MAX_SEEN && before.len() >= MAX_SEEN);
+        assert_eq!(before.last(), Some(&seen(last)));
+    }
+}
