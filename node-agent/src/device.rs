@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 use parking_lot::{Mutex, RwLock};
@@ -18,9 +18,10 @@ use ringback_protocol::stream::{Opening, StreamRefused};
 use ringback_protocol::{Code, PeerId, SecretKey, UnixTime};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 
 use crate::beacon::OnBeacon;
-use crate::caller::{Caller, Location, OpenLinks, Placement, Signalling, lasting};
+use crate::caller::{Caller, Location, OpenLinks, Placement, Signalling, ago, lasting};
 use crate::clock::{moment, unix_time};
 use crate::copy;
 use crate::endpoint::Endpoint;
@@ -29,8 +30,9 @@ use crate::link::{self, Link};
 use crate::link_places::{LinkPlace, LinkPlaces};
 use crate::port_mapping::Forwarding;
 use crate::profile::Profile;
+use crate::reconnect::{self, Ended, Reconnect};
 use crate::refusals::{self, RefusalLog};
-use crate::registry::{Problem, Registry, RegistrySocket, connect_socket};
+use crate::registry::{Problem, Registry, RegistrySocket, Replaced, connect_socket};
 use crate::relay::OwnRelay;
 use crate::remembered::{RememberedBy, RememberedCallers};
 use crate::rtc::{BrowserLink, Ending};
@@ -43,13 +45,6 @@ use crate::stream::Stream;
 const DIAL_TIMEOUT: Duration = Duration::from_secs(15);
 /// When a caller may try again that came while there were too many links.
 const LINKS_RETRY_S: u32 = 15;
-/// First pause before reconnecting to the registry; doubles up to [`MAX_PAUSE`], or to
-/// [`MAX_PAUSE_LATER`] once the registry has been away for [`PATIENCE`]. Jittered: a deploy drops
-/// all sockets at the same moment.
-const FIRST_PAUSE: Duration = Duration::from_millis(250);
-const MAX_PAUSE: Duration = Duration::from_secs(3);
-const MAX_PAUSE_LATER: Duration = Duration::from_secs(30);
-const PATIENCE: Duration = Duration::from_secs(600);
 
 /// What the agent's tasks share.
 pub(crate) struct Agent {
@@ -94,6 +89,8 @@ pub(crate) enum Presence {
         name: String,
         /// Unix seconds.
         since: u64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        rival: Option<Rival>,
     },
     Offline {
         reason: String,
@@ -103,6 +100,45 @@ pub(crate) enum Presence {
         code: Code,
         detail: String,
     },
+}
+
+/// Another agent that registers with this device's key, as after a disk was cloned.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Rival {
+    /// Where it registers from; empty if the registry can not tell.
+    address: String,
+    /// Unix seconds: when this agent took the place from it.
+    seen: u64,
+}
+
+/// What to do about an agent with the same key.
+pub(crate) const CLONE_ADVICE: &str = "two hosts can not be one device: remove the file `key` from the profile of one and enrol it with a code of its own";
+
+impl Rival {
+    fn seen(address: &str) -> Self {
+        Self {
+            address: link::printable(address),
+            seen: unix_time(0),
+        }
+    }
+}
+
+impl std::fmt::Display for Rival {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let seen = ago(self.seen);
+        if self.address.is_empty() {
+            write!(
+                f,
+                "another agent with this device's key was registered {seen} ago"
+            )
+        } else {
+            let address = &self.address;
+            write!(
+                f,
+                "another agent with this device's key was registered from {address} {seen} ago"
+            )
+        }
+    }
 }
 
 /// Where a request came from, and its answer goes to.
@@ -390,7 +426,7 @@ impl Agent {
             // How often anybody can have this done is the registry's and the LAN door's to bound.
             let caller = refusals::caller(envelope);
             let mut log = self.refusals.lock();
-            for line in log.note(caller, &refusal.code, Instant::now()) {
+            for line in log.note(caller, &refusal.code, std::time::Instant::now()) {
                 tracing::warn!("{line}");
             }
         })
@@ -574,34 +610,34 @@ impl Agent {
 
 /// Keeps the device registered until the process ends, whatever happens to the registry.
 pub(crate) async fn stay_registered(agent: Arc<Agent>, mut inbound: Inbound) {
-    let mut pause = FIRST_PAUSE;
-    let mut away_since = Instant::now();
+    let mut reconnect = Reconnect::new(Instant::now());
     loop {
         let before = Instant::now();
-        let Err(error) = session(&agent, &mut inbound).await;
-        let was_registered = matches!(*agent.presence.borrow(), Presence::Registered { .. });
-        if was_registered {
-            pause = FIRST_PAUSE;
-            away_since = Instant::now();
-        }
-        let rejected = rejection_in(&error);
+        let mut registered = None;
+        let Err(error) = session(&agent, &mut inbound, &mut registered).await;
         tracing::info!(after = ?before.elapsed(), "the registry's connection ended: {error:#}");
-        agent.presence.send_replace(match rejected {
-            Some(Rejection { code, detail }) => {
-                pause = MAX_PAUSE_LATER;
-                Presence::Rejected { code, detail }
-            }
+        let ended = how_it_ended(&error);
+        let pause = reconnect::jittered(reconnect.pause(ended, registered, Instant::now()));
+        agent.presence.send_replace(match rejection_in(&error) {
+            Some(Rejection { code, detail }) => Presence::Rejected { code, detail },
+            None if ended == Ended::Replaced => Presence::Offline {
+                reason: format!("{error:#}; it is tried again in {} s", pause.as_secs()),
+            },
             None => Presence::Offline {
                 reason: format!("{error:#}"),
             },
         });
-        tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
-        let most = if away_since.elapsed() < PATIENCE {
-            MAX_PAUSE
-        } else {
-            MAX_PAUSE_LATER
-        };
-        pause = (pause * 2).min(most.max(pause.min(MAX_PAUSE_LATER)));
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// How a registry's connection ended, by its error.
+pub(crate) fn how_it_ended(error: &anyhow::Error) -> Ended {
+    match rejection_in(error) {
+        Some(rejection) if rejection.code == Code::KeyInUse => Ended::KeyInUse,
+        Some(_) => Ended::Refused,
+        None if error.is::<Replaced>() => Ended::Replaced,
+        None => Ended::Lost,
     }
 }
 
@@ -629,8 +665,12 @@ fn rejection_in(error: &anyhow::Error) -> Option<Rejection> {
     })
 }
 
-/// One socket to the registry, from the first byte to its end.
-async fn session(agent: &Arc<Agent>, inbound: &mut Inbound) -> Result<std::convert::Infallible> {
+/// One socket to the registry, from the first byte to its end. `since`: when it was registered.
+async fn session(
+    agent: &Arc<Agent>,
+    inbound: &mut Inbound,
+    since: &mut Option<Instant>,
+) -> Result<std::convert::Infallible> {
     let mut addresses = agent.endpoint.addresses();
     let mut public = addresses.borrow_and_update().public;
     let mut socket = connect_socket(&agent.registry, &agent.key, public).await?;
@@ -641,6 +681,9 @@ async fn session(agent: &Arc<Agent>, inbound: &mut Inbound) -> Result<std::conve
             handle_output(agent, output, &mut placed)?;
         }
         let registered = matches!(*agent.presence.borrow(), Presence::Registered { .. });
+        if registered {
+            since.get_or_insert_with(Instant::now);
+        }
         tokio::select! {
             ended = socket.wait() => ended?,
             Some(frame) = inbound.frames.recv() => socket.send(&frame).await?,
@@ -717,6 +760,7 @@ fn handle_output(
             agent.presence.send_replace(Presence::Registered {
                 name: registered.name,
                 since: unix_time(0),
+                rival: registered.rival.map(|address| Rival::seen(&address)),
             });
         }
         Output::Deliver(deliver) => agent.deliver(&deliver),
@@ -776,6 +820,7 @@ pub(crate) fn rejection(code: &Code, detail: &str) -> Failure {
             "the registry does not take this device's signature: it goes by another address than the one given here ({})",
             link::printable(detail)
         ),
+        Code::KeyInUse => format!("{}; {CLONE_ADVICE}", link::printable(detail)),
         code => format!("the registry refuses this device: {} ({})", code.title(), link::printable(detail)),
     };
     Failure::new(Exit::Registry, message)

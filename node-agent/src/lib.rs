@@ -35,6 +35,7 @@ mod password;
 mod places;
 mod port_mapping;
 mod profile;
+mod reconnect;
 mod refusals;
 mod registry;
 mod relay;

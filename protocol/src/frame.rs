@@ -125,6 +125,9 @@ pub struct Register {
     pub agent: String,
     #[cbor(n(2), with = "address::optional", has_nil)]
     pub public: Option<SocketAddr>,
+    /// A random number of this start of the agent: two agents with one key are told apart by it.
+    #[n(3)]
+    pub instance: Option<u64>,
 }
 
 /// Device → registry: the public UDP address has changed.
@@ -258,6 +261,10 @@ pub struct Registered {
     pub stun: Vec<String>,
     #[cbor(n(3), skip_if = "Vec::is_empty", default)]
     pub beacons: Vec<ListedBeacon>,
+    /// Another agent registers with the same key, from this IP address (as text; empty if the
+    /// registry can not tell).
+    #[n(4)]
+    pub rival: Option<String>,
 }
 
 /// A beacon that the registry tells its devices of: [`Beacon`] and whose it is.

@@ -171,6 +171,7 @@ pub struct Registration {
     origin: String,
     agent: String,
     public: Option<SocketAddr>,
+    instance: Option<u64>,
     state: State,
     outputs: VecDeque<Output>,
 }
@@ -236,11 +237,19 @@ impl Registration {
             origin,
             agent,
             public,
+            instance: None,
             state: State::AwaitChallenge {
                 deadline: now + STEP_TIMEOUT,
             },
             outputs: VecDeque::new(),
         }
+    }
+
+    /// Says which start of the agent this is: any number, but the same for all its sockets.
+    #[must_use]
+    pub fn of_instance(mut self, instance: u64) -> Self {
+        self.instance = Some(instance);
+        self
     }
 
     /// A binary message from the registry.
@@ -265,6 +274,7 @@ impl Registration {
                     signature,
                     agent: self.agent.clone(),
                     public: self.public,
+                    instance: self.instance,
                 };
                 self.outputs.push_back(Output::Send(register.into()));
                 self.state = State::AwaitRegistered {

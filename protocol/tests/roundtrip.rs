@@ -88,15 +88,22 @@ fn frame() -> impl Strategy<Value = Frame> {
     let signature = || (uniform32(any::<u8>()), uniform32(any::<u8>()));
     let call = any::<u64>;
     prop_oneof![
-        (signature(), text(), option::of(socket_address())).prop_map(|((a, b), agent, public)| {
-            let signature = [a, b].concat().try_into().expect("64 bytes");
-            Register {
-                signature,
-                agent,
-                public,
-            }
-            .into()
-        }),
+        (
+            signature(),
+            text(),
+            option::of(socket_address()),
+            option::of(any::<u64>())
+        )
+            .prop_map(|((a, b), agent, public, instance)| {
+                let signature = [a, b].concat().try_into().expect("64 bytes");
+                Register {
+                    signature,
+                    agent,
+                    public,
+                    instance,
+                }
+                .into()
+            }),
         socket_address().prop_map(|public| Update { public }.into()),
         call().prop_map(|call| Ack { call }.into()),
         (call(), blob()).prop_map(|(call, reply)| Answer { call, reply }.into()),
@@ -118,13 +125,15 @@ fn frame() -> impl Strategy<Value = Frame> {
             text(),
             text(),
             vec(text(), 0..4),
-            vec(listed_beacon(), 0..3)
+            vec(listed_beacon(), 0..3),
+            option::of(text())
         )
-            .prop_map(|(seen, name, stun, beacons)| Registered {
+            .prop_map(|(seen, name, stun, beacons, rival)| Registered {
                 seen,
                 name,
                 stun,
                 beacons,
+                rival,
             }
             .into()),
         (any::<bool>(), peer(), peer(), signature()).prop_map(

@@ -264,16 +264,27 @@ fn frames_of_the_device() {
             signature,
             agent: agent.clone(),
             public: Some(public),
+            instance: None,
         },
         vector::REGISTER,
     );
     assert_frame(
         Register {
             signature,
-            agent,
+            agent: agent.clone(),
             public: None,
+            instance: None,
         },
         vector::REGISTER_UNKNOWN_ADDRESS,
+    );
+    assert_frame(
+        Register {
+            signature,
+            agent,
+            public: None,
+            instance: Some(0x0102_0304_0506_0708),
+        },
+        vector::REGISTER_OF_INSTANCE,
     );
     let public = vector::address("[2001:db8::3]:443");
     assert_frame(Update { public }, vector::UPDATE);
@@ -318,8 +329,19 @@ fn frames_of_the_registry_to_a_device() {
             name: "nas".into(),
             stun: vec!["stun.example:3478".into()],
             beacons: Vec::new(),
+            rival: None,
         },
         vector::REGISTERED,
+    );
+    assert_frame(
+        Registered {
+            seen: "203.0.113.7".into(),
+            name: "nas".into(),
+            stun: Vec::new(),
+            beacons: Vec::new(),
+            rival: Some("203.0.113.8".into()),
+        },
+        vector::REGISTERED_WITH_RIVAL,
     );
     let with_tcp = ListedBeacon {
         udp: "beacon.example:3478".into(),
@@ -339,6 +361,7 @@ fn frames_of_the_registry_to_a_device() {
             name: "nas".into(),
             stun: vec!["stun.example:3478".into()],
             beacons: vec![with_tcp, udp_only],
+            rival: None,
         },
         vector::REGISTERED_BEACONS,
     );

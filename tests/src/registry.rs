@@ -328,6 +328,8 @@ pub struct Socket {
     stream: WebSocketStream<TcpStream>,
     pub device: PeerId,
     pub challenge: Challenge,
+    /// Which start of an agent this is the socket of; agents of before do not say.
+    pub instance: Option<u64>,
 }
 
 /// What comes over a device's socket.
@@ -367,6 +369,7 @@ impl Socket {
             stream,
             device: *device,
             challenge,
+            instance: None,
         }
     }
 
@@ -401,6 +404,7 @@ impl Socket {
             signature,
             agent: "ringback-tests/1".into(),
             public,
+            instance: self.instance,
         })
         .await;
     }

@@ -105,6 +105,7 @@ async fn only_the_key_registers() {
             signature,
             agent: String::new(),
             public: None,
+            instance: None,
         })
         .await;
     assert_eq!(
@@ -121,6 +122,7 @@ async fn only_the_key_registers() {
             signature,
             agent: String::new(),
             public: None,
+            instance: None,
         })
         .await;
     assert_eq!(
@@ -141,6 +143,7 @@ async fn only_register_opens() {
         signature: [0; 64],
         agent: "a".repeat(40_000),
         public: None,
+        instance: None,
     };
     for (what, bytes, code) in [
         ("nothing", vec![], "bad_frame"),
@@ -222,6 +225,65 @@ async fn a_newer_registration_replaces_the_older() {
     .await;
     assert!(matches!(ring.next().await, Some(Frame::Delivered(_))));
     assert!(matches!(ring.next().await, Some(Frame::Answered(_))));
+}
+
+/// As two agents with one key do, of which each takes the place from the other.
+#[tokio::test]
+async fn two_agents_with_one_key_are_told_and_the_owner_is() {
+    let registry = Registry::start();
+    let key = registry.enrolled("nas").await;
+    let register = async |instance| {
+        let mut socket = Socket::connect(&registry, &key).await;
+        socket.instance = instance;
+        socket.register(&key, &registry.origin(), None).await;
+        let registered = socket.expect_registered().await;
+        (socket, registered.rival)
+    };
+    let (mut first, rival) = register(Some(1)).await;
+    assert_eq!(rival, None);
+    let (mut second, rival) = register(Some(2)).await;
+    assert_eq!(rival, None, "it may have been started anew");
+    assert_eq!(first.next().await, Incident::Closed(4001));
+    assert_eq!(registry.row(&key.id()).await["clone"], Value::Null);
+
+    let (mut first, rival) = register(Some(1)).await;
+    assert_eq!(rival.as_deref(), Some("127.0.0.1"), "it came back");
+    match second.next().await {
+        Incident::Frame(Frame::Rejected(rejected)) => {
+            assert_eq!(rejected.code.as_str(), "key_in_use");
+            assert_eq!(rejected.retry_after_s, Some(60));
+            assert!(rejected.detail.contains("from 127.0.0.1"), "{rejected:?}");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(second.next().await, Incident::Closed(4003));
+    first.expect_quiet().await;
+    let row = registry.row(&key.id()).await;
+    assert_eq!(row["online"], true);
+    assert_eq!(row["clone"]["addresses"], json!(["127.0.0.1"]));
+    assert!(row["clone"]["seen"].as_u64().unwrap() > 1_700_000_000);
+
+    // The same device on another network is alone.
+    let (mut moved, rival) = register(Some(1)).await;
+    assert_eq!(rival, None);
+    assert_eq!(first.next().await, Incident::Closed(4001));
+    moved.expect_quiet().await;
+
+    // Agents of before do not say who they are, and are known by their haste.
+    let other = registry.enrolled("old").await;
+    let mut codes = Vec::new();
+    let mut last = registry.registered(&other).await;
+    for _ in 0..7 {
+        let next = registry.registered(&other).await;
+        codes.push(match last.next().await {
+            Incident::Closed(code) => code.to_string(),
+            Incident::Frame(Frame::Rejected(rejected)) => rejected.code.to_string(),
+            other => panic!("{other:?}"),
+        });
+        last = next;
+    }
+    assert_eq!(codes[..5], ["4001"; 5]);
+    assert_eq!(codes[5..], ["key_in_use"; 2]);
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ use worker::WebSocket;
 
 use crate::directory_object::EnrolledAs;
 use crate::limits::{Count, RequestWindow, Window};
+use crate::lineage::{Holder, Lineage};
 
 /// Milliseconds from Challenge to Register (§6.1).
 pub const REGISTRATION_MS: u64 = 10_000;
@@ -81,6 +82,11 @@ pub struct Registration {
     /// Devices that a beacon has told of.
     #[cbor(n(7), default)]
     pub seen: Count,
+    #[cbor(n(9), default)]
+    pub holder: Holder,
+    /// Who has had the socket before.
+    #[cbor(n(10), default)]
+    pub lineage: Lineage,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -149,6 +155,8 @@ mod tests {
                 updates,
                 role: EnrolledAs::Beacon,
                 seen: Count::default(),
+                holder: Holder::default(),
+                lineage: Lineage::default(),
             }),
             Stage::Registered(Registration {
                 session: 1,
@@ -159,6 +167,8 @@ mod tests {
                 updates: Window::default(),
                 role: EnrolledAs::Device,
                 seen: Count::default(),
+                holder: Holder::default(),
+                lineage: Lineage::default(),
             }),
             Stage::Closed,
         ];

@@ -90,6 +90,11 @@ pub enum Ask {
         session: u64,
         public: SocketAddr,
     },
+    /// Two agents register with its key, from there.
+    Cloned {
+        device: PeerId,
+        addresses: [String; 2],
+    },
     /// Its socket is gone; last sign of life at that Unix time.
     Offline {
         device: PeerId,
@@ -324,6 +329,7 @@ impl DirectoryObject {
                 session,
                 public,
             } => self.update(&device, session, public),
+            Ask::Cloned { device, addresses } => self.cloned(&device, addresses),
             Ask::Offline {
                 device,
                 session,

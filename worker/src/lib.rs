@@ -17,7 +17,7 @@
 //! address, and the [`roster`], a copy of what the directory knows.
 //!
 //! Files that decide without doing I/O, and are tested natively: [`routes`], [`origin`], [`signed`],
-//! [`owner`], [`cross_origin`], [`policy`], [`problem`], [`enrolment_code`], [`limits`], [`calls`], [`attachment`].
+//! [`owner`], [`cross_origin`], [`policy`], [`problem`], [`enrolment_code`], [`limits`], [`lineage`], [`calls`], [`attachment`].
 
 pub mod allowance;
 pub mod attachment;
@@ -29,6 +29,7 @@ pub mod enrolment_code;
 pub mod frontend;
 pub mod ice;
 pub mod limits;
+pub mod lineage;
 mod log;
 pub mod openapi;
 pub mod origin;

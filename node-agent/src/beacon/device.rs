@@ -386,6 +386,7 @@ impl Session {
             Standing::Good => Presence::Registered {
                 name: self.name(),
                 since: unix_time(0),
+                rival: None,
             },
             Standing::NotEnrolled | Standing::Revoked => Presence::Rejected {
                 code: if standing == Standing::Revoked {

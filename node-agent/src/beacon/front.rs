@@ -187,6 +187,7 @@ impl BeaconServer {
                 self.presence.send_replace(Presence::Registered {
                     name,
                     since: crate::clock::unix_time(0),
+                    rival: None,
                 });
             }
             registry::Event::Lost { reason } => {

@@ -7,9 +7,11 @@ use ringback_protocol::frame::{Beacon, Frame, Gone, Seen};
 use ringback_protocol::registration::{CloseReason, Output};
 use ringback_protocol::{Code, PeerId, SecretKey};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
-use crate::backoff::Backoff;
+use crate::device::how_it_ended;
 use crate::link::printable;
+use crate::reconnect::{self, Ended, Reconnect};
 use crate::registry::{Registry, connect_socket};
 
 /// What the front hears of the registry.
@@ -86,7 +88,7 @@ pub(super) async fn stay_registered(
     events: mpsc::Sender<Event>,
     mut reports: mpsc::Receiver<Report>,
 ) {
-    let mut backoff = Backoff::default();
+    let mut reconnect = Reconnect::new(Instant::now());
     while !events.is_closed() {
         let session = Session {
             registry: &registry,
@@ -94,7 +96,14 @@ pub(super) async fn stay_registered(
             listening: &listening,
             events: &events,
         };
-        let Err(error) = session.run(&mut reports, &mut backoff).await;
+        let mut registered = None;
+        let Err(error) = session.run(&mut reports, &mut registered).await;
+        let ended = match error.downcast_ref::<Rejection>() {
+            Some(rejection) if rejection.code == Code::KeyInUse => Ended::KeyInUse,
+            Some(_) => Ended::Refused,
+            None => how_it_ended(&error),
+        };
+        let pause = reconnect.pause(ended, registered, Instant::now());
         tracing::info!("the registry's connection ended: {error:#}");
         let event = match error.downcast::<Rejection>() {
             Ok(Rejection { code, detail }) => Event::Rejected { code, detail },
@@ -107,7 +116,7 @@ pub(super) async fn stay_registered(
         }
         // Told to a registry that is gone: the next one is told everything.
         while reports.try_recv().is_ok() {}
-        backoff.wait().await;
+        tokio::time::sleep(reconnect::jittered(pause)).await;
     }
 }
 
@@ -130,7 +139,7 @@ impl Session<'_> {
     async fn run(
         &self,
         reports: &mut mpsc::Receiver<Report>,
-        backoff: &mut Backoff,
+        since: &mut Option<Instant>,
     ) -> Result<std::convert::Infallible> {
         let mut socket = connect_socket(self.registry, self.key, None).await?;
         loop {
@@ -139,7 +148,7 @@ impl Session<'_> {
                     Output::Registered(registered) => {
                         let beacon = self.listening.tell(&registered.seen)?;
                         socket.send(&beacon.clone().into()).await?;
-                        backoff.reset();
+                        *since = Some(Instant::now());
                         let name = registered.name;
                         self.events.send(Event::Registered { name, beacon }).await?;
                     }

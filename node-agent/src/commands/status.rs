@@ -33,6 +33,11 @@ fn text(status: &AnyStatus) -> String {
 fn presence(presence: &Presence) -> String {
     match presence {
         Presence::Connecting => "connecting".to_owned(),
+        Presence::Registered {
+            name,
+            rival: Some(rival),
+            ..
+        } => format!("registered as {name}; {rival}"),
         Presence::Registered { name, .. } => format!("registered as {name}"),
         Presence::Offline { reason } => format!("not connected: {reason}"),
         Presence::Rejected { detail, .. } => format!("refused: {detail}"),

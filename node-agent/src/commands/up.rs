@@ -294,9 +294,12 @@ async fn watch(
         let now = presence.borrow_and_update().clone();
         if std::mem::discriminant(&now) != std::mem::discriminant(&last) {
             match &now {
-                Presence::Registered { name, .. } => {
+                Presence::Registered { name, rival, .. } => {
                     say!("registered as {name}");
                     say_kept_name(wished, name);
+                    if let Some(rival) = rival {
+                        say!("{rival}; {}", device::CLONE_ADVICE);
+                    }
                 }
                 Presence::Offline { reason } => {
                     say!("the registry is away, trying again: {reason}");

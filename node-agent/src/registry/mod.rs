@@ -22,7 +22,9 @@ use url::{Host, Url};
 
 pub(crate) use health::Health;
 pub(crate) use http::{Connection, Frames, Problem};
-pub(crate) use socket::{RegistrySocket, WebSocket, connect as connect_socket, open_websocket};
+pub(crate) use socket::{
+    RegistrySocket, Replaced, WebSocket, connect as connect_socket, open_websocket,
+};
 
 /// For TCP, and again for TLS, to be set up.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

@@ -1,6 +1,7 @@
 //! The device's WebSocket to the registry (PROTOCOL §6), driven by the sans-IO registration.
 
 use std::net::SocketAddr;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -20,6 +21,17 @@ use super::{Problem, Registry, Stream};
 
 /// Longest wait where no timer runs.
 const IDLE: Duration = Duration::from_secs(3600);
+
+/// The close code of a socket whose place a newer registration has taken (§6).
+const REPLACED: u16 = 4001;
+
+/// Tells this start of the agent from others with the same key (§6.1).
+static INSTANCE: LazyLock<u64> = LazyLock::new(rand::random);
+
+/// Another agent has registered with this key.
+#[derive(Debug, thiserror::Error)]
+#[error("another agent has registered with this device's key")]
+pub(crate) struct Replaced;
 
 /// A registration and the socket that it lives on.
 pub(crate) struct RegistrySocket {
@@ -50,7 +62,8 @@ pub(crate) async fn connect(
         agent,
         public,
         Duration::ZERO,
-    );
+    )
+    .of_instance(*INSTANCE);
     Ok(RegistrySocket {
         socket,
         registration,
@@ -146,6 +159,9 @@ impl RegistrySocket {
             }
             Ok(Some(Ok(Message::Text(text)))) if text.as_str() == "pong" => {
                 self.registration.handle_pong();
+            }
+            Ok(Some(Ok(Message::Close(Some(frame))))) if u16::from(frame.code) == REPLACED => {
+                anyhow::bail!(Replaced)
             }
             Ok(Some(Ok(Message::Close(frame)))) => {
                 let reason = frame

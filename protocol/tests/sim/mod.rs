@@ -396,6 +396,7 @@ impl World {
                     name: "nas".into(),
                     stun: Vec::new(),
                     beacons: Vec::new(),
+                    rival: None,
                 };
                 self.tell_device(&registered.into());
             }

@@ -14,10 +14,14 @@ use super::{
 use crate::attachment::{Attachment, REGISTRATION_MS, Registration, Stage};
 use crate::directory_object::{self as directory, Ask, Online};
 use crate::limits::{self, Exceeded};
+use crate::lineage::{Holder, Lineage};
 use crate::problem::Problem;
 
 /// Sockets of one device that may be registering at a time (§14).
 const MAX_REGISTERING: usize = 8;
+
+/// Seconds after which an agent may take the socket back from another one with its key.
+const RIVAL_PAUSE_S: u32 = 60;
 
 /// Registration (§6.1).
 impl Shared {
@@ -106,7 +110,10 @@ impl Shared {
             let detail = format!("the challenge is not signed by this device for {origin}");
             return self.reject(&socket, Problem::new(Code::BadSignature, detail));
         }
-        let from = from.clone();
+        let holder = Holder {
+            instance: register.instance,
+            from: from.clone(),
+        };
         attachment.stage = Stage::Registering;
         if let Err(error) = attachment.store(&socket) {
             return self.reject(&socket, Problem::internal("storing an attachment", &error));
@@ -124,7 +131,7 @@ impl Shared {
         .await;
         match online {
             Ok(online) => {
-                self.registered(socket, attachment, from, register.public, online)
+                self.registered(socket, attachment, holder, register.public, online)
                     .await;
             }
             Err(problem) => self.reject(&socket, problem),
@@ -135,7 +142,7 @@ impl Shared {
         self: &Rc<Self>,
         socket: WebSocket,
         mut attachment: Attachment,
-        from: String,
+        holder: Holder,
         public: Option<SocketAddr>,
         online: Online,
     ) {
@@ -153,7 +160,11 @@ impl Shared {
             updates: limits::Window::default(),
             role: online.role,
             seen: limits::Count::default(),
+            holder: holder.clone(),
+            lineage: Lineage::default(),
         };
+        // The other agent that registers with this key.
+        let mut rival = None;
         for (other, mut old) in self.attachments() {
             let Stage::Registered(theirs) = &old.stage else {
                 continue;
@@ -168,13 +179,19 @@ impl Shared {
                 return;
             }
             registration.requests = theirs.requests.clone();
-            let session = theirs.session;
-            close_socket(
-                &other,
-                &mut old,
-                close::REPLACED,
-                "replaced by a newer registration",
-            );
+            registration.lineage = theirs.lineage.clone();
+            let (session, held) = (theirs.session, theirs.holder.clone());
+            if registration.lineage.pass(held.clone(), &holder, now_ms()) {
+                rival = Some(held.from);
+                self.reject(&other, key_in_use(&holder.from));
+            } else {
+                close_socket(
+                    &other,
+                    &mut old,
+                    close::REPLACED,
+                    "replaced by a newer registration",
+                );
+            }
             self.calls.borrow().session_gone(session);
         }
         attachment.stage = Stage::Registered(registration);
@@ -182,10 +199,11 @@ impl Shared {
             send(
                 &socket,
                 Registered {
-                    seen: from,
+                    seen: holder.from.clone(),
                     name: online.name,
                     stun: stun_servers(&self.env),
                     beacons: online.beacons.into_iter().map(Into::into).collect(),
+                    rival: rival.clone(),
                 },
             )
         });
@@ -196,6 +214,14 @@ impl Shared {
             );
         }
         crate::log::event("registered", &device, "");
+        if let Some(rival) = rival {
+            crate::log::event("key in use twice", &device, "");
+            let addresses = [rival, holder.from];
+            // A failure is logged where it is made; the two will meet again.
+            directory::ask::<()>(&self.env, &Ask::Cloned { device, addresses })
+                .await
+                .ok();
+        }
     }
 
     pub(super) fn reject(&self, socket: &WebSocket, problem: Problem) {
@@ -223,6 +249,22 @@ impl Shared {
                 self.calls.borrow().session_gone(session);
             }
         }
+    }
+}
+
+/// What the agent is told that has lost the socket to another one with its key.
+fn key_in_use(by: &str) -> Problem {
+    let from = if by.is_empty() {
+        String::new()
+    } else {
+        format!(" from {by}")
+    };
+    Problem {
+        retry_after_s: Some(RIVAL_PAUSE_S),
+        ..Problem::new(
+            Code::KeyInUse,
+            format!("another agent has registered with this device's key{from}"),
+        )
     }
 }
 

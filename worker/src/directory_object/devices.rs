@@ -22,6 +22,17 @@ const PRESENCE_S: u64 = 30;
 /// Devices asked for one listing, so that a listing stays within the platform's subrequests.
 const PRESENCE_CHECKS: usize = 40;
 
+/// Seconds for which two agents with one key are listed after they have met,
+const CLONE_S: u64 = 3_600;
+/// and after which it is written down again.
+const CLONE_ROW_S: u64 = 600;
+
+fn clone_of(row: &Row) -> Option<Value> {
+    let seen = row.clone_seen.filter(|seen| seen + CLONE_S > now())?;
+    let addresses: Vec<&str> = row.clone_addresses.as_deref()?.split(',').collect();
+    Some(json!({ "addresses": addresses, "seen": seen }))
+}
+
 impl DirectoryObject {
     pub(super) fn online(
         &self,
@@ -76,6 +87,31 @@ impl DirectoryObject {
             self.execute(
                 "UPDATE devices SET online = 1, last_seen = ?, public_address = ?, mapped_port = ? WHERE id = ?",
                 vec![integer(now()), public.ip().to_string().into(), i64::from(public.port()).into(), text(device)],
+            )?;
+            self.changed(device)?;
+        }
+        Ok(Value::Null)
+    }
+
+    /// Told each time that one takes the socket from the other; a row now and then is enough.
+    pub(super) fn cloned(&self, device: &PeerId, mut addresses: [String; 2]) -> Answer {
+        addresses.sort();
+        let addresses = if addresses[0] == addresses[1] {
+            addresses[0].clone()
+        } else {
+            addresses.join(",")
+        };
+        let Some(row) = self.row(device)? else {
+            return Ok(Value::Null);
+        };
+        let is_known = row.clone_addresses.as_ref() == Some(&addresses)
+            && row
+                .clone_seen
+                .is_some_and(|seen| seen + CLONE_ROW_S > now());
+        if !is_known {
+            self.execute(
+                "UPDATE devices SET clone_addresses = ?, clone_seen = ? WHERE id = ?",
+                vec![addresses.into(), integer(now()), text(device)],
             )?;
             self.changed(device)?;
         }
@@ -228,6 +264,7 @@ impl DirectoryObject {
             "enrolled_at": row.enrolled_at,
             "agent": row.agent,
             "revoked": row.is_revoked(),
+            "clone": clone_of(row),
         }))
     }
 

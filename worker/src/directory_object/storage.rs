@@ -62,6 +62,10 @@ ALTER TABLE usage ADD COLUMN answered INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE usage ADD COLUMN refused INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE usage ADD COLUMN limited INTEGER NOT NULL DEFAULT 0;
 ",
+    "
+ALTER TABLE devices ADD COLUMN clone_addresses TEXT;
+ALTER TABLE devices ADD COLUMN clone_seen INTEGER;
+",
 ];
 
 /// Makes the tables, and brings those of an older version up to this one.
@@ -104,6 +108,9 @@ pub(super) struct Row {
     pub role: EnrolledAs,
     /// The beacon that has seen it last.
     pub beacon: Option<PeerId>,
+    /// Of two agents with its key, separated by commas.
+    pub clone_addresses: Option<String>,
+    pub clone_seen: Option<u64>,
 }
 
 impl Row {

@@ -1,11 +1,12 @@
 //! The lines on the registry, its beacons, and the agent of this host.
 
+use ringback_protocol::Code;
 use ringback_protocol::receipt::PathKind;
 
 use super::super::{BeaconFound, Examination};
 use super::{Check, Level};
 use crate::caller::{ago, lasting};
-use crate::device::Presence;
+use crate::device::{CLONE_ADVICE, Presence};
 
 /// Seconds of difference between the clocks that nobody notices, and that calls bear.
 const CLOCK_NOTE: i64 = 3;
@@ -130,7 +131,10 @@ pub(super) fn agent(found: &Examination) -> Check {
         format!("link of {caller}…: {path}{rtt}")
     });
     let check = match &status.presence {
-        Presence::Registered { name, since } => Check::new(
+        Presence::Registered {
+            rival: Some(rival), ..
+        } => Check::new("agent", Level::Problem, rival.to_string()).advise(CLONE_ADVICE),
+        Presence::Registered { name, since, .. } => Check::new(
             "agent",
             Level::Ok,
             format!("registered as {name} for {}", ago(*since)),
@@ -141,6 +145,10 @@ pub(super) fn agent(found: &Examination) -> Check {
         Presence::Offline { reason } => {
             Check::new("agent", Level::Problem, format!("not registered: {reason}"))
         }
+        Presence::Rejected {
+            code: Code::KeyInUse,
+            detail,
+        } => Check::new("agent", Level::Problem, detail.clone()).advise(CLONE_ADVICE),
         Presence::Rejected { detail, .. } => Check::new(
             "agent",
             Level::Problem,
