@@ -9,7 +9,7 @@ use anyhow::Result;
 use ringback_protocol::frame::{Answer, Frame, Refuse};
 use ringback_tests::{
     browser::Options,
-    registry::{Registry, Ring, envelope, new_key},
+    registry::{Registry, Ring, Socket, envelope, new_key},
     turn::TurnServer,
 };
 use serde_json::{Value, json};
@@ -22,9 +22,19 @@ const BROWSER: &[(&str, &str)] = &[("origin", "https://registry.example.org")];
 /// Rings and answers, or refuses; the frame that the caller gets last.
 async fn rung(registry: &Registry, headers: &[(&str, &str)], admits: bool) -> Frame {
     let name = format!("n{:x}", fastrand::u64(..));
-    let (device, mut socket) = registry.online(&name).await;
-    let path = format!("/v1/devices/{}/requests", device.id());
-    let envelope = envelope(&new_key(), &device.id());
+    let (_, mut socket) = registry.online(&name).await;
+    rung_at(registry, &mut socket, headers, admits).await
+}
+
+async fn rung_at(
+    registry: &Registry,
+    socket: &mut Socket,
+    headers: &[(&str, &str)],
+    admits: bool,
+) -> Frame {
+    let device = socket.device;
+    let path = format!("/v1/devices/{device}/requests");
+    let envelope = envelope(&new_key(), &device);
     let response = registry.http("POST", &path, headers, envelope).await;
     let mut ring = Ring::of(response);
     let call = socket.expect_deliver().await.call;
@@ -110,6 +120,32 @@ async fn admitted_browsers_alone_are_told_of_turn() {
 }
 
 /// Stands in for the API that mints credentials: answers each request, and counts them.
+#[tokio::test]
+async fn a_stranger_does_not_bring_a_device_along_to_be_told_of_turn() {
+    let registry = Registry::with(|config| {
+        let mut set = |name: &str, value: &str| config.bindings.insert(name.into(), value.into());
+        set("TURN_URLS", "turn:turn.example:3478");
+        set("TURN_USERNAME", "someone");
+        set("TURN_CREDENTIAL", "a secret");
+    });
+    let open = json!({ "registration": "open" });
+    registry.owner("PUT", "/v1/policy", open).await;
+    let key = new_key();
+    let mut socket = registry.registered(&key).await;
+    let frame = rung_at(&registry, &mut socket, BROWSER, true).await;
+    assert_eq!(ice(&frame), None, "it has enrolled itself");
+    // With a code it is the owner's.
+    let code = registry.code(json!({})).await;
+    let enrolment = registry.enrolment(&key, &code);
+    assert_eq!(
+        registry.post("/v1/enrollments", &enrolment).await.status,
+        201
+    );
+    let mut socket = registry.registered(&key).await;
+    let frame = rung_at(&registry, &mut socket, BROWSER, true).await;
+    assert!(ice(&frame).is_some());
+}
+
 async fn mint(status: &'static str, body: Value) -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let addr = listener.local_addr().expect("an address");
@@ -129,7 +165,7 @@ async fn mint(status: &'static str, body: Value) -> (String, Arc<AtomicUsize>) {
             let asks = "post /v1/turn/keys/the-key/credentials/generate-ice-servers ";
             let is_right = text.starts_with(asks)
                 && text.contains("authorization: bearer the token\r\n")
-                && text.ends_with(r#"{"ttl":86400}"#);
+                && text.ends_with(r#"{"ttl":14400}"#);
             let (status, body) = if is_right {
                 (status, body.to_string())
             } else {

@@ -529,8 +529,10 @@ async fn the_owner_switches_the_relay_off() {
 #[tokio::test]
 async fn a_running_room_ends_with_its_next_lease() {
     let registry = Registry::start();
-    // So little that the next lease is asked for at once.
-    set_relay(&registry, json!({ "daily_bytes": 1 << 20 })).await;
+    // Half of the first lease, which is 1 MiB.
+    let datagram = [1; 2000];
+    let message = [&datagram[..]; 30];
+    let messages = (1 << 19) / message_of(&message).len() + 1;
     for code in ["relay_disabled", "revoked"] {
         let device = registry.enrolled("nas").await;
         let room = new_room();
@@ -545,8 +547,10 @@ async fn a_running_room_ends_with_its_next_lease() {
         } else {
             set_relay(&registry, json!({ "enabled": false })).await;
         }
-        c.send_datagrams(&[b"on the old lease"]).await;
-        assert_eq!(d.expect_datagrams().await, [b"on the old lease"]);
+        for _ in 0..messages {
+            c.send_datagrams(&message).await;
+            assert_eq!(d.expect_datagrams().await.len(), 30, "on the old lease");
+        }
         assert_eq!(d.expect_rejected().await.0, code);
         assert_eq!(c.expect_rejected().await.0, code);
         settled(&registry).await;
@@ -582,7 +586,7 @@ async fn usage_is_what_was_counted() {
             bytes += 3 * (2 + datagram.len());
         }
         let relay = usage(&registry).await["relay"].clone();
-        assert_eq!(relay["reserved_bytes"], 16 << 20, "a lease is out");
+        assert_eq!(relay["reserved_bytes"], 1 << 20, "a small lease is out");
         c.close().await;
         d.expect_presence(false).await;
         d.close().await;

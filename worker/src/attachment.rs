@@ -87,6 +87,9 @@ pub struct Registration {
     /// Who has had the socket before.
     #[cbor(n(10), default)]
     pub lineage: Lineage,
+    /// Nobody gave the device a code.
+    #[cbor(n(11), default)]
+    pub is_self_enrolled: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -157,6 +160,7 @@ mod tests {
                 seen: Count::default(),
                 holder: Holder::default(),
                 lineage: Lineage::default(),
+                is_self_enrolled: true,
             }),
             Stage::Registered(Registration {
                 session: 1,
@@ -169,6 +173,7 @@ mod tests {
                 seen: Count::default(),
                 holder: Holder::default(),
                 lineage: Lineage::default(),
+                is_self_enrolled: true,
             }),
             Stage::Closed,
         ];

@@ -101,7 +101,7 @@ pub enum Ask {
         session: u64,
         last_seen: u64,
     },
-    /// How a device without a socket can be called: the beacon that it is on, or a [`Problem`].
+    /// How a device without a socket can be called: [`Reach`], or a [`Problem`].
     Missing {
         device: PeerId,
     },
@@ -179,7 +179,17 @@ pub struct Online {
     pub session: u64,
     pub name: String,
     pub role: EnrolledAs,
+    /// Nobody gave it a code: the registry is open.
+    pub is_self_enrolled: bool,
     pub beacons: Vec<ListedBeacon>,
+}
+
+/// How a device without a socket can be called.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Reach {
+    /// The beacon that it is on.
+    pub beacon: PeerId,
+    pub is_self_enrolled: bool,
 }
 
 /// Asks the directory.
@@ -373,7 +383,7 @@ impl DirectoryObject {
                 spent,
                 wants_lease,
             } => self.join(device.as_ref(), spent, wants_lease),
-            Ask::Lease { device, spent } => self.join(Some(&device), Some(spent), true),
+            Ask::Lease { device, spent } => self.go_on(&device, spent),
             Ask::Spent(spent) => {
                 self.spend(&spent)?;
                 Ok(Value::Null)

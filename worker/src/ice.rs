@@ -1,7 +1,8 @@
 //! The ICE servers of browsers (§5.5): STUN for everybody, TURN for callers that a device has let in.
 //!
 //! TURN costs whoever runs it, so its credentials are nothing that the registry tells to strangers.
-//! They go out beside the device's answer, which only an admitted caller gets.
+//! They go out beside the device's answer, which only an admitted caller gets, and only of a device
+//! that was enrolled with a code: on an open registry a stranger can bring a device along.
 
 use std::cell::RefCell;
 use std::time::Duration;
@@ -14,8 +15,9 @@ use crate::device_object::stun_servers;
 
 /// Milliseconds that the answer to a call may wait for credentials.
 const PATIENCE_MS: u64 = 1_500;
-/// Seconds that minted credentials are good for: a link lives on them as long as it is relayed.
-const LIFETIME_S: u64 = 86_400;
+/// Seconds that minted credentials are good for. A link lives on them as long as it is relayed, and
+/// whoever has them can relay what they like as long: four hours are a long call.
+const LIFETIME_S: u64 = 14_400;
 /// Milliseconds for which one device's callers are given the same ones.
 const KEPT_MS: u64 = 600_000;
 /// Milliseconds for which the API is left alone after a failure.

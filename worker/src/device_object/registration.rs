@@ -162,6 +162,7 @@ impl Shared {
             seen: limits::Count::default(),
             holder: holder.clone(),
             lineage: Lineage::default(),
+            is_self_enrolled: online.is_self_enrolled,
         };
         // The other agent that registers with this key.
         let mut rival = None;

@@ -60,10 +60,11 @@ impl Shared {
         };
         ringing.count_in(&mut registration.requests, now_ms)?;
         let session = registration.session;
+        let with_turn = ringing.is_browser && !registration.is_self_enrolled;
         attachment
             .store(&socket)
             .map_err(|error| Problem::internal("storing an attachment", &error))?;
-        let relay = self.ring(session, Some(socket.clone()), now_ms, ringing)?;
+        let relay = self.ring(session, Some(socket.clone()), now_ms, ringing, with_turn)?;
         let call = relay.call_number();
         if send(&socket, Deliver { call, envelope }).is_err() {
             drop(relay);
@@ -73,13 +74,15 @@ impl Shared {
         relay.into_response()
     }
 
-    /// A place in the table for a call to the socket of this session, or to none.
+    /// A place in the table for a call to the socket of this session, or to none. `with_turn`: its
+    /// caller has a use for TURN, and the owner knows the device.
     pub(super) fn ring(
         self: &Rc<Self>,
         session: u64,
         socket: Option<WebSocket>,
         now_ms: u64,
         ringing: &Ringing,
+        with_turn: bool,
     ) -> Result<Relay, Problem> {
         let (caller, is_answered) = (ringing.caller, ringing.is_answered);
         let opened = self
@@ -98,7 +101,7 @@ impl Shared {
         };
         Ok(Relay {
             ticket: Some(ticket),
-            turn: ringing.is_browser.then(|| self.clone()),
+            turn: with_turn.then(|| self.clone()),
             socket,
             events,
             call: Call::Delivering,

@@ -17,7 +17,7 @@ use worker::{Delay, Response, ResponseBuilder};
 use super::relaying::Ringing;
 use super::{Shared, notify, now_ms};
 use crate::calls::Event;
-use crate::directory_object::{self as directory, Ask};
+use crate::directory_object::{self as directory, Ask, Reach};
 use crate::limits::{self, RequestWindow, Window};
 use crate::problem::Problem;
 
@@ -63,11 +63,15 @@ impl Shared {
             window.is_worth_storing(&caller).then(|| window.clone())
         };
         // Whoever is not there costs no row.
-        let beacon = directory::ask::<PeerId>(&self.env, &Ask::Missing { device }).await?;
+        let Reach {
+            beacon,
+            is_self_enrolled,
+        } = directory::ask(&self.env, &Ask::Missing { device }).await?;
         if let Some(window) = worth_a_row {
             self.store(WINDOW_KEY, &window).await;
         }
-        let relay = self.ring(NO_SESSION, None, now_ms(), ringing)?;
+        let with_turn = ringing.is_browser && !is_self_enrolled;
+        let relay = self.ring(NO_SESSION, None, now_ms(), ringing, with_turn)?;
         let call = relay.call_number();
         self.waiting.borrow_mut().insert(call, Waiting { envelope });
         let shared = self.clone();

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::storage::{Row, integer, text};
 use super::{
-    Answer, DirectoryObject, Online, enrolled, name_taken, not_enrolled, now, revoked,
+    Answer, DirectoryObject, Online, Reach, enrolled, name_taken, not_enrolled, now, revoked,
     unknown_device,
 };
 use crate::device_object;
@@ -72,6 +72,7 @@ impl DirectoryObject {
         self.changed(device)?;
         Ok(json!(Online {
             session,
+            is_self_enrolled: row.is_self_enrolled(),
             name: row.name,
             role: row.role,
             beacons: self.beacons()?,
@@ -144,7 +145,10 @@ impl DirectoryObject {
             )?;
         }
         if let Some(beacon) = self.serving_beacon(&row)? {
-            return Ok(json!(beacon));
+            return Ok(json!(Reach {
+                beacon,
+                is_self_enrolled: row.is_self_enrolled(),
+            }));
         }
         Err(Problem::offline(self.last_seen(&row)).into())
     }

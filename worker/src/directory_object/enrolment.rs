@@ -62,14 +62,15 @@ impl DirectoryObject {
             return Err(name_taken(&name).into());
         }
         self.execute(
-            "INSERT INTO devices (id, name, enrolled_at, role) VALUES (?, ?, ?, ?)
+            "INSERT INTO devices (id, name, enrolled_at, role, self_enrolled) VALUES (?, ?, ?, ?, ?)
              ON CONFLICT (id) DO UPDATE SET name = excluded.name, enrolled_at = excluded.enrolled_at,
-             role = excluded.role, revoked = 0",
+             role = excluded.role, self_enrolled = excluded.self_enrolled, revoked = 0",
             vec![
                 text(device),
                 name.clone().into(),
                 integer(now()),
                 role.as_str().into(),
+                i64::from(digest.is_none()).into(),
             ],
         )?;
         if let Some(digest) = digest {

@@ -17,7 +17,10 @@ use crate::policy::{Policy, PolicyChange, Registration, RelayPolicy};
 use crate::problem::Problem;
 use crate::tally::Tally;
 
-/// Bytes of the smallest lease, while there are as many.
+/// Bytes of a room's first lease, while there are as many: it may come to nothing, and whoever opens
+/// rooms must not reserve the day with them.
+const FIRST_LEASE_BYTES: u64 = 1 << 20;
+/// Bytes of the smallest lease after it.
 const LEASE_BYTES: u64 = 16 << 20;
 /// Seconds of the rate that a lease lasts at least.
 const LEASE_S: u64 = 4;
@@ -152,13 +155,24 @@ impl DirectoryObject {
         Ok(serde_json::to_value(policy)?)
     }
 
-    /// A peer joins or goes on. What was spent is written down first, whatever the answer.
+    /// A peer joins.
     pub(super) fn join(
         &self,
         device: Option<&PeerId>,
         spent: Option<Spent>,
         wants_lease: bool,
     ) -> Answer {
+        self.lease(device, spent, wants_lease.then_some(FIRST_LEASE_BYTES))
+    }
+
+    /// The room of this device goes on.
+    pub(super) fn go_on(&self, device: &PeerId, spent: Spent) -> Answer {
+        self.lease(Some(device), Some(spent), Some(LEASE_BYTES))
+    }
+
+    /// What was spent is written down first, whatever the answer. `least`: bytes of the lease, if
+    /// one is wanted; of a full one, those of the rate if they are more.
+    fn lease(&self, device: Option<&PeerId>, spent: Option<Spent>, least: Option<u64>) -> Answer {
         if let Some(spent) = spent {
             self.spend(&spent)?;
         }
@@ -184,9 +198,13 @@ impl DirectoryObject {
         if remaining_bytes == 0 {
             return Err(exhausted().into());
         }
-        let lease = wants_lease.then(|| Lease {
+        let lease = least.map(|least| Lease {
             day,
-            bytes: remaining_bytes.min(LEASE_BYTES.max(LEASE_S * rate_bytes_s)),
+            bytes: remaining_bytes.min(if least == LEASE_BYTES {
+                least.max(LEASE_S * rate_bytes_s)
+            } else {
+                least
+            }),
         });
         if let Some(lease) = lease {
             remaining_bytes -= lease.bytes;

@@ -66,6 +66,9 @@ ALTER TABLE usage ADD COLUMN limited INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE devices ADD COLUMN clone_addresses TEXT;
 ALTER TABLE devices ADD COLUMN clone_seen INTEGER;
 ",
+    "
+ALTER TABLE devices ADD COLUMN self_enrolled INTEGER NOT NULL DEFAULT 0;
+",
 ];
 
 /// Makes the tables, and brings those of an older version up to this one.
@@ -111,11 +114,17 @@ pub(super) struct Row {
     /// Of two agents with its key, separated by commas.
     pub clone_addresses: Option<String>,
     pub clone_seen: Option<u64>,
+    self_enrolled: u8,
 }
 
 impl Row {
     pub(super) fn is_revoked(&self) -> bool {
         self.revoked != 0
+    }
+
+    /// Nobody gave it a code: the registry is open, or was.
+    pub(super) fn is_self_enrolled(&self) -> bool {
+        self.self_enrolled != 0
     }
 
     pub(super) fn has_socket(&self) -> bool {

@@ -45,6 +45,9 @@ pub(super) struct Meter {
     /// An enrolled device has been in the room.
     #[n(11)]
     had_device: bool,
+    /// Bytes of the last lease.
+    #[cbor(n(12), default)]
+    granted: u64,
     /// Bytes that may be forwarded now, and since when they have been growing. As of the beginning
     /// of the room, or of the object's waking.
     #[cbor(skip)]
@@ -103,10 +106,11 @@ impl Meter {
         self.left > 0
     }
 
-    /// Time to ask for the next lease: an eighth is left, or the day is over.
+    /// Time to ask for the next lease: an eighth of a full one is left, or half of a smaller one, or
+    /// the day is over.
     pub(super) fn is_low(&self, now_ms: u64) -> bool {
-        let lease = (16 << 20).max(4 * self.rate_bytes_s);
-        self.left < lease / 8 || self.day != now_ms / DAY_MS
+        let full = (16 << 20).max(4 * self.rate_bytes_s);
+        self.left < (full / 8).min(self.granted / 2) || self.day != now_ms / DAY_MS
     }
 
     pub(super) fn judge(&mut self, len: usize, now_ms: u64) -> Verdict {
@@ -178,6 +182,7 @@ impl Meter {
         if let Some(Lease { day, bytes }) = terms.lease {
             self.day = day;
             self.left += bytes;
+            self.granted = bytes;
         }
     }
 }
@@ -261,6 +266,16 @@ mod tests {
         assert_eq!(meter.settle(false, T), spent, "told again");
         assert_eq!(meter.settle(true, T).returned, 30);
         assert!(!meter.has_lease());
+    }
+
+    #[test]
+    fn a_small_lease_is_half_used_before_the_next_is_asked_for() {
+        let mut meter = leased(1 << 20, 4 << 20);
+        assert!(!meter.is_low(T), "nothing was forwarded yet");
+        meter.forwarded(1 << 19, 0);
+        assert!(!meter.is_low(T));
+        meter.forwarded(1, 0);
+        assert!(meter.is_low(T));
     }
 
     #[test]

@@ -52,6 +52,16 @@ pub(super) fn missing() -> Result<Option<Missing>> {
     )))
 }
 
+/// The lock file fixes what is fetched; what comes with it is not run: the tools work without their
+/// packages' install scripts.
+const CI: [&str; 5] = [
+    "ci",
+    "--ignore-scripts",
+    "--no-audit",
+    "--no-fund",
+    "--loglevel=warn",
+];
+
 fn install() -> Result<()> {
     let made = stage()?.join("npm");
     let _ = fs::remove_dir_all(&made);
@@ -63,8 +73,7 @@ fn install() -> Result<()> {
         )?;
     }
     let mut npm = child::command("npm");
-    npm.current_dir(&made)
-        .args(["ci", "--no-audit", "--no-fund", "--loglevel=warn"]);
+    npm.current_dir(&made).args(CI);
     child::run_logged(&mut npm, "npm ci", &place::cache()?.join("log/npm.log"))?;
     put_in_place(&made, &place::npm_tools()?)
 }
