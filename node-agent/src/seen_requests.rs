@@ -4,8 +4,8 @@
 //! than a caller's clock may be ahead.
 
 use std::fs::File;
-use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
-use std::path::Path;
+use std::io::{ErrorKind, Write as _};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use ringback_protocol::admission::{MAX_SEEN, Seen};
@@ -15,7 +15,9 @@ const RECORD: usize = 24;
 
 #[derive(Debug)]
 pub(crate) struct SeenRequests {
-    file: File,
+    path: PathBuf,
+    /// None until there is something to keep.
+    file: Option<File>,
     records: usize,
 }
 
@@ -23,19 +25,18 @@ impl SeenRequests {
     /// Opens the file, and gives what it holds, the oldest first.
     pub(crate) fn open(path: &Path) -> Result<(Self, Vec<Seen>)> {
         let open = || -> std::io::Result<(Self, Vec<Seen>)> {
-            let mut options = File::options();
-            options.read(true).append(true).create(true);
-            #[cfg(unix)]
-            std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-            let mut file = options.open(path)?;
-            let mut bytes = Vec::new();
-            file.read_to_end(&mut bytes)?;
+            let mut requests = Self {
+                path: path.to_owned(),
+                file: None,
+                records: 0,
+            };
+            let bytes = match std::fs::read(path) {
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok((requests, vec![])),
+                read => read?,
+            };
             let (records, rest) = bytes.as_chunks::<RECORD>();
             let seen: Vec<Seen> = records.iter().map(read).collect();
-            let mut requests = Self {
-                file,
-                records: seen.len(),
-            };
+            requests.records = seen.len();
             // A record that was not written whole belongs to a request that got no reply.
             if !rest.is_empty() || seen.len() > MAX_SEEN {
                 requests.write_anew(&seen[seen.len().saturating_sub(MAX_SEEN)..])?;
@@ -45,26 +46,39 @@ impl SeenRequests {
         open().with_context(|| format!("can not use {}", path.display()))
     }
 
-    /// Keeps one more. `all` are those that may be needed, for when the file has become too long.
+    /// Keeps one more, and of those before it only as many as are needed when there are too many.
     pub(crate) fn add(&mut self, seen: Seen) -> std::io::Result<()> {
         if self.records >= 2 * MAX_SEEN {
-            self.file.seek(SeekFrom::Start(0))?;
-            let mut bytes = Vec::new();
-            self.file.read_to_end(&mut bytes)?;
+            let bytes = std::fs::read(&self.path)?;
             let kept: Vec<Seen> = bytes.as_chunks::<RECORD>().0.iter().map(read).collect();
             self.write_anew(&kept[kept.len().saturating_sub(MAX_SEEN)..])?;
         }
-        self.file.write_all(&record(seen))?;
+        self.file()?.write_all(&record(seen))?;
         self.records += 1;
         Ok(())
     }
 
     fn write_anew(&mut self, seen: &[Seen]) -> std::io::Result<()> {
         let bytes: Vec<u8> = seen.iter().flat_map(|seen| record(*seen)).collect();
-        self.file.set_len(0)?;
-        self.file.write_all(&bytes)?;
+        let file = self.file()?;
+        file.set_len(0)?;
+        file.write_all(&bytes)?;
         self.records = seen.len();
         Ok(())
+    }
+
+    fn file(&mut self) -> std::io::Result<&mut File> {
+        let file = match self.file.take() {
+            Some(file) => file,
+            None => {
+                let mut options = File::options();
+                options.append(true).create(true);
+                #[cfg(unix)]
+                std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+                options.open(&self.path)?
+            }
+        };
+        Ok(self.file.insert(file))
     }
 }
 
