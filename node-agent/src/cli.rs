@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::forward::Listen;
+use crate::service::Size;
 
 /// Reach any device on any LAN. You ring it through a registry; it checks your password and calls
 /// you back directly.
@@ -268,7 +269,7 @@ pub struct Beacon {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples: ringback expose ssh 127.0.0.1:22
           ringback expose printer http://192.168.1.5
-          ringback expose docs files:/srv/docs --writable
+          ringback expose docs files:/srv/docs --writable --quota 10GiB
           ringback expose shell
           ringback expose dial")]
 pub struct Expose {
@@ -281,6 +282,13 @@ pub struct Expose {
     /// Of files: callers may change them, too
     #[arg(long)]
     pub writable: bool,
+    /// Of writable files: callers may fill the folder up to this size, as 10GiB [default: a
+    /// twentieth of the disk is left free, at most 1GiB]
+    #[arg(long, value_name = "SIZE", requires = "writable")]
+    pub quota: Option<Size>,
+    /// The same of what one caller has brought
+    #[arg(long, value_name = "SIZE", requires = "writable")]
+    pub caller_quota: Option<Size>,
 }
 
 #[derive(Debug, Args)]

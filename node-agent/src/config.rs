@@ -125,6 +125,15 @@ impl Config {
                     let mut table = InlineTable::new();
                     table.insert("files", folder.path.to_string_lossy().as_ref().into());
                     table.insert("writable", true.into());
+                    let quotas = [
+                        ("quota", folder.quota),
+                        ("caller_quota", folder.caller_quota),
+                    ];
+                    for (name, quota) in quotas {
+                        if let Some(quota) = quota {
+                            table.insert(name, String::from(quota).into());
+                        }
+                    }
                     value(table)
                 }
                 service => value(service.to_string()),
@@ -150,6 +159,7 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::service::{Folder, Size};
 
     fn profile(text: &str) -> (tempfile::TempDir, Profile) {
         let dir = tempfile::tempdir().unwrap();
@@ -179,9 +189,17 @@ mod tests {
     #[test]
     fn every_kind_of_service_comes_back_as_it_was_exposed() {
         let (_dir, profile) = profile(BY_HAND);
-        let folder = crate::service::Folder::new("/srv/our \"docs\"", true).unwrap();
+        let folder = Folder::new("/srv/our \"docs\"", true).unwrap();
         let services: Vec<(&str, Service)> = vec![
-            ("docs", Service::Files(folder)),
+            ("docs", Service::Files(folder.clone())),
+            (
+                "inbox",
+                Service::Files(Folder {
+                    quota: Some(Size(10 << 30)),
+                    caller_quota: Some(Size(1_234_567)),
+                    ..folder
+                }),
+            ),
             ("music", "files:/srv/music".parse().unwrap()),
             ("shell", Service::Shell),
             ("dial", Service::Dial),

@@ -16,6 +16,8 @@ pub(super) async fn expose(global: &Global, profile: &Profile, expose: &Expose) 
         name,
         service,
         writable,
+        quota,
+        caller_quota,
     } = expose;
     let usage = |message: String| Failure::new(Exit::Usage, message);
     ringback_protocol::name::check(name).map_err(|e| usage(format!("'{name}': {e}")))?;
@@ -36,6 +38,8 @@ pub(super) async fn expose(global: &Global, profile: &Profile, expose: &Expose) 
             }
             Service::Files(Folder {
                 writable: *writable,
+                quota: *quota,
+                caller_quota: *caller_quota,
                 ..folder
             })
         }

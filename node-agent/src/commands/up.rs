@@ -123,6 +123,7 @@ pub(super) async fn run(global: &Global, profile: Profile, up: Up) -> Result<()>
             .into(),
     );
     tokio::spawn(control::serve(agent.clone(), listener));
+    tokio::spawn(crate::service::sweep_uploads(agent.clone()));
     let (leave, left) = tokio::sync::oneshot::channel();
     let (registering, look_again) = if up.udp_only {
         let pace = match up.keepalive_s.or(config.keepalive_s) {

@@ -35,7 +35,7 @@ where
     W: AsyncWrite + Unpin + Send,
 {
     let mut frames = Frames::new(recv, MAX_FRAME);
-    let Some(frame) = frames.next().await? else {
+    let Some(frame) = frames.first().await? else {
         bail!("no call was asked for");
     };
     let dial = match Dial::decode(&frame) {

@@ -89,7 +89,7 @@ impl Host {
         W: AsyncWrite + Unpin + Send,
     {
         let mut frames = Frames::new(recv, MAX_HEAD);
-        let Some(head) = frames.next().await? else {
+        let Some(head) = frames.first().await? else {
             bail!("no request came");
         };
         let request = match HttpRequest::decode(&head) {

@@ -8,13 +8,16 @@ mod address;
 mod dial;
 mod files;
 mod http;
+mod places;
 mod shell;
+mod size;
 mod stream;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Result;
 use ringback_protocol::service::listing::{DeviceInfo, Kind, LISTING, Listing, ServiceInfo};
@@ -29,7 +32,11 @@ use address::Address;
 pub(crate) use dial::Dials;
 pub(crate) use files::Uploads;
 pub(crate) use shell::Shells;
+pub(crate) use size::Size;
 pub(crate) use stream::{Frames, Sending};
+
+/// Between two looks for uploads that were left behind.
+const SWEEP_EACH: Duration = Duration::from_secs(6 * 3600);
 
 /// What is behind a name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +59,9 @@ pub(crate) struct Folder {
     /// Absolute.
     pub(crate) path: PathBuf,
     pub(crate) writable: bool,
+    /// What the folder may hold when callers have added to it, and of it what one has brought.
+    pub(crate) quota: Option<Size>,
+    pub(crate) caller_quota: Option<Size>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -151,9 +161,32 @@ impl Ready {
             }
             Self::Http(host) => host.exchange(recv, send).await,
             Self::Shell => agent.shells.serve(caller, recv, send).await,
-            Self::Files(folder) => files::serve(&agent.uploads, &folder, recv, send).await,
+            Self::Files(folder) => files::serve(&agent.uploads, caller, &folder, recv, send).await,
             Self::Dial => dial::serve(agent, recv, send).await,
         }
+    }
+}
+
+/// Removes what is left of uploads that nobody went on with, now and every few hours.
+pub(crate) async fn sweep_uploads(agent: Arc<Agent>) {
+    loop {
+        let folders = agent
+            .services()
+            .into_values()
+            .filter_map(|service| match service {
+                Service::Files(folder) if folder.writable => Some(folder),
+                _ => None,
+            });
+        let folders: Vec<Folder> = folders.collect();
+        // Not a thread of the runtime's, whose end would wait for this one.
+        std::thread::spawn(move || {
+            for folder in folders {
+                if let Err(error) = files::sweep(&folder) {
+                    tracing::warn!("can not look through {}: {error}", folder.path.display());
+                }
+            }
+        });
+        tokio::time::sleep(SWEEP_EACH).await;
     }
 }
 
@@ -211,8 +244,12 @@ impl fmt::Display for Service {
             Self::Dial => f.write_str("dial"),
             Self::Files(folder) => {
                 write!(f, "files:{}", folder.path.display())?;
+                let quota = |quota: Option<Size>, of| {
+                    quota.map_or(String::new(), |quota| format!(", {quota}{of}"))
+                };
+                let quotas = quota(folder.quota, "") + &quota(folder.caller_quota, " of a caller");
                 if folder.writable {
-                    f.write_str(" (writable)")?;
+                    write!(f, " (writable{quotas})")?;
                 }
                 Ok(())
             }
@@ -229,12 +266,14 @@ impl Folder {
         Ok(Self {
             path: path.to_owned(),
             writable,
+            quota: None,
+            caller_quota: None,
         })
     }
 }
 
 /// How a service stands in `config.toml`: `"files:/srv/docs"`, or
-/// `{ files = "/srv/docs", writable = true }`.
+/// `{ files = "/srv/docs", writable = true, quota = "10GiB", caller_quota = "1GiB" }`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(
     untagged,
@@ -246,6 +285,8 @@ pub(crate) enum Written {
         files: String,
         #[serde(default)]
         writable: bool,
+        quota: Option<Size>,
+        caller_quota: Option<Size>,
     },
 }
 
@@ -255,7 +296,16 @@ impl TryFrom<Written> for Service {
     fn try_from(written: Written) -> Result<Self, BadService> {
         match written {
             Written::Text(text) => text.parse(),
-            Written::Files { files, writable } => Ok(Self::Files(Folder::new(files, writable)?)),
+            Written::Files {
+                files,
+                writable,
+                quota,
+                caller_quota,
+            } => Ok(Self::Files(Folder {
+                quota,
+                caller_quota,
+                ..Folder::new(files, writable)?
+            })),
         }
     }
 }
@@ -266,6 +316,8 @@ impl From<Service> for Written {
             Service::Files(folder) if folder.writable => Self::Files {
                 files: folder.path.to_string_lossy().into_owned(),
                 writable: true,
+                quota: folder.quota,
+                caller_quota: folder.caller_quota,
             },
             service => Self::Text(service.to_string()),
         }

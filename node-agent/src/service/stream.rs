@@ -3,10 +3,14 @@
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 
 use crate::stream::{RESET, StreamWriter};
+
+/// How long a stream may take to say what it is for.
+const FIRST_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Reads frames (2-byte length, tag, body) from a stream, and what is behind them.
 pub(crate) struct Frames<R> {
@@ -18,6 +22,15 @@ impl<R: AsyncRead + Unpin> Frames<R> {
     /// Frames over `max` bytes are an error.
     pub(crate) fn new(recv: R, max: usize) -> Self {
         Self { recv, max }
+    }
+
+    /// The first frame, which is due soon: a stream that says nothing must not hold anything.
+    pub(crate) async fn first(&mut self) -> io::Result<Option<Vec<u8>>> {
+        let frame = tokio::time::timeout(FIRST_PATIENCE, self.next()).await;
+        frame.unwrap_or_else(|_| {
+            let error = "nothing was asked for in 30 s";
+            Err(io::Error::new(io::ErrorKind::TimedOut, error))
+        })
     }
 
     /// The next frame without its length; `None` at the end of the stream. Not to be cancelled.

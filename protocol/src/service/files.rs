@@ -23,6 +23,11 @@ pub const MAX_PATH: usize = 4096;
 pub const MAX_NAME: usize = 255;
 /// Ranges of an upload that `stat` tells at most; what it leaves out counts as not there.
 pub const MAX_RANGES: usize = 512;
+/// Operations of a device at a time, and of one caller. Others wait for their turn; so many of one
+/// caller, and no more.
+pub const MAX_OPERATIONS: usize = 64;
+pub const MAX_OPERATIONS_EACH: usize = 16;
+pub const MAX_WAITING_EACH: usize = 240;
 /// Seconds after which an upload that nobody went on with is removed.
 pub const UPLOAD_LIFETIME: u64 = 7 * 24 * 3600;
 
@@ -59,6 +64,8 @@ words! {
         Changed = "changed", "the file is another one by now";
         Mismatch = "mismatch", "what has arrived is not what was sent";
         NoSpace = "no_space", "the device's disk is full";
+        OverQuota = "over_quota", "these files take no more: their quota is used up";
+        TooMany = "too_many", "too much is asked of these files at a time";
         Exists = "exists", "there is a file of this name already";
         NotEmpty = "not_empty", "the folder is not empty";
         IsFolder = "is_folder", "it is a folder";

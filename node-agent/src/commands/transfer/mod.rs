@@ -181,11 +181,14 @@ async fn read_answer(reader: Reader) -> Result<(FileAnswer, Reader)> {
 
 fn explain(code: &FileError, detail: &str) -> String {
     let detail = printable(detail);
+    let more = match detail.as_str() {
+        "" => String::new(),
+        detail => format!(" ({detail})"),
+    };
     match code {
-        FileError::NoSpace => "the device's disk is full; nothing was changed there".into(),
+        FileError::NoSpace => "the device's disk is full; nothing was changed there".to_owned() + &more,
         FileError::ReadOnly => "these files may only be read; the device's owner exposes them with --writable to change that".into(),
-        code if detail.is_empty() => format!("the device refuses: {}", code.title()),
-        code => format!("the device refuses: {} ({detail})", code.title()),
+        code => format!("the device refuses: {}{more}", code.title()),
     }
 }
 

@@ -3,16 +3,13 @@
 //! meanwhile leads out. Files are changed relative to their parent's handle, by one name.
 
 use std::io;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 
-use cap_std::fs::{
-    Dir, DirEntry, File, Metadata, MetadataExt as _, OpenOptions, OpenOptionsExt as _,
-};
-use ringback_protocol::service::files::{
-    Entry, EntryKind, FileAnswer, FileError, UPLOAD_LIFETIME, check_path,
-};
+use cap_std::fs::{Dir, File, Metadata, MetadataExt as _, OpenOptions, OpenOptionsExt as _};
+use ringback_protocol::service::files::{Entry, EntryKind, FileAnswer, FileError, check_path};
 use rustix::fs::RenameFlags;
 
+use super::space::remove_if_old;
 use crate::service::Folder;
 
 /// What names of unfinished uploads start with. Callers neither see nor reach them.
@@ -75,8 +72,8 @@ impl From<Fault> for FileAnswer {
 /// The folder, opened for one operation: it may be another disk the next time.
 #[derive(Debug)]
 pub(super) struct Root {
-    dir: Dir,
-    pub(super) writable: bool,
+    pub(super) dir: Dir,
+    pub(super) folder: Folder,
 }
 
 /// The folder that an entry is in, and its name there.
@@ -93,13 +90,13 @@ impl Root {
             dir: dir.map_err(|error| {
                 Fault::new(FileError::Io, format!("the exposed folder: {error}"))
             })?,
-            writable: folder.writable,
+            folder: folder.clone(),
         })
     }
 
     /// Where to change something.
     pub(super) fn place(&self, path: &str) -> Outcome<Place> {
-        if !self.writable {
+        if !self.folder.writable {
             return Err(Fault::new(FileError::ReadOnly, ""));
         }
         let mut names = checked(path)?;
@@ -189,7 +186,7 @@ impl Root {
         Ok(Listing {
             entries,
             dir,
-            writable: self.writable,
+            writable: self.folder.writable,
         })
     }
 }
@@ -209,8 +206,10 @@ impl Listing {
             let found = found?;
             let name = found.file_name();
             if name.to_string_lossy().starts_with(UPLOAD_PREFIX) {
-                if self.writable {
-                    remove_if_old(&self.dir, &found);
+                if self.writable
+                    && let Ok(metadata) = found.metadata()
+                {
+                    remove_if_old(&self.dir, &found, &metadata);
                 }
                 continue;
             }
@@ -235,18 +234,6 @@ impl Listing {
             take(batch);
         }
         Ok(())
-    }
-}
-
-/// Removes the file of an upload that nobody went on with.
-fn remove_if_old(dir: &Dir, found: &DirEntry) {
-    let age = || -> Option<Duration> {
-        let modified = found.metadata().ok()?.modified().ok()?;
-        SystemTime::now().duration_since(modified.into_std()).ok()
-    };
-    if age().is_some_and(|age| age.as_secs() > UPLOAD_LIFETIME) {
-        // The next list tries again.
-        let _ = dir.remove_file(found.file_name());
     }
 }
 

@@ -2,27 +2,37 @@
 //! only way to the disk and does not lead out of what is exposed.
 
 mod folder;
+mod space;
 mod transfer;
 mod upload;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Result, bail};
+use ringback_protocol::PeerId;
 use ringback_protocol::service::MAX_FRAME;
 use ringback_protocol::service::files::{Entries, FileAnswer, FileError, FileRequest, Op};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 
+use super::places::{Full, Guest};
 use super::{Folder, Frames};
 use folder::{Fault, Outcome, Root};
+pub(crate) use space::sweep;
 pub(crate) use upload::Uploads;
 
 /// After an early answer to an upload: how long what is still on its way is taken.
-const DRAIN_PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
+const DRAIN_PATIENCE: Duration = Duration::from_secs(5);
+/// A list that is too long to be kept, and of which nothing is taken for this long, is cut off.
+const LIST_PATIENCE: Duration = Duration::from_secs(10);
+/// Parts of a list that wait for a caller who does not read; the thread has ended by then, mostly.
+const LIST_QUEUE: usize = 16;
 
 /// Serves one stream.
 pub(super) async fn serve<R, W>(
     uploads: &Arc<Uploads>,
+    caller: PeerId,
     folder: &Folder,
     recv: R,
     mut send: W,
@@ -32,7 +42,7 @@ where
     W: AsyncWrite + Unpin + Send,
 {
     let mut frames = Frames::new(recv, MAX_FRAME);
-    let Some(frame) = frames.next().await? else {
+    let Some(frame) = frames.first().await? else {
         bail!("no request came");
     };
     let request = match FileRequest::decode(&frame) {
@@ -45,14 +55,26 @@ where
     tracing::debug!(op = %request.op, path = request.path, "files");
     let mut recv = frames.into_inner();
     // Blocking threads are many, and not endless.
-    let _slot = uploads.slot().await;
+    let guest = match uploads.places.enter(caller) {
+        Ok(guest) => guest,
+        Err(Full(many)) => {
+            let many = format!("{many} operations of this caller are under way or wait");
+            let fault = Fault::new(FileError::TooMany, many);
+            return answer(&mut send, &fault.into()).await;
+        }
+    };
     let folder = folder.clone();
     match request.op {
-        Op::List => list(folder, request, &mut send).await,
-        Op::Read => transfer::read(folder, request, &mut send).await,
+        Op::List => list(&guest, folder, request, &mut send).await,
+        Op::Read => transfer::read(&guest, uploads.patience, folder, request, &mut send).await,
         Op::Write => {
-            let uploads = uploads.clone();
-            let written = transfer::write(uploads, folder, request, &mut recv).await;
+            let upload = transfer::Upload {
+                uploads: uploads.clone(),
+                caller,
+                folder,
+                request,
+            };
+            let written = transfer::write(&guest, upload, &mut recv).await;
             answer(&mut send, &written.into_answer()).await?;
             // The caller is told before it has sent all: what is on its way must not turn the
             // answer into a reset.
@@ -62,8 +84,12 @@ where
             Ok(())
         }
         _ => {
-            let uploads = uploads.clone();
-            let done = blocking(move || at_once(&uploads, &folder, &request)).await;
+            let (uploads, place) = (uploads.clone(), guest.place().await);
+            let done = blocking(move || {
+                let _place = place;
+                at_once(&uploads, &folder, &request)
+            });
+            let done = done.await;
             answer(&mut send, &done.into_answer()).await
         }
     }
@@ -116,12 +142,14 @@ fn at_once(uploads: &Uploads, folder: &Folder, request: &FileRequest) -> Outcome
 }
 
 async fn list(
+    guest: &Guest,
     folder: Folder,
     request: FileRequest,
     send: &mut (impl AsyncWrite + Unpin),
 ) -> Result<()> {
-    let (sender, mut batches) = mpsc::channel::<Entries>(4);
+    let (sender, mut batches) = mpsc::channel::<Entries>(LIST_QUEUE);
     let writable = folder.writable;
+    let place = guest.place().await;
     let opened = blocking(move || Root::open(&folder)?.list(&request.path)).await;
     let listing = match opened {
         Ok(listing) => listing,
@@ -131,16 +159,36 @@ async fn list(
         writable,
         ..FileAnswer::default()
     };
-    send.write_all(&head.encode()).await?;
+    // The place is the thread's: what is short has been read before the caller takes a byte of it.
     let reading = tokio::task::spawn_blocking(move || {
+        let _place = place;
         listing.run(|entries| sender.blocking_send(Entries { entries }).is_ok())
     });
+    let has_place = || !reading.is_finished();
+    send_part(send, &head.encode(), has_place).await?;
     while let Some(entries) = batches.recv().await {
-        send.write_all(&entries.encode()).await?;
+        send_part(send, &entries.encode(), has_place).await?;
     }
     // A list that could not be read to its end is reset.
     reading.await??;
     Ok(send.shutdown().await?)
+}
+
+/// Sends a part of a list. As long as reading it has a place, the caller has to take it.
+async fn send_part(
+    send: &mut (impl AsyncWrite + Unpin),
+    part: &[u8],
+    has_place: impl Fn() -> bool,
+) -> Result<()> {
+    let sending = send.write_all(part);
+    tokio::pin!(sending);
+    loop {
+        match tokio::time::timeout(LIST_PATIENCE, &mut sending).await {
+            Ok(sent) => return Ok(sent?),
+            Err(_) if has_place() => bail!("the caller does not take the list"),
+            Err(_) => {}
+        }
+    }
 }
 
 async fn answer(send: &mut (impl AsyncWrite + Unpin), answer: &FileAnswer) -> Result<()> {

@@ -2,19 +2,27 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::sync::Arc;
 
+use ringback_protocol::SecretKey;
 use ringback_protocol::service::files::{
-    Entries, EntryKind, FileAnswer, FileError, FileRequest, Op, Range,
+    Entries, EntryKind, FileAnswer, FileError, FileRequest, MAX_OPERATIONS, MAX_OPERATIONS_EACH,
+    MAX_WAITING_EACH, Op, Range,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use sha2::{Digest as _, Sha256};
 
 use super::*;
+use crate::service::Size;
 
 /// A folder with neighbours that must not be reached.
 struct Disk {
     dir: tempfile::TempDir,
+    folder: Folder,
     uploads: Arc<Uploads>,
+}
+
+fn caller(number: u8) -> PeerId {
+    SecretKey::from_seed(&[number; 32]).id()
 }
 
 impl Disk {
@@ -22,9 +30,12 @@ impl Disk {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("docs")).unwrap();
         fs::write(dir.path().join("secret"), "secret").unwrap();
+        let mut uploads = Uploads::default();
+        uploads.patience = Duration::from_millis(50);
         Self {
+            folder: Folder::new(dir.path().join("docs"), true).unwrap(),
             dir,
-            uploads: Arc::default(),
+            uploads: Arc::new(uploads),
         }
     }
 
@@ -42,9 +53,13 @@ impl Disk {
     ) -> std::io::Result<Vec<u8>> {
         let (ours, theirs) = tokio::io::duplex(64 * 1024);
         let (recv, send) = tokio::io::split(theirs);
-        let folder = Folder::new(self.dir.path().join("docs"), writable).unwrap();
+        let folder = Folder {
+            writable,
+            ..self.folder.clone()
+        };
         let uploads = self.uploads.clone();
-        let served = tokio::spawn(async move { serve(&uploads, &folder, recv, send).await });
+        let served =
+            tokio::spawn(async move { serve(&uploads, caller(1), &folder, recv, send).await });
         let (mut read, mut write) = tokio::io::split(ours);
         let said = async {
             write.write_all(&request.encode()).await?;
@@ -333,7 +348,7 @@ async fn a_file_that_changes_while_it_is_read_is_not_a_whole_one() {
     let (recv, send) = tokio::io::split(theirs);
     let folder = Folder::new(disk.path(""), false).unwrap();
     let uploads = disk.uploads.clone();
-    let served = tokio::spawn(async move { serve(&uploads, &folder, recv, send).await });
+    let served = tokio::spawn(async move { serve(&uploads, caller(1), &folder, recv, send).await });
     let (mut read, mut write) = tokio::io::split(ours);
     let request = FileRequest::new(Op::Read, "file").encode();
     write.write_all(&request).await.unwrap();
@@ -418,4 +433,193 @@ async fn old_uploads_are_removed_when_their_folder_is_listed() {
         .unwrap();
     let left = fs::read_dir(disk.path("")).unwrap().count();
     assert_eq!(left, 2, "one upload with its journal");
+}
+
+/// Opens a stream of a caller that asks for something.
+async fn ask(disk: &Disk, number: u8, request: FileRequest) -> tokio::io::DuplexStream {
+    let (mut ours, theirs) = tokio::io::duplex(64 * 1024);
+    let (recv, send) = tokio::io::split(theirs);
+    let (folder, uploads) = (disk.folder.clone(), disk.uploads.clone());
+    tokio::spawn(async move { serve(&uploads, caller(number), &folder, recv, send).await });
+    ours.write_all(&request.encode()).await.unwrap();
+    ours
+}
+
+/// A file's bytes, of which each tells where it is.
+fn numbered(size: usize) -> Vec<u8> {
+    (0..size).map(|at| (at % 251) as u8).collect()
+}
+
+/// What a stream has after the answer's head.
+async fn body(stream: &mut tokio::io::DuplexStream) -> Vec<u8> {
+    let length = stream.read_u16().await.unwrap();
+    stream
+        .read_exact(&mut vec![0; usize::from(length)])
+        .await
+        .unwrap();
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).await.unwrap();
+    bytes
+}
+
+const SOON: Duration = Duration::from_secs(3);
+
+/// Of four callers, too, that take all places there are. And who goes on reading gets all.
+#[tokio::test]
+async fn unread_reads_keep_nobody_out_and_lose_nothing() {
+    let disk = Disk::new();
+    let big = numbered(8 << 20);
+    fs::write(disk.path("big"), &big).unwrap();
+    fs::write(disk.path("small"), "small").unwrap();
+    let mut held = Vec::new();
+    for number in 0..MAX_OPERATIONS {
+        let number = 2 + (number % 4) as u8;
+        held.push(ask(&disk, number, FileRequest::new(Op::Read, "big")).await);
+    }
+    for _ in 0..MAX_OPERATIONS {
+        held.push(ask(&disk, 2, FileRequest::new(Op::Read, "big")).await);
+    }
+    let small = tokio::time::timeout(SOON, disk.read("small")).await;
+    assert_eq!(small, Ok(Ok(b"small".to_vec())));
+    let list = disk.stream(false, FileRequest::new(Op::List, ""), b"");
+    tokio::time::timeout(SOON, list).await.unwrap().unwrap();
+    for stream in &mut held[60..70] {
+        let got = tokio::time::timeout(SOON, body(stream)).await.unwrap();
+        assert!(got == big, "{} bytes", got.len());
+    }
+}
+
+#[tokio::test]
+async fn an_upload_that_stands_still_holds_no_place_and_goes_on() {
+    let disk = Disk::new();
+    let whole = numbered(700_000);
+    let size = whole.len() as u64;
+    let mut held = Vec::new();
+    for id in 0..MAX_OPERATIONS as u8 {
+        let mut stream = ask(&disk, 2 + id % 4, part("file", id, size, 0)).await;
+        stream.write_all(&whole[..300_000]).await.unwrap();
+        held.push(stream);
+    }
+    let small = tokio::time::timeout(SOON, disk.write(part("small", 1, 5, 0), b"small")).await;
+    assert_eq!(small.unwrap().code, None);
+    for id in [0, 17, 63] {
+        let stream = &mut held[usize::from(id)];
+        stream.write_all(&whole[300_000..]).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let length = stream.read_u16().await.unwrap();
+        let mut answer = vec![0; usize::from(length)];
+        stream.read_exact(&mut answer).await.unwrap();
+        assert_eq!(FileAnswer::decode(&answer).unwrap().code, None);
+        assert_eq!(disk.ask(of(Op::Commit, "file", id)).await.code, None);
+        assert!(fs::read(disk.path("file")).unwrap() == whole);
+    }
+}
+
+#[tokio::test]
+async fn one_caller_has_only_so_many_operations_under_way() {
+    let disk = Disk::new();
+    fs::write(disk.path("big"), numbered(1 << 20)).unwrap();
+    let mut held = Vec::new();
+    for _ in 0..MAX_OPERATIONS_EACH + MAX_WAITING_EACH {
+        held.push(ask(&disk, 1, FileRequest::new(Op::Read, "big")).await);
+    }
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert_eq!(disk.read("big").await, Err(FileError::TooMany));
+    drop(held);
+}
+
+/// Bytes that the disk has free.
+fn free(disk: &Disk) -> u64 {
+    let free = rustix::fs::statvfs(disk.dir.path()).unwrap();
+    free.f_bavail * free.f_frsize
+}
+
+#[tokio::test]
+async fn an_upload_takes_what_has_come_and_a_margin_stays() {
+    let disk = Disk::new();
+    let before = free(&disk);
+    let most = part("file", 1, before / 4 * 3, 0);
+    let stream = ask(&disk, 1, most.clone()).await;
+    // With a byte in it, it stays; and has what has come.
+    let mut some = ask(&disk, 1, part("file", 2, before / 4 * 3, 0)).await;
+    some.write_all(b"x").await.unwrap();
+    some.shutdown().await.unwrap();
+    some.read_to_end(&mut Vec::new()).await.unwrap();
+    assert!(free(&disk) > before / 2);
+    drop(stream);
+    assert_eq!(disk.write(most, b"").await.code, None);
+    assert_eq!(fs::read_dir(disk.path("")).unwrap().count(), 2);
+    let all = disk.write(part("file", 3, before - 4096, 0), b"x").await;
+    assert_eq!(all.code, Some(FileError::NoSpace));
+    assert!(all.detail.contains("are left free"), "{}", all.detail);
+    assert_eq!(fs::read_dir(disk.path("")).unwrap().count(), 2);
+}
+
+#[tokio::test]
+async fn a_folder_and_each_of_its_callers_have_their_quotas() {
+    let mut disk = Disk::new();
+    disk.folder.quota = Some(Size(10_000));
+    disk.folder.caller_quota = Some(Size(4_000));
+    fs::create_dir(disk.path("sub")).unwrap();
+    fs::write(disk.path("sub/own"), vec![0; 5_000]).unwrap();
+    let fits = disk.write(part("a", 1, 3_000, 0), &[1; 3_000]).await;
+    assert_eq!(fits.code, None, "{fits:?}");
+    assert_eq!(disk.ask(of(Op::Commit, "a", 1)).await.code, None);
+    // Of this caller no more; told before a byte is sent, and forgotten.
+    let over = disk.write(part("b", 1, 1_001, 0), b"").await;
+    assert_eq!(over.code, Some(FileError::OverQuota));
+    assert!(over.detail.contains("of one caller 4KB"), "{over:?}");
+    // Nor of others more than the folder takes, all together.
+    for (number, size, code) in [(2, 2_001, Some(FileError::OverQuota)), (2, 2_000, None)] {
+        let mut stream = ask(&disk, number, part("c", 1, size, 0)).await;
+        let _ = stream.write_all(&vec![2; size as usize]).await;
+        let _ = stream.shutdown().await;
+        let length = stream.read_u16().await.unwrap();
+        let mut answer = vec![0; usize::from(length)];
+        stream.read_exact(&mut answer).await.unwrap();
+        assert_eq!(FileAnswer::decode(&answer).unwrap().code, code, "{size}");
+    }
+    // The same bytes twice are no way around.
+    let again = disk.write(part("c", 1, 2_000, 0), &[2; 2_000]).await;
+    assert_eq!(again.code, Some(FileError::OverQuota));
+    // Room that somebody has made counts.
+    fs::remove_file(disk.path("sub/own")).unwrap();
+    fs::remove_file(disk.path("a")).unwrap();
+    tokio::time::sleep(Duration::from_millis(2_050)).await;
+    let room = disk.write(part("d", 1, 4_000, 0), &[4; 4_000]).await;
+    assert_eq!(room.code, None, "{room:?}");
+}
+
+#[tokio::test]
+async fn what_was_left_behind_is_swept_away_in_every_folder() {
+    let disk = Disk::new();
+    fs::create_dir(disk.path("sub")).unwrap();
+    disk.write(part("sub/file", 1, 3, 0), b"abc").await;
+    disk.write(part("sub/new", 1, 3, 0), b"abc").await;
+    // As an agent that was killed leaves it.
+    let nothing = disk.path("sub/.ringback-upload-dead.part");
+    fs::write(&nothing, vec![0; 10]).unwrap();
+    fs::write(nothing.with_extension("ranges"), [0; 8]).unwrap();
+    symlink("..", disk.path("sub/up")).unwrap();
+    sweep(&disk.folder).unwrap();
+    let count = || fs::read_dir(disk.path("sub")).unwrap().count();
+    assert_eq!(count(), 7);
+    let age = |path: &std::path::Path, hours: u64| {
+        let old = std::time::SystemTime::now() - Duration::from_secs(hours * 3600);
+        let file = fs::File::options().write(true).open(path).unwrap();
+        file.set_modified(old).unwrap();
+    };
+    age(&nothing, 2);
+    sweep(&disk.folder).unwrap();
+    assert!(!nothing.exists());
+    let files = fs::read_dir(disk.path("sub")).unwrap();
+    let files: Vec<_> = files
+        .map(|found| found.unwrap().path())
+        .filter(|path| !path.is_symlink())
+        .collect();
+    for file in files {
+        age(&file, 8 * 24);
+    }
+    sweep(&disk.folder).unwrap();
+    assert_eq!(count(), 1, "the link");
 }

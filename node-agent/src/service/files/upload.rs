@@ -13,24 +13,38 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use cap_std::fs::{Dir, OpenOptions};
 use parking_lot::{Mutex, RwLock};
+use ringback_protocol::PeerId;
 use ringback_protocol::service::files::{
-    Entry, FileError, FileRequest, MAX_RANGES, Range, UploadId, add_range, missing_ranges,
+    Entry, FileError, FileRequest, MAX_OPERATIONS, MAX_OPERATIONS_EACH, MAX_RANGES,
+    MAX_WAITING_EACH, Range, UploadId, add_range, missing_ranges,
 };
 use sha2::{Digest as _, Sha256};
-use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::folder::{Fault, Outcome, Place, Root, UPLOAD_PREFIX, entry, rename_new};
+use super::space::{self, Owed, Usage};
 use super::transfer;
+use crate::service::places::{Limits, Places};
 
 /// Operations at a time; each has a thread. More wait for their turn.
-const SLOTS: usize = 64;
-/// Bytes of one note in the journal: start and end.
+const OPERATIONS: Limits = Limits {
+    all: MAX_OPERATIONS,
+    each: MAX_OPERATIONS_EACH,
+    waiting: MAX_WAITING_EACH,
+    turn: Duration::from_secs(1),
+};
+/// Between two looks at how full the disk is, in bytes written.
+const LOOK_EACH: u64 = 4 * 1024 * 1024;
+/// Bytes of the journal's head: the size. And of one note: start and end.
+pub(super) const HEAD: u64 = 8;
 const NOTE: usize = 16;
 
 /// The uploads of this agent.
 #[derive(Debug)]
 pub(crate) struct Uploads {
-    slots: Semaphore,
+    pub(super) places: Places,
+    /// A transfer that does not move for this long gives its place up.
+    pub(super) patience: Duration,
+    usage: Usage,
     /// Those that streams are writing, by their part file's place.
     active: Mutex<HashMap<Key, Weak<Active>>>,
     /// Only one stream at a time makes the files of an upload.
@@ -56,6 +70,10 @@ pub(super) struct Part {
     active: Arc<Active>,
     /// Written and not yet noted.
     unsynced: Range,
+    /// Written since the disk was looked at.
+    unseen: u64,
+    /// Whom the bytes are counted to.
+    owed: Owed,
     files: Files,
 }
 
@@ -69,7 +87,9 @@ struct Files {
 impl Default for Uploads {
     fn default() -> Self {
         Self {
-            slots: Semaphore::new(SLOTS),
+            places: Places::new(OPERATIONS),
+            patience: transfer::PATIENCE,
+            usage: Usage::default(),
             active: Mutex::default(),
             making: Mutex::default(),
         }
@@ -77,12 +97,15 @@ impl Default for Uploads {
 }
 
 impl Uploads {
-    pub(super) async fn slot(&self) -> SemaphorePermit<'_> {
-        self.slots.acquire().await.expect("never closed")
-    }
-
-    /// Opens the part file for writing from `offset` on; makes it, with all the room it will need.
-    pub(super) fn open(&self, root: &Root, request: &FileRequest) -> Outcome<Part> {
+    /// Opens the part file for writing from `offset` on; makes it, unless it was `begun` by the same
+    /// stream. The room that it still needs is looked for, and not taken.
+    pub(super) fn open(
+        &self,
+        root: &Root,
+        caller: PeerId,
+        request: &FileRequest,
+        begun: bool,
+    ) -> Outcome<Part> {
         let (place, id) = named(root, request)?;
         let size = request
             .size
@@ -91,10 +114,17 @@ impl Uploads {
             return Err(Fault::new(FileError::BadRequest, "behind the end"));
         }
         let files = Files::of(place, &id);
+        let owed = self.usage.of(root, caller)?;
         let _making = self.making.lock();
         let (file, journal) = match files.open(size)? {
-            Some(open) => open,
-            None => files.make(size)?,
+            Some((file, mut journal)) => {
+                let (_, received) = read_journal(&mut journal)?;
+                let missing = missing_ranges(&received, size);
+                owed.check(&file, missing.iter().map(|range| range.1 - range.0).sum())?;
+                (file, journal)
+            }
+            None if begun => return Err(Fault::new(FileError::Changed, "the upload is over")),
+            None => files.make(size, &owed)?,
         };
         let active = self.active(&files)?;
         Ok(Part {
@@ -103,8 +133,20 @@ impl Uploads {
             size,
             active,
             unsynced: Range(request.offset, request.offset),
+            unseen: 0,
+            owed,
             files,
         })
+    }
+
+    /// A stream writes to it no more. If none does and nothing has come, it is not kept.
+    pub(super) fn leave(&self, part: &Part) {
+        let _making = self.making.lock();
+        let is_alone = Arc::strong_count(&part.active) == 1 && !*part.active.over.read();
+        let notes = part.journal.metadata().map(|journal| journal.len());
+        if is_alone && part.size > 0 && notes.is_ok_and(|length| length <= HEAD) {
+            part.files.remove();
+        }
     }
 
     /// The ranges that are there.
@@ -231,6 +273,12 @@ impl Part {
                 "more bytes than the file has",
             ));
         }
+        self.unseen += bytes.len() as u64;
+        if self.unseen >= LOOK_EACH {
+            self.unseen = 0;
+            self.or_give_up(space::check_free(&self.file, 0))?;
+        }
+        self.or_give_up(self.owed.add(bytes.len() as u64))?;
         let written = {
             // Not while the file is taking its place, and not after.
             let over = self.active.over.read();
@@ -262,7 +310,7 @@ impl Part {
 
     fn or_give_up(&self, done: Outcome<()>) -> Outcome<()> {
         if let Err(fault) = &done
-            && fault.code == FileError::NoSpace
+            && matches!(fault.code, FileError::NoSpace | FileError::OverQuota)
         {
             *self.active.over.write() = true;
             self.files.remove();
@@ -326,13 +374,15 @@ impl Files {
         }
     }
 
-    fn make(&self, size: u64) -> Outcome<(File, File)> {
+    fn make(&self, size: u64, owed: &Owed) -> Outcome<(File, File)> {
         self.remove();
         let make = || -> Outcome<(File, File)> {
             let mut options = OpenOptions::new();
             options.read(true).write(true).create_new(true);
             let part = self.dir.open_with(self.part_name(), &options)?.into_std();
-            reserve(&part, size)?;
+            owed.check(&part, size)?;
+            owed.sign(&part)?;
+            part.set_len(size)?;
             let mut options = OpenOptions::new();
             options.read(true).append(true).create_new(true);
             let journal = self.dir.open_with(self.journal_name(), &options)?;
@@ -349,23 +399,6 @@ impl Files {
             let _ = self.dir.remove_file(name);
         }
     }
-}
-
-/// Room on the disk for the whole file, so that a full disk is known before anything is sent.
-fn reserve(file: &File, size: u64) -> Outcome<()> {
-    if size == 0 {
-        return Ok(());
-    }
-    #[cfg(target_os = "linux")]
-    match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, size) {
-        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {}
-        reserved => return Ok(reserved?),
-    }
-    let free = rustix::fs::fstatvfs(file)?;
-    if free.f_bavail.saturating_mul(free.f_frsize) < size {
-        return Err(Fault::new(FileError::NoSpace, "No space left on device"));
-    }
-    Ok(file.set_len(size)?)
 }
 
 /// The size of the file and the ranges of it that are there.

@@ -31,7 +31,7 @@ impl Shells {
         W: AsyncWrite + Unpin + Send,
     {
         let mut frames = Frames::new(recv, MAX_FRAME);
-        let start = match frames.next().await? {
+        let start = match frames.first().await? {
             Some(frame) => match ToDevice::decode(&frame) {
                 Ok(ToDevice::Start(start)) => start,
                 _ => return fail(&mut send, ShellError::BadFrame, "Start comes first").await,
