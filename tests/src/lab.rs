@@ -70,7 +70,7 @@ use self::{
 };
 
 /// Debian packages that the lab runs.
-pub const PACKAGES: [&str; 9] = [
+pub const PACKAGES: [&str; 11] = [
     "iproute2",
     "nftables",
     "conntrack",
@@ -80,6 +80,8 @@ pub const PACKAGES: [&str; 9] = [
     "openssh-server",
     "curl",
     "tayga",
+    "tinyproxy",
+    "microsocks",
 ];
 
 /// The registry's address; its certificate and every namespace's hosts file say [`REGISTRY_NAME`].

@@ -29,6 +29,9 @@ const MAX_ANSWER: usize = 1 << 20;
 #[derive(Debug, Clone, Default, Serialize)]
 pub(crate) struct Health {
     pub(crate) origin: String,
+    /// The proxy on the way, if the environment names one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) proxy: Option<String>,
     pub(crate) addresses: Vec<SocketAddr>,
     pub(crate) dns_ms: Option<f64>,
     pub(crate) tcp_ms: Option<f64>,
@@ -81,6 +84,7 @@ impl Health {
     pub(crate) async fn of(registry: &Registry, device: &SecretKey) -> Self {
         let mut health = Self {
             origin: registry.origin(),
+            proxy: registry.proxy(),
             ..Self::default()
         };
         if let Err(error) = health.ask(registry).await {
@@ -99,28 +103,22 @@ impl Health {
     async fn ask(&mut self, registry: &Registry) -> Result<()> {
         let host = registry.host();
         let name = host.trim_start_matches('[').trim_end_matches(']');
-        let start = Instant::now();
-        let found = timeout(STEP, tokio::net::lookup_host((name, registry.port()))).await;
-        let found = match found {
-            Err(_) => bail!("{name} can not be looked up: no answer in 3 s"),
-            Ok(Err(error)) => bail!("{name} can not be looked up: {error}"),
-            Ok(Ok(found)) => found,
-        };
-        self.addresses = found.collect();
-        if self.addresses.is_empty() {
-            bail!("{name} has no address");
-        }
-        self.dns_ms = Some(ms(start));
-
-        let start = Instant::now();
-        let dial = tokio::net::TcpStream::connect(self.addresses.as_slice());
-        let tcp = match timeout(STEP, dial).await {
-            Err(_) => bail!("no TCP connection to {} in 3 s", registry.authority()),
-            Ok(Err(error)) => bail!("no TCP connection to {}: {error}", registry.authority()),
-            Ok(Ok(tcp)) => tcp,
+        let tcp = match &self.proxy {
+            // It looks the name up by itself.
+            Some(proxy) => {
+                let proxy = proxy.clone();
+                let start = Instant::now();
+                let tcp = match timeout(STEP, registry.dial()).await {
+                    Err(_) => bail!("no connection by the proxy {proxy} in 3 s"),
+                    Ok(Err(error)) => bail!("no connection by the proxy {proxy}: {error}"),
+                    Ok(Ok(tcp)) => tcp,
+                };
+                self.tcp_ms = Some(ms(start));
+                tcp
+            }
+            None => self.dial(registry, name).await?,
         };
         tcp.set_nodelay(true)?;
-        self.tcp_ms = Some(ms(start));
 
         let stream: Box<dyn Stream> = match &registry.tls {
             None => Box::new(tcp),
@@ -172,6 +170,31 @@ impl Health {
         }
         self.info = Some(info);
         Ok(())
+    }
+
+    async fn dial(&mut self, registry: &Registry, name: &str) -> Result<tokio::net::TcpStream> {
+        let start = Instant::now();
+        let found = timeout(STEP, tokio::net::lookup_host((name, registry.port()))).await;
+        let found = match found {
+            Err(_) => bail!("{name} can not be looked up: no answer in 3 s"),
+            Ok(Err(error)) => bail!("{name} can not be looked up: {error}"),
+            Ok(Ok(found)) => found,
+        };
+        self.addresses = found.collect();
+        if self.addresses.is_empty() {
+            bail!("{name} has no address");
+        }
+        self.dns_ms = Some(ms(start));
+
+        let start = Instant::now();
+        let dial = tokio::net::TcpStream::connect(self.addresses.as_slice());
+        let tcp = match timeout(STEP, dial).await {
+            Err(_) => bail!("no TCP connection to {} in 3 s", registry.authority()),
+            Ok(Err(error)) => bail!("no TCP connection to {}: {error}", registry.authority()),
+            Ok(Ok(tcp)) => tcp,
+        };
+        self.tcp_ms = Some(ms(start));
+        Ok(tcp)
     }
 }
 

@@ -4,6 +4,7 @@ mod alias;
 mod fast_open;
 mod health;
 mod http;
+mod proxy;
 mod socket;
 mod tls;
 
@@ -37,6 +38,8 @@ const OTHER_FAMILY: Duration = Duration::from_millis(250);
 pub(crate) struct Registry {
     url: Url,
     tls: Option<TlsConnector>,
+    /// What the environment says stands between.
+    proxy: Option<Arc<proxy::Proxy>>,
     /// For connections whose first flight has to be short; see [`Registry::connect_quickly`].
     quick_tls: Option<TlsConnector>,
     /// Where the last quick connection went.
@@ -77,7 +80,13 @@ impl Registry {
             other => bail!("a registry address starts with https://, not {other}://"),
         };
         let (tls, quick_tls) = tls.unzip();
+        // A registry on this host is nobody else's to reach.
+        let proxy = match is_loopback(&host) {
+            true => None,
+            false => proxy::Proxy::of_environment(&uri(&url)?).map(Arc::new),
+        };
         Ok(Self {
+            proxy,
             url,
             tls,
             quick_tls,
@@ -115,6 +124,11 @@ impl Registry {
         format!("{}:{}", self.host(), self.port())
     }
 
+    /// With its port, whatever the scheme's is.
+    fn uri(&self) -> Result<hyper::Uri, hyper::http::Error> {
+        uri(&self.url)
+    }
+
     fn host(&self) -> &str {
         self.url.host_str().expect("checked when made")
     }
@@ -140,18 +154,30 @@ pub(crate) trait Stream:
 impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send> Stream for T {}
 
 impl Registry {
+    /// The proxy on the way to it, without what lets this host in there.
+    pub(crate) fn proxy(&self) -> Option<String> {
+        self.proxy.as_ref().map(|proxy| proxy.address())
+    }
+
     /// A TCP connection, with TLS where the address says so.
     async fn connect(&self) -> Result<Box<dyn Stream>> {
         let tcp = tokio::time::timeout(CONNECT_TIMEOUT, self.dial())
             .await
             .unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
-            .with_context(|| {
-                format!(
-                    "can not reach the registry at {}; check its address and the network",
-                    self.origin()
-                )
-            })?;
+            .with_context(|| self.unreachable())?;
         self.secure(tcp, self.tls.as_ref()).await
+    }
+
+    fn unreachable(&self) -> String {
+        let origin = self.origin();
+        match self.proxy() {
+            None => {
+                format!("can not reach the registry at {origin}; check its address and the network")
+            }
+            Some(proxy) => format!(
+                "can not reach the registry at {origin} by the proxy {proxy}; check both addresses (HTTPS_PROXY, ALL_PROXY, NO_PROXY)"
+            ),
+        }
     }
 
     /// To whichever of the registry's addresses answers first, IPv4 and IPv6 one shortly after the
@@ -161,7 +187,10 @@ impl Registry {
         let mut connector = HttpConnector::new();
         connector.enforce_http(false);
         connector.set_happy_eyeballs_timeout(Some(OTHER_FAMILY));
-        let uri = self.url.as_str().parse().map_err(std::io::Error::other)?;
+        let uri = self.uri().map_err(std::io::Error::other)?;
+        if let Some(proxy) = &self.proxy {
+            return proxy.connect(uri, connector).await;
+        }
         let connected = connector.call(uri).await;
         Ok(connected.map_err(std::io::Error::other)?.into_inner())
     }
@@ -172,6 +201,9 @@ impl Registry {
     /// companion, which alone fills a packet. What comes this way is sealed between the two ends of
     /// a call anyhow.
     async fn connect_quickly(&self) -> Result<Box<dyn Stream>> {
+        if self.proxy.is_some() {
+            return self.connect().await;
+        }
         let remembered = *self.quick_address.lock();
         if let Some(address) = remembered {
             match self.dial_quickly(address).await {
@@ -202,12 +234,7 @@ impl Registry {
         let tcp = tokio::time::timeout(CONNECT_TIMEOUT, fast_open::connect(address))
             .await
             .unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
-            .with_context(|| {
-                format!(
-                    "can not reach the registry at {}; check its address and the network",
-                    self.origin()
-                )
-            })?;
+            .with_context(|| self.unreachable())?;
         self.secure(tcp, self.quick_tls.as_ref()).await
     }
 
@@ -228,6 +255,17 @@ impl Registry {
             .map_err(|error| tls::explain(&error, &self.origin()))?;
         Ok(Box::new(stream))
     }
+}
+
+fn uri(url: &Url) -> Result<hyper::Uri, hyper::http::Error> {
+    let host = url.host_str().expect("checked when made");
+    let port = url.port_or_known_default();
+    let port = port.expect("http and https have ports");
+    hyper::Uri::builder()
+        .scheme(url.scheme())
+        .authority(format!("{host}:{port}"))
+        .path_and_query("/")
+        .build()
 }
 
 fn own_ms() -> u64 {

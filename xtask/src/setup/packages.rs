@@ -31,6 +31,8 @@ const LAB: &[Entry] = &[
     ("turnserver", "coturn"),
     ("miniupnpd", "miniupnpd-nftables"),
     ("tayga", "tayga"),
+    ("tinyproxy", "tinyproxy"),
+    ("microsocks", "microsocks"),
     ("sshd", "openssh-server"),
     ("ssh", "openssh-client"),
     ("curl", "curl"),
@@ -56,7 +58,7 @@ impl Packages {
                 "a C compiler for the TLS library, a linker, and gzip to weigh the worker"
             }
             Self::Lab => {
-                "namespaces and NAT, a STUN server, UPnP and NAT64, captures, sshd and curl for the NAT lab, wrong clocks"
+                "namespaces and NAT, a STUN server, UPnP, NAT64 and proxies, captures, sshd and curl for the NAT lab, wrong clocks"
             }
             Self::Browser => "the browser that the web UI is tested in",
         }

@@ -23,11 +23,15 @@ pub(super) fn http(found: &Examination) -> Check {
     .into_iter()
     .filter_map(|(step, ms)| Some(format!("{step} {:.1}", ms?)))
     .collect();
+    let by = match &health.proxy {
+        Some(proxy) => format!(" by the proxy {proxy}"),
+        None => String::new(),
+    };
     match &health.trouble {
         None => Check::new(
             "registry",
             Level::Ok,
-            format!("{}: {} ms", health.origin, steps.join(", ")),
+            format!("{}{by}: {} ms", health.origin, steps.join(", ")),
         ),
         Some(trouble) => {
             let check = Check::new("registry", Level::Problem, trouble.clone());
