@@ -291,6 +291,37 @@ async fn too_many_sockets_close_the_oldest() {
     late.quiet().await;
 }
 
+/// As of a machine whose power was cut: nothing closes the socket.
+#[tokio::test]
+async fn a_device_that_falls_silent_is_not_online_after_45_seconds() {
+    let registry = Registry::start();
+    let (key, mut socket) = registry.online("nas").await;
+    socket.expect_quiet().await;
+    let start = Instant::now();
+    let heard = registry.row(&key.id()).await["last_seen"].as_u64().unwrap();
+    let silent = loop {
+        let row = registry.row(&key.id()).await;
+        if row["online"] == false {
+            break row;
+        }
+        assert!(start.elapsed() < Duration::from_secs(50), "{row}");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    };
+    let took = start.elapsed().as_secs();
+    assert!((43..48).contains(&took), "{took} s");
+    assert_eq!(silent["silent"], true);
+    assert_eq!(silent["via"], Value::Null);
+    let seen = silent["last_seen"].as_u64().unwrap();
+    assert!(seen.abs_diff(heard) < 3, "{silent}");
+    // It was not gone: the next sign of life brings it back.
+    socket.expect_quiet().await;
+    let row = registry.row(&key.id()).await;
+    assert_eq!(
+        (&row["online"], &row["silent"]),
+        (&json!(true), &json!(false))
+    );
+}
+
 /// A page may ask anew; it gets the list that is read with doubt.
 #[tokio::test]
 async fn the_list_is_sent_again_when_it_is_asked_for() {

@@ -15,6 +15,8 @@ pub(crate) struct Device {
     pub(crate) name: Option<String>,
     pub(crate) role: String,
     pub(crate) online: bool,
+    /// It has a line to the registry, and was not heard of for a while.
+    pub(crate) silent: bool,
     pub(crate) via: Option<String>,
     pub(crate) public_address: Option<String>,
     pub(crate) last_seen: Option<f64>,
@@ -30,6 +32,7 @@ impl Device {
             name: text(of, "name"),
             role: text(of, "role").unwrap_or_default(),
             online: flag(of, "online").unwrap_or_default(),
+            silent: flag(of, "silent").unwrap_or_default(),
             via: text(of, "via"),
             public_address: text(of, "public_address"),
             last_seen: number(of, "last_seen"),
@@ -200,9 +203,13 @@ impl Presence {
         })
     }
 
-    /// Keeps middleboxes from closing an idle connection; the registry's runtime answers.
+    /// Keeps middleboxes from closing an idle connection; the registry's runtime answers. While
+    /// somebody looks, the list is asked for instead, which shows who has fallen silent.
     pub(crate) fn ping(&self) {
-        let _ = self.socket.send_with_str("ping");
+        let is_seen = browser::document().has_focus().unwrap_or_default();
+        let _ = self
+            .socket
+            .send_with_str(if is_seen { "{}" } else { "ping" });
     }
 }
 

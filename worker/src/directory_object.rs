@@ -75,6 +75,13 @@ impl EnrolledAs {
     }
 }
 
+/// The last sign of life of a device, and when it was asked for; Unix times.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Heard {
+    seen: u64,
+    asked: u64,
+}
+
 /// What the frontend and the other objects ask of the directory.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Ask {
@@ -230,8 +237,8 @@ pub struct DirectoryObject {
     env: Env,
     owners: Rc<Owners>,
     failed_codes: RefCell<Window>,
-    /// Unix time of the last sign of life that a presence check or a beacon has brought.
-    checked: RefCell<HashMap<PeerId, u64>>,
+    /// What presence checks and beacons have brought.
+    checked: RefCell<HashMap<PeerId, Heard>>,
     /// Rows written that the table of usage does not count yet.
     rows_written: Cell<usize>,
 }

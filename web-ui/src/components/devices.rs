@@ -101,8 +101,8 @@ pub(crate) fn DevicesScreen() -> impl IntoView {
 fn state_of(device: &Device) -> String {
     let seen = device.last_seen.map(|seen| seen as u64);
     format!(
-        "{} {:?} {} {:?} {:?} {seen:?}",
-        device.id, device.name, device.online, device.agent, device.via
+        "{} {:?} {} {} {:?} {:?} {seen:?}",
+        device.id, device.name, device.online, device.silent, device.agent, device.via
     )
 }
 
@@ -152,6 +152,10 @@ fn DeviceRow(device: Device, asked: Live<Asked>) -> impl IntoView {
         }
     } else {
         match device.last_seen {
+            Some(seen) if device.silent => format!(
+                "Not heard of for {}",
+                figures::span((browser::unix_s() - seen).max(0.0))
+            ),
             Some(seen) => format!("Last seen {}", figures::ago(browser::unix_s(), seen)),
             None => "Never seen".to_owned(),
         }

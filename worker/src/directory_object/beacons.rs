@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::storage::{Row, integer, text};
-use super::{Answer, DirectoryObject, EnrolledAs, not_enrolled, now, revoked};
+use super::{Answer, DirectoryObject, EnrolledAs, Heard, not_enrolled, now, revoked};
 use crate::problem::Problem;
 
 /// Seconds that the devices of a beacon stay listed when its socket is gone: it connects anew.
@@ -111,7 +111,10 @@ impl DirectoryObject {
         let is_as_before = row.beacon.as_ref() == Some(beacon)
             && row.public_address.as_ref() == Some(&address)
             && row.mapped_port == Some(public.port());
-        self.checked.borrow_mut().insert(*device, now());
+        let (seen, asked) = (now(), now());
+        self.checked
+            .borrow_mut()
+            .insert(*device, Heard { seen, asked });
         if !is_as_before {
             self.execute(
                 "UPDATE devices SET beacon = ?, public_address = ?, mapped_port = ?, last_seen = ?

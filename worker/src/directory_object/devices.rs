@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 
 use super::storage::{Row, integer, text};
 use super::{
-    Answer, DirectoryObject, Online, Reach, enrolled, name_taken, not_enrolled, now, revoked,
-    unknown_device,
+    Answer, DirectoryObject, Heard, Online, Reach, enrolled, name_taken, not_enrolled, now,
+    revoked, unknown_device,
 };
 use crate::device_object;
 use crate::problem::Problem;
@@ -19,6 +19,12 @@ use crate::roster::{self, Roster};
 /// A device that is in the list as online is asked for a sign of life when the owner looks, if the
 /// last one is older than this.
 const PRESENCE_S: u64 = 30;
+/// Seconds without a sign of life after which a device with a socket is not listed as online: agents
+/// give one each 25 s, so at least one has failed to come. The socket stays until it has been silent
+/// for twice as long.
+const SILENT_S: u64 = 45;
+/// Seconds for which an answer to that question is of use.
+const ASKED_S: u64 = 60;
 /// Devices asked for one listing, so that a listing stays within the platform's subrequests.
 const PRESENCE_CHECKS: usize = 40;
 
@@ -31,6 +37,15 @@ fn clone_of(row: &Row) -> Option<Value> {
     let seen = row.clone_seen.filter(|seen| seen + CLONE_S > now())?;
     let addresses: Vec<&str> = row.clone_addresses.as_deref()?.split(',').collect();
     Some(json!({ "addresses": addresses, "seen": seen }))
+}
+
+impl Heard {
+    /// Was nothing heard of the device for too long when it was asked for? `last_seen`: what it has
+    /// told by itself, maybe since.
+    fn is_silence(self, last_seen: Option<u64>, now: u64) -> bool {
+        let seen = last_seen.unwrap_or(0).max(self.seen);
+        seen + SILENT_S <= self.asked && self.asked + ASKED_S > now
+    }
 }
 
 impl DirectoryObject {
@@ -205,11 +220,8 @@ impl DirectoryObject {
             self.rows("SELECT * FROM devices WHERE online = 1", vec![])?
                 .into_iter()
                 .filter(|row| {
-                    let heard = row
-                        .last_seen
-                        .max(checked.get(&row.id).copied())
-                        .unwrap_or(0);
-                    heard + PRESENCE_S <= now()
+                    let checked = checked.get(&row.id).map(|heard| heard.seen);
+                    row.last_seen.max(checked).unwrap_or(0) + PRESENCE_S <= now()
                 })
                 .take(PRESENCE_CHECKS)
                 .map(|row| (row.id, row.session))
@@ -224,7 +236,11 @@ impl DirectoryObject {
         for ((device, session), presence) in doubtful.into_iter().zip(presences) {
             match presence {
                 Ok(Some(presence)) if presence.session == session => {
-                    self.checked.borrow_mut().insert(device, presence.seen);
+                    let heard = Heard {
+                        seen: presence.seen,
+                        asked: now(),
+                    };
+                    self.checked.borrow_mut().insert(device, heard);
                 }
                 // The device's object has told of the end of a dead socket itself.
                 Ok(_) => {
@@ -250,7 +266,12 @@ impl DirectoryObject {
 
     /// A device as it stands in the list.
     pub(super) fn listed(&self, row: &Row) -> worker::Result<Value> {
-        let via = if row.has_socket() {
+        let checked = self.checked.borrow().get(&row.id).copied();
+        let is_silent =
+            row.has_socket() && checked.is_some_and(|heard| heard.is_silence(row.last_seen, now()));
+        let via = if is_silent {
+            None
+        } else if row.has_socket() {
             Some("socket")
         } else {
             self.serving_beacon(row)?.map(|_| "beacon")
@@ -261,6 +282,7 @@ impl DirectoryObject {
             "name": row.name,
             "role": row.role,
             "online": via.is_some(),
+            "silent": is_silent,
             "via": via,
             "public_address": row.public_address,
             "mapped_port": row.mapped_port,
@@ -318,7 +340,30 @@ impl DirectoryObject {
 
     /// As the row says, or as a beacon has told without a change that is worth a row.
     pub(super) fn last_seen(&self, row: &Row) -> Option<u64> {
-        row.last_seen
-            .max(self.checked.borrow().get(&row.id).copied())
+        let checked = self.checked.borrow().get(&row.id).map(|heard| heard.seen);
+        row.last_seen.max(checked)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_is_silent_when_it_was_asked_for_and_nothing_was_heard_for_45_s() {
+        const T: u64 = 1_800_000_000;
+        let heard = |seen, asked| Heard { seen, asked };
+        assert!(!heard(T, T + 44).is_silence(None, T + 44));
+        assert!(heard(T, T + 45).is_silence(None, T + 45));
+        assert!(heard(T, T + 45).is_silence(Some(T - 100), T + 50));
+        assert!(
+            !heard(T, T + 45).is_silence(Some(T + 46), T + 50),
+            "it came back"
+        );
+        assert!(!heard(T, T + 45).is_silence(None, T + 105), "long ago");
+        assert!(
+            !heard(T, T + 20).is_silence(None, T + 500),
+            "nobody has asked"
+        );
     }
 }
