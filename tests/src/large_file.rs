@@ -1,4 +1,4 @@
-//! A file of 1 GiB of noise, and its way through the page.
+//! A large file of noise, and its way through the page.
 
 use std::{
     fs::File,
@@ -12,18 +12,20 @@ use sha2::{Digest as _, Sha256};
 
 use crate::visit::Visit;
 
-/// Bytes.
-pub const SIZE: u64 = 1 << 30;
+/// Bytes: enough for something to happen on the way.
+pub const LARGE: u64 = 256 << 20;
+/// Bytes: more than what a page may take for it.
+pub const HUGE: u64 = 1 << 30;
 /// How long one such transfer may take on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(240);
 
-/// A file of noise, and its hash.
-pub fn noise(path: &Path) -> Result<[u8; 32]> {
+/// A file of so many bytes of noise, and its hash.
+pub fn noise(path: &Path, size: u64) -> Result<[u8; 32]> {
     let mut file = File::create(path)?;
     let mut hash = Sha256::new();
     let mut block = vec![0; 1 << 20];
     let mut random = fastrand::Rng::with_seed(7);
-    for _ in 0..SIZE >> 20 {
+    for _ in 0..size >> 20 {
         random.fill(&mut block);
         hash.update(&block);
         file.write_all(&block)?;

@@ -1,4 +1,4 @@
-//! Large files through the page: 1 GiB down and up with the right hash, also when the tab is
+//! Large files through the page: down and up with the right hash, also when the tab is
 //! killed or the device's agent starts anew in the middle.
 
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use ringback_tests::{
     browser::Browser,
-    large_file::{PATIENCE, hash, noise, until_part},
+    large_file::{HUGE, LARGE, PATIENCE, hash, noise, until_part},
     visit::Stage,
 };
 
@@ -33,7 +33,7 @@ fn memory(browser: &Browser) -> Result<u64> {
 fn a_large_file_comes_down_whole_over_a_killed_tab_and_a_restarted_agent() -> Result<()> {
     let mut stage = Stage::set()?;
     let name = "large.bin";
-    let expected = noise(&stage.files.path().join(name))?;
+    let expected = noise(&stage.files.path().join(name), LARGE)?;
     let browser = Browser::start()?;
     let visit = stage.linked(&browser)?;
     visit.service("docs")?;
@@ -62,7 +62,7 @@ fn a_large_file_goes_up_whole_over_a_killed_tab_and_a_restarted_agent() -> Resul
     let local = tempfile::TempDir::new()?;
     let name = "large.bin";
     let source = local.path().join(name);
-    let expected = noise(&source)?;
+    let expected = noise(&source, LARGE)?;
     let browser = Browser::start()?;
     let visit = stage.linked(&browser)?;
     visit.service("docs")?;
@@ -87,7 +87,7 @@ fn a_large_file_goes_up_whole_over_a_killed_tab_and_a_restarted_agent() -> Resul
 fn a_large_file_needs_no_memory_of_its_size() -> Result<()> {
     let stage = Stage::set()?;
     let name = "large.bin";
-    let expected = noise(&stage.files.path().join(name))?;
+    let expected = noise(&stage.files.path().join(name), HUGE)?;
     let browser = Browser::start()?;
     let visit = stage.linked(&browser)?;
     visit.service("docs")?;

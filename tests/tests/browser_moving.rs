@@ -9,7 +9,7 @@ use ringback_tests::{
     browser::Browser,
     case::Stage,
     lab::{Lab, kind::Kind},
-    large_file::{PATIENCE, hash, noise, until_part},
+    large_file::{LARGE, PATIENCE, hash, noise, until_part},
     npm,
     visit::{Visit, device_link},
 };
@@ -70,7 +70,7 @@ impl Scene {
 #[test]
 fn a_download_goes_on_in_another_network() -> Result<()> {
     let scene = Scene::set()?;
-    let expected = noise(&scene.docs.join(NAME))?;
+    let expected = noise(&scene.docs.join(NAME), LARGE)?;
     let browser = scene.browser()?;
     let visit = scene.visit(&browser)?;
     visit.page.click("button", &format!("Download {NAME}"))?;
@@ -86,7 +86,7 @@ fn a_download_goes_on_in_another_network() -> Result<()> {
 fn an_upload_goes_on_in_another_network() -> Result<()> {
     let scene = Scene::set()?;
     let source = scene.stage.lab().dir().join(NAME);
-    let expected = noise(&source)?;
+    let expected = noise(&source, LARGE)?;
     let browser = scene.browser()?;
     let visit = scene.visit(&browser)?;
     visit.upload(&source)?;

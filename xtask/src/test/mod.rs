@@ -3,6 +3,7 @@
 //! Cargo is always asked for the whole workspace and tests are chosen by filters: a build of one
 //! package alone would unite features differently and compile half the dependencies again.
 
+mod durations;
 mod parts;
 
 use std::{
@@ -13,6 +14,7 @@ use std::{
 
 use anyhow::Result;
 use clap::ValueEnum;
+use durations::{Took, slowest};
 
 use crate::{
     say,
@@ -78,10 +80,18 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         ));
         result.is_ok()
     };
+    let mut tests = Vec::new();
     if record("setup".to_owned(), &|| setup::ensure(&needs)) {
         for part in parts {
             say::heading(&part.name());
             record(part.name(), &|| part.run());
+            tests.extend(Took::of_last_run());
+        }
+    }
+    if !tests.is_empty() {
+        say::heading("the slowest tests");
+        for line in slowest(&tests, 10) {
+            say::note(&line);
         }
     }
     Ok(summary(&table))
