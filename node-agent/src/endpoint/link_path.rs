@@ -1,19 +1,19 @@
 //! The paths of one link, as the socket sees them: the pure [`PathSet`], the sockets and connections
 //! that it sends through, and what the fast path may touch without it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use quinn::AsyncUdpSocket;
 use ringback_protocol::PeerId;
 use ringback_protocol::candidate::{Candidate, Kind};
-use ringback_protocol::path::{Class, PathSet, Traffic, Via};
+use ringback_protocol::path::{Class, PathSet, Purpose, Traffic, Transmit, Via};
 use ringback_protocol::receipt::{Nat, PathInUse, Transport, Tried};
 use ringback_protocol::reply::Datagram;
 use tokio::sync::{Notify, mpsc, watch};
@@ -22,6 +22,8 @@ use tokio::task::AbortHandle;
 use super::search_socket::SearchSocket;
 use super::socket::PathSocket;
 
+/// Addresses that a link's peer is remembered at; the oldest is forgotten for a new one.
+const MAX_ADDRESSES: usize = 32;
 /// How long the paths of a link outlive it.
 const LINGER: Duration = Duration::from_secs(1);
 /// How often the path set hears of the link's traffic while there is some.
@@ -53,6 +55,8 @@ pub(super) struct LinkPath {
     sockets: Mutex<HashMap<u16, SearchSocket>>,
     next_connection: AtomicU32,
     in_use: watch::Sender<InUse>,
+    /// Where the peer was heard from on the agent's own socket, the newest last.
+    addresses: Mutex<VecDeque<SocketAddr>>,
     named: mpsc::UnboundedSender<Vec<Candidate>>,
 }
 
@@ -166,6 +170,7 @@ impl LinkPath {
             sockets: Mutex::default(),
             next_connection: AtomicU32::new(1),
             in_use: watch::Sender::default(),
+            addresses: Mutex::default(),
             named,
         };
         (Arc::new(link), heard)
@@ -184,14 +189,16 @@ impl LinkPath {
     pub(super) fn flush(self: &Arc<Self>, socket: &Arc<PathSocket>) {
         let mut paths = self.paths.lock();
         while let Some(transmit) = paths.poll_transmit() {
-            self.send(socket, transmit.via, &transmit.datagram);
+            if self.may_send(socket, &transmit) {
+                self.send(socket, transmit.via, &transmit.datagram);
+            }
         }
         let route = paths.route();
         let in_use = InUse {
             path: paths.in_use(),
             verified: paths.class(),
         };
-        if !paths.is_searching() {
+        if !paths.is_searching() || !socket.restraint().is_searching(self.tag, Instant::now()) {
             self.close_search_sockets(&paths, route);
         }
         let mut current = self.route.lock();
@@ -204,6 +211,36 @@ impl LinkPath {
         self.in_use
             .send_if_modified(|known| std::mem::replace(known, in_use) != in_use);
         self.changed.notify_one();
+    }
+
+    fn may_send(&self, socket: &PathSocket, transmit: &Transmit) -> bool {
+        let now = Instant::now();
+        let restraint = socket.restraint();
+        let Some(to) = transmit.via.address() else {
+            return true;
+        };
+        match transmit.purpose {
+            Purpose::Answered => true,
+            Purpose::Unproven => restraint.may_send(to, now),
+            Purpose::Search => {
+                restraint.may_search(self.tag, self.peer, now) && restraint.may_send(to, now)
+            }
+        }
+    }
+
+    /// The peer has been heard from one more address. Gives one that it is not remembered at any
+    /// more, if there were too many.
+    pub(super) fn heard_at(&self, address: SocketAddr) -> Option<SocketAddr> {
+        let mut addresses = self.addresses.lock();
+        addresses.push_back(address);
+        if addresses.len() <= MAX_ADDRESSES {
+            return None;
+        }
+        let in_use = self.route.lock().via().and_then(Via::address);
+        let oldest = addresses
+            .iter()
+            .position(|known| Some(*known) != in_use && *known != address)?;
+        addresses.remove(oldest)
     }
 
     fn resolve(&self, via: Option<Via>) -> Route {
@@ -256,8 +293,10 @@ impl LinkPath {
         socket: &Arc<PathSocket>,
         number: u16,
     ) -> io::Result<SearchSocket> {
+        let permit = socket.restraint().socket();
+        let permit = permit.ok_or_else(|| io::Error::other("other searches have all sockets"))?;
         let (socket, link) = (Arc::downgrade(socket), Arc::downgrade(self));
-        SearchSocket::open(move |to, contents, stride| {
+        SearchSocket::open(permit, move |to, contents, stride| {
             let (Some(socket), Some(link)) = (socket.upgrade(), link.upgrade()) else {
                 return false;
             };

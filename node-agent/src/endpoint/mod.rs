@@ -8,6 +8,7 @@ pub(crate) mod nat_behaviour;
 mod prober;
 mod reach;
 mod relayed;
+mod restraint;
 mod search_socket;
 mod socket;
 mod stun;

@@ -3,12 +3,12 @@
 //! old ones fail. One task per link, quiet when the link has a UDP path.
 
 use std::collections::HashSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use ringback_protocol::candidate::{Candidate, Kind};
+use ringback_protocol::candidate::{Candidate, Kind, MAX_TCP};
 use ringback_protocol::path::Class;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -17,6 +17,8 @@ use tokio::time::sleep;
 use super::link_path::{InUse, Paths, WeakPaths};
 use super::{Endpoint, addresses, tcp};
 
+/// Addresses that are dialled by TCP for one link, however often the peer names others.
+const MAX_DIALLED: usize = 16;
 /// UDP has this long before TCP is tried.
 const UDP_FIRST: Duration = Duration::from_millis(300);
 /// How long one TCP connection may take.
@@ -49,6 +51,8 @@ pub(super) struct Reach {
     named: mpsc::UnboundedReceiver<Vec<Candidate>>,
     /// The peer's TCP candidates.
     known: Vec<Candidate>,
+    /// All that were ever dialled for this link.
+    ever: HashSet<SocketAddr>,
     /// Those that are being dialled, or carry a connection.
     dialled: Arc<Mutex<HashSet<SocketAddr>>>,
 }
@@ -64,13 +68,15 @@ impl Reach {
             paths: paths.downgrade(),
             named,
             known: Vec::new(),
+            ever: HashSet::new(),
             dialled: Arc::default(),
         }
     }
 
     /// The peer's candidates, of which the TCP ones are dialled unless UDP works soon.
     pub(super) fn set_candidates(&mut self, candidates: &[Candidate]) {
-        self.known = candidates.iter().filter(|c| c.is_tcp()).cloned().collect();
+        let own = self.endpoint.addresses.borrow().public.map(|own| own.ip());
+        self.known = worth_dialling(candidates, own, &mut self.ever);
         self.try_tcp();
     }
 
@@ -159,6 +165,40 @@ impl Reach {
     }
 }
 
+/// The TCP candidates that are dialled: a few, and those in private networks only where the peer may be
+/// on this one. Otherwise whoever has a link could have this host try ports of its neighbours, and learn
+/// by the time that it takes which are open.
+fn worth_dialling(
+    candidates: &[Candidate],
+    own_public: Option<IpAddr>,
+    ever: &mut HashSet<SocketAddr>,
+) -> Vec<Candidate> {
+    let is_private = |candidate: &Candidate| match candidate.address.ip().to_canonical() {
+        IpAddr::V4(ip) => ip.is_private() || ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unique_local() || ip.is_unicast_link_local(),
+    };
+    let seen_by_servers =
+        |candidate: &&Candidate| matches!(candidate.kind, Kind::ServerReflexive | Kind::Mapped);
+    let mut theirs = candidates
+        .iter()
+        .filter(seen_by_servers)
+        .map(|candidate| candidate.address.ip());
+    let same_site = match own_public {
+        Some(own) => theirs.clone().next().is_none() || theirs.any(|ip| ip == own),
+        None => true,
+    };
+    let tcp = candidates.iter().filter(|candidate| candidate.is_tcp());
+    let worth = tcp.filter(|candidate| same_site || !is_private(candidate));
+    worth
+        .take(MAX_TCP)
+        .filter(|candidate| {
+            ever.contains(&candidate.address)
+                || (ever.len() < MAX_DIALLED && ever.insert(candidate.address))
+        })
+        .cloned()
+        .collect()
+}
+
 /// Keeps the connection to the STUN server open for as long as the peer's attempts take.
 async fn hold(stun: TcpStream) {
     sleep(PORT_OPEN).await;
@@ -195,5 +235,50 @@ async fn dial(weak: WeakPaths, kind: Kind, to: SocketAddr, port: u16) {
             }
             Err(error) => tracing::debug!(%error, "a TCP candidate does not answer"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tcp(kind: Kind, address: &str) -> Candidate {
+        Candidate::tcp(kind, address.parse().unwrap())
+    }
+
+    #[test]
+    fn hosts_of_this_lan_are_not_tried_for_a_peer_from_elsewhere() {
+        let own = Some("202.204.16.13".parse().unwrap());
+        let mut named: Vec<_> = (1..=16)
+            .map(|host| tcp(Kind::Host, &format!("192.168.1.{host}:22")))
+            .collect();
+        named.push(Candidate::udp(
+            Kind::ServerReflexive,
+            "4.17.168.2:40000".parse().unwrap(),
+        ));
+        assert!(worth_dialling(&named, own, &mut HashSet::new()).is_empty());
+        named.push(tcp(Kind::Mapped, "4.17.168.2:40001"));
+        let worth = worth_dialling(&named, own, &mut HashSet::new());
+        assert_eq!(worth, [tcp(Kind::Mapped, "4.17.168.2:40001")]);
+    }
+
+    #[test]
+    fn a_neighbour_is_tried_at_few_addresses_however_often_it_names_others() {
+        let own = Some("202.204.16.13".parse().unwrap());
+        let mut ever = HashSet::new();
+        let mut dialled = HashSet::new();
+        for round in 0..100 {
+            let mut named: Vec<_> = (0..16)
+                .map(|host| tcp(Kind::Host, &format!("192.168.{round}.{host}:22")))
+                .collect();
+            named.push(Candidate::udp(
+                Kind::ServerReflexive,
+                "202.204.16.13:40000".parse().unwrap(),
+            ));
+            let worth = worth_dialling(&named, own, &mut ever);
+            assert!(worth.len() <= MAX_TCP);
+            dialled.extend(worth.into_iter().map(|candidate| candidate.address));
+        }
+        assert_eq!(dialled.len(), MAX_DIALLED);
     }
 }

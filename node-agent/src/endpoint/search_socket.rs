@@ -9,6 +9,8 @@ use std::sync::Arc;
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{Runtime as _, TokioRuntime};
 
+use tokio::sync::OwnedSemaphorePermit;
+
 use super::link_path::Io;
 use crate::nat64;
 
@@ -21,6 +23,7 @@ pub(crate) struct SearchSocket(Arc<Open>);
 
 #[derive(Debug)]
 struct Open {
+    _permit: OwnedSemaphorePermit,
     io: Io,
     reader: tokio::task::AbortHandle,
 }
@@ -29,6 +32,7 @@ impl SearchSocket {
     /// `sink` gets what comes in: from where, the bytes, and the bytes of each datagram in them, of
     /// which the last may be shorter. It says whether it wants more.
     pub(crate) fn open(
+        permit: OwnedSemaphorePermit,
         sink: impl FnMut(SocketAddr, &[u8], usize) -> bool + Send + 'static,
     ) -> io::Result<Self> {
         // Searches are for NATs, of which IPv6 has none.
@@ -39,7 +43,11 @@ impl SearchSocket {
         let udp = UdpSocket::bind(any)?;
         let io = TokioRuntime.wrap_udp_socket(udp)?;
         let reader = tokio::spawn(read(io.clone(), sink)).abort_handle();
-        Ok(Self(Arc::new(Open { io, reader })))
+        Ok(Self(Arc::new(Open {
+            _permit: permit,
+            io,
+            reader,
+        })))
     }
 
     /// One datagram; lost if the socket is full. A new socket is not known to the reactor yet and

@@ -33,6 +33,7 @@ use ringback_protocol::reply::Datagram;
 use tokio::sync::mpsc;
 
 use super::link_path::{Io, LinkPath, Paths, Route};
+use super::restraint::Restraint;
 use super::stun::Stun;
 use crate::nat64;
 use crate::rtc::Inlets;
@@ -60,6 +61,7 @@ pub(crate) struct PathSocket {
     beacon: Mutex<Option<BeaconQueue>>,
     /// Who takes those of browsers (PROTOCOL §19).
     browsers: Inlets,
+    restraint: Restraint,
 }
 
 /// Opened handshake datagrams for quinn and what came behind them, and what came by other sockets
@@ -116,6 +118,7 @@ impl PathSocket {
             stun: Stun::default(),
             beacon: Mutex::default(),
             browsers: Inlets::default(),
+            restraint: Restraint::default(),
         })
     }
 
@@ -164,6 +167,11 @@ impl PathSocket {
         let (sender, receiver) = mpsc::channel(64);
         *self.beacon.lock() = Some(sender);
         receiver
+    }
+
+    /// What may be sent to addresses that nobody has answered from.
+    pub(crate) fn restraint(&self) -> &Restraint {
+        &self.restraint
     }
 
     /// Where the datagrams of browsers' links go.
@@ -375,8 +383,12 @@ impl PathSocket {
             known.is_some_and(|known| known.iter().any(|known| Arc::ptr_eq(known, link)))
         };
         if !knows(&self.links.read()) {
+            let given_up = link.heard_at(from);
             let mut links = self.links.write();
             links.by_address.entry(from).or_default().push(link.clone());
+            if let Some(old) = given_up {
+                links.forget_address(old, link);
+            }
         }
     }
 
@@ -507,6 +519,16 @@ impl PathSocket {
 }
 
 impl Links {
+    /// The link's peer is at that address no more, as far as this socket remembers.
+    fn forget_address(&mut self, address: SocketAddr, link: &Arc<LinkPath>) {
+        if let Some(known) = self.by_address.get_mut(&address) {
+            known.retain(|known| !Arc::ptr_eq(known, link));
+            if known.is_empty() {
+                self.by_address.remove(&address);
+            }
+        }
+    }
+
     fn remove(&mut self, link: &LinkPath) {
         let gone = link.virtual_address;
         self.by_tag.remove(&link.tag);

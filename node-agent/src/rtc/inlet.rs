@@ -86,20 +86,12 @@ impl Inlets {
         inlet
     }
 
-    /// Links that are open or under way.
+    /// Links that are open or under way; connections of searches that have not been heard from are
+    /// none.
     pub(crate) fn count(&self) -> usize {
-        self.inlets(false)
-    }
-
-    /// Connections of searches that have not been heard from.
-    pub(super) fn awaited(&self) -> usize {
-        self.inlets(true)
-    }
-
-    fn inlets(&self, awaited: bool) -> usize {
         let tables = self.tables.read();
-        let is = |inlet: &&Arc<Inlet>| inlet.is_awaited.load(Ordering::Relaxed) == awaited;
-        tables.by_name.values().filter(is).count()
+        let is_link = |inlet: &&Arc<Inlet>| !inlet.is_awaited.load(Ordering::Relaxed);
+        tables.by_name.values().filter(is_link).count()
     }
 
     /// From now on the link takes what comes from there. False if it has too many addresses.

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use ringback_protocol::PeerId;
 use ringback_protocol::candidate::{self, Candidate, Kind};
 use ringback_protocol::receipt::Nat;
-use ringback_protocol::rtc::{Description, Leg, MAX_LEGS};
+use ringback_protocol::rtc::{Description, Leg};
 use str0m::ice::IceCreds;
 use stun_types::message::{
     BINDING, Message, MessageClass, MessageType, MessageWriteVec, TransactionId,
@@ -30,8 +30,6 @@ use crate::endpoint::{PathSocket, SearchSocket};
 
 /// How long a search takes.
 const LENGTH: Duration = Duration::from_secs(6);
-/// Searches at a time.
-const MAX_SEARCHES: usize = 4;
 const TICK: Duration = Duration::from_millis(20);
 
 /// Sockets of a device behind a symmetric NAT.
@@ -127,7 +125,11 @@ pub(super) fn begin(
     first: BrowserLink,
     links: mpsc::Sender<BrowserLink>,
 ) -> Vec<Leg> {
-    if socket.browsers().awaited() + offer.legs.len() > MAX_SEARCHES * MAX_LEGS {
+    if !socket
+        .restraint()
+        .may_search(rand::random(), caller, Instant::now())
+    {
+        tracing::info!(?caller, "no search for a path: there are as many as may be");
         return Vec::new();
     }
     let connections = offer.legs.iter().map(|leg| {
@@ -191,12 +193,15 @@ impl Search {
         let mut ticks = tokio::time::interval(TICK);
         for _ in 0..ROUNDS {
             let next = tokio::time::Instant::now() + ROUND;
-            for sent in 0..SOCKETS * to.len() {
+            let targets = to.len();
+            for sent in 0..SOCKETS * targets {
                 if sent % OPENINGS_PER_TICK == 0 {
                     ticks.tick().await;
                 }
-                match self.numbered(sent / to.len()) {
-                    Ok(socket) => socket.send(to[sent % to.len()], &opening),
+                let to = to[sent % to.len()];
+                self.permitted(to, &mut ticks).await;
+                match self.numbered(sent / targets) {
+                    Ok(socket) => socket.send(to, &opening),
                     Err(error) => {
                         tracing::debug!(%error, "no further socket for the search");
                         break;
@@ -219,7 +224,16 @@ impl Search {
             }
             let host = hosts[sent % hosts.len()];
             let port = FIRST_PORT + offset as u16;
-            self.socket.send((host, port).into(), &opening);
+            let to = (host, port).into();
+            self.permitted(to, &mut ticks).await;
+            self.socket.send(to, &opening);
+        }
+    }
+
+    /// Waits until the budget of what is sent to strangers has a datagram left.
+    async fn permitted(&self, to: SocketAddr, ticks: &mut tokio::time::Interval) {
+        while !self.socket.restraint().may_send(to, Instant::now()) {
+            ticks.tick().await;
         }
     }
 
@@ -231,7 +245,10 @@ impl Search {
         }
         let search = Arc::downgrade(self);
         let mut inlet: Option<Arc<Inlet>> = None;
-        let socket = SearchSocket::open(move |from, contents, stride| {
+        let permit = self.socket.restraint().socket();
+        let permit =
+            permit.ok_or_else(|| std::io::Error::other("other searches have all sockets"))?;
+        let socket = SearchSocket::open(permit, move |from, contents, stride| {
             if inlet.is_none() {
                 let Some(search) = search.upgrade() else {
                     return false;
@@ -303,6 +320,8 @@ fn opening() -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use ringback_protocol::rtc::MAX_LEGS;
+
     use super::*;
 
     fn offer(legs: usize) -> Description {

@@ -18,6 +18,10 @@ use crate::device::Agent;
 use crate::failure::{Exit, Failure};
 use crate::forward::{self, Event, Listen};
 
+/// The lowest port that a caller may have opened: an agent that runs as root could stand in for this
+/// host's own services on lower ones.
+const FIRST_PORT: u16 = 1024;
+
 /// How many more calls this agent makes for its callers.
 #[derive(Debug)]
 pub(crate) struct Dials(Semaphore);
@@ -82,6 +86,10 @@ async fn call(
         let only = "a port can be opened on the loopback only, as 127.0.0.1:8080";
         return Err(failed("bad_listen", only));
     };
+    if (1..FIRST_PORT).contains(&bind.port()) {
+        let low = format!("ports below {FIRST_PORT} are not opened for callers");
+        return Err(failed("bad_listen", low));
+    }
     if let Err(error) = name::check(&dial.service) {
         let text = format!("'{}': {error}", dial.service);
         return Err(failed(Code::UnknownService.as_str(), text));

@@ -23,7 +23,7 @@ use datagram::{Message, Opener, Sealer};
 use remote::{Remote, Situation};
 use search::Search;
 pub use search::{PROBES as SEARCH_PROBES, SOCKETS as SEARCH_SOCKETS};
-pub use via::{Class, Transmit, Via};
+pub use via::{Class, Purpose, Transmit, Via};
 use whereabouts::Offers;
 
 use crate::candidate::{Candidate, Kind, MAX_CANDIDATES, canonical};
@@ -624,7 +624,7 @@ impl PathSet {
         for via in ways.into_iter().flatten() {
             self.pings += 1;
             let nonce = nonce(&self.nonce_seed, self.pings);
-            self.push(via, &Message::Ping(nonce));
+            self.push_for(Purpose::Search, via, &Message::Ping(nonce));
         }
     }
 
@@ -642,8 +642,22 @@ impl PathSet {
     }
 
     fn push(&mut self, via: Via, message: &Message) {
+        let is_heard = self.find(via).is_some_and(|r| r.heard.is_some());
+        let purpose = if is_heard || via.address().is_none() {
+            Purpose::Answered
+        } else {
+            Purpose::Unproven
+        };
+        self.push_for(purpose, via, message);
+    }
+
+    fn push_for(&mut self, purpose: Purpose, via: Via, message: &Message) {
         if let Some(datagram) = self.sealer.seal(message) {
-            self.transmits.push_back(Transmit { via, datagram });
+            self.transmits.push_back(Transmit {
+                via,
+                datagram,
+                purpose,
+            });
         }
     }
 }

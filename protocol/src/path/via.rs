@@ -64,4 +64,16 @@ impl Class {
 pub struct Transmit {
     pub via: Via,
     pub datagram: Vec<u8>,
+    pub purpose: Purpose,
+}
+
+/// How far a datagram that is sent is known to be welcome where it goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// The peer has been heard from there, or it goes by a connection.
+    Answered,
+    /// The peer has named the address; nobody has answered from there.
+    Unproven,
+    /// As that, and it is one of the many of a search (§10.2).
+    Search,
 }
