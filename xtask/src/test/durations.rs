@@ -25,7 +25,7 @@ impl Took {
 /// One line for each of the slowest.
 pub(super) fn slowest(tests: &[Took], count: usize) -> Vec<String> {
     let mut tests = tests.to_vec();
-    tests.sort_by(|a, b| b.duration.cmp(&a.duration));
+    tests.sort_by_key(|test| std::cmp::Reverse(test.duration));
     tests
         .iter()
         .take(count)
