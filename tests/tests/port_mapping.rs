@@ -2,7 +2,12 @@
 //! router's restart, and gone after every kind of end.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
+    io::{Read as _, Write as _},
+    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -16,7 +21,9 @@ use ringback_tests::{
         coturn::Coturn,
         file_server::FileServer,
         mapping_router::{Forwarded, MappingRouter, Settings},
+        namespace::Namespace,
         registry::Registry,
+        site::LAN_ROUTER,
     },
     profile::{Profile, Up},
 };
@@ -396,5 +403,114 @@ fn a_call_uses_the_mapped_ports_of_both_sides() -> Result<()> {
     call.process.interrupt(SOON)?;
     assert_eq!(caller_router.forwarded()?, []);
     assert_eq!(journals(&caller)?, 0);
+    Ok(())
+}
+
+/// A gateway that answers every search at once, and whose services map nothing: no line leads out of
+/// them. Counts what it is asked for by HTTP.
+fn decoy(host: &Namespace, address: Ipv4Addr) -> Result<Arc<AtomicUsize>> {
+    const PORT: u16 = 5555;
+    let group = Ipv4Addr::new(239, 255, 255, 250);
+    let search = host.enter(|| -> std::io::Result<UdpSocket> {
+        use socket2::{Domain, Socket, Type};
+        let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+        // The real one shares the port.
+        socket.set_reuse_address(true)?;
+        socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, 1900)).into())?;
+        socket.join_multicast_v4(&group, &address)?;
+        Ok(socket.into())
+    })??;
+    let listener = host.listen((address, PORT))?;
+    std::thread::spawn(move || {
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\nST: upnp:rootdevice\r\nLOCATION: http://{address}:{PORT}/root.xml\r\n\r\n"
+        );
+        let mut buffer = [0; 2048];
+        while let Ok((_, from)) = search.recv_from(&mut buffer) {
+            let _ = search.send_to(answer.as_bytes(), from);
+        }
+    });
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = asked.clone();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            counted.fetch_add(1, Ordering::Relaxed);
+            let mut request = [0; 4096];
+            let read = stream.read(&mut request).unwrap_or(0);
+            let request = String::from_utf8_lossy(&request[..read]).into_owned();
+            let (status, body) = if request.starts_with("GET /root.xml") {
+                ("200 OK", DESCRIPTION.to_owned())
+            } else if request.starts_with("GET /scpd.xml") {
+                ("200 OK", SCPD.to_owned())
+            } else {
+                ("500 Internal Server Error", FAULT.to_owned())
+            };
+            let _ = write!(
+                stream,
+                "HTTP/1.1 {status}\r\nContent-Type: text/xml\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+                body.len()
+            );
+        }
+    });
+    Ok(asked)
+}
+
+const DESCRIPTION: &str = "<?xml version=\"1.0\"?><root xmlns=\"urn:schemas-upnp-org:device-1-0\"><device>\
+    <deviceType>urn:schemas-upnp-org:device:InternetGatewayDevice:1</deviceType><serviceList>\
+    <service><serviceType>urn:schemas-upnp-org:service:WANPPPConnection:1</serviceType>\
+    <SCPDURL>/scpd.xml</SCPDURL><controlURL>/ppp</controlURL></service>\
+    <service><serviceType>urn:schemas-upnp-org:service:WANIPConnection:1</serviceType>\
+    <SCPDURL>/scpd.xml</SCPDURL><controlURL>/ip</controlURL></service>\
+    </serviceList></device></root>";
+const SCPD: &str = "<?xml version=\"1.0\"?><scpd xmlns=\"urn:schemas-upnp-org:service-1-0\"><actionList>\
+    <action><name>GetExternalIPAddress</name><argumentList><argument><name>NewExternalIPAddress</name>\
+    <direction>out</direction></argument></argumentList></action></actionList></scpd>";
+const FAULT: &str = "<?xml version=\"1.0\"?><s:Envelope xmlns:s=\"http://schemas.xmlsoap.org/soap/envelope/\">\
+    <s:Body><s:Fault><faultcode>s:Client</faultcode><faultstring>UPnPError</faultstring><detail>\
+    <UPnPError xmlns=\"urn:schemas-upnp-org:control-1-0\"><errorCode>501</errorCode>\
+    <errorDescription>Action Failed</errorDescription></UPnPError></detail></s:Fault></s:Body></s:Envelope>";
+
+/// Another box of the LAN answers first, and so does another device of the router, none of whose
+/// services has a line.
+#[test]
+fn the_gateway_that_works_is_used_whoever_answers_first() -> Result<()> {
+    const BOX: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 8);
+    let lab = Lab::builder().build()?;
+    let _coturn = Coturn::start(&lab)?;
+    let registry = Registry::start(&lab)?;
+    let other = lab.device().add_host("box", BOX)?;
+    let of_box = decoy(&other, BOX)?;
+    let of_router = decoy(lab.device().router(), LAN_ROUTER)?;
+    let router = MappingRouter::start(&lab, lab.device(), UPNP)?;
+    let device = Profile::new(&lab, &registry, lab.device().host(), "nas");
+    let mut up = device.up(&registry, &["--port", "40100"])?;
+    let external = mapped(&device, "UPnP")?;
+    let forwarded = router.forwarded()?;
+    ensure!(udp(&forwarded, external).is_some(), "{forwarded:?}");
+    // The description, and both of its services.
+    ensure!(
+        of_router.load(Ordering::Relaxed) >= 3,
+        "the router's other device was tried"
+    );
+    assert_eq!(
+        of_box.load(Ordering::Relaxed),
+        0,
+        "no other host is asked anything"
+    );
+
+    // What a killed process has left is found, too, behind all of them.
+    up.process.kill9()?;
+    ensure!(udp(&router.forwarded()?, external).is_some());
+    configure_port(&device, 40200)?;
+    let mut up = device.up_again()?;
+    let second = mapped(&device, "UPnP")?;
+    let forwarded = router.forwarded()?;
+    assert_eq!(udp(&forwarded, second).map(|(.., port)| *port), Some(40200));
+    ensure!(
+        forwarded.iter().all(|(.., port)| *port == 40200),
+        "{forwarded:?}"
+    );
+    up.process.interrupt(SOON)?;
+    assert_eq!(router.forwarded()?, []);
     Ok(())
 }

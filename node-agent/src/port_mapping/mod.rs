@@ -8,6 +8,7 @@
 mod announcement;
 mod journal;
 mod router;
+mod ssdp;
 mod upnp;
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};

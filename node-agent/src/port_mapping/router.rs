@@ -10,8 +10,9 @@ use crab_nat::{
 };
 
 use super::journal::{Entry, Journal};
-use super::upnp::{self, Igd};
-use super::{Mapping, Method, Place, Settings, Transport};
+use super::ssdp::Search;
+use super::upnp::Igd;
+use super::{Mapping, Method, Place, Settings, Transport, is_public};
 use crate::clock::unix_time;
 
 /// A router answers in a few milliseconds: 250 ms, and 500 ms after one repetition.
@@ -24,6 +25,8 @@ const TIMING: TimeoutConfig = TimeoutConfig {
 const UPNP_SEARCH: Duration = Duration::from_millis(1300);
 /// The search when nobody waits: they may think for 3 s (`MX` of the search).
 const PATIENT_UPNP_SEARCH: Duration = Duration::from_secs(4);
+/// The search for what has a mapping of an earlier run, within what a deletion may take.
+const DELETION_SEARCH: Duration = Duration::from_millis(800);
 /// For the steps of a mapping by UPnP after that.
 const UPNP_LIMIT: Duration = Duration::from_secs(3);
 /// How much longer than its lease a mapping is taken for existing: clocks differ.
@@ -97,8 +100,7 @@ pub(super) async fn map(
     } else {
         UPNP_SEARCH
     };
-    let search = tokio::spawn(upnp::search(place, limit));
-    let search = AbortOnDrop(search);
+    let search = Search::start(place, limit);
     let (by_pcp, external) = tokio::join!(
         map_each(Method::Pcp, place, settings, journal, None),
         natpmp::external_address(place.router.into(), Some(TIMING))
@@ -128,18 +130,46 @@ pub(super) async fn map(
             }
         }
     }
-    if let Some(igd) = search.finish().await {
-        asked.found.push(Method::Upnp);
-        let made = tokio::time::timeout(UPNP_LIMIT, map_by_upnp(&igd, place, settings, journal));
-        let made = made.await;
-        asked.igd = Some(igd);
+    match map_by_any(search, asked, place, settings, journal).await {
+        Ok(held) => Ok(held),
+        Err(refusal) => Err(refusal.or(reason).unwrap_or(Refusal::Silent)),
+    }
+}
+
+/// The first control point that maps on a public address; where none does, one that maps.
+async fn map_by_any(
+    mut search: Search,
+    asked: &mut Asked,
+    place: Place,
+    settings: &Settings,
+    journal: &mut Journal,
+) -> Result<Vec<Held>, Option<Refusal>> {
+    let mut refusal = None;
+    let mut behind_nat = Vec::new();
+    loop {
+        let (igd, anywhere) = match search.next().await {
+            Some(igd) => (igd, false),
+            None => match behind_nat.pop() {
+                Some(igd) => (igd, true),
+                None => return Err(refusal),
+            },
+        };
+        if !asked.found.contains(&Method::Upnp) {
+            asked.found.push(Method::Upnp);
+        }
+        let making = map_by_upnp(&igd, place, settings, journal, anywhere);
+        let made = tokio::time::timeout(UPNP_LIMIT, making).await;
         match made {
-            Ok(Ok(held)) => return Ok(held),
-            Ok(Err(failure)) => reason = failure.into_refusal_by(Method::Upnp).or(reason),
-            Err(_) => reason = Some(Refusal::Refused("UPnP: it takes too long".into())),
+            Ok(Ok(Some(held))) => {
+                asked.igd = Some(igd);
+                return Ok(held);
+            }
+            // The first of them is asked last of all, and first of these.
+            Ok(Ok(None)) => behind_nat.insert(0, igd),
+            Ok(Err(failure)) => refusal = failure.into_refusal_by(Method::Upnp).or(refusal),
+            Err(_) => refusal = Some(Refusal::Refused("UPnP: it takes too long".into())),
         }
     }
-    Err(reason.unwrap_or(Refusal::Silent))
 }
 
 /// Asks for a mapping that exists once more.
@@ -223,16 +253,10 @@ pub(super) async fn delete(asked: &Asked, entry: &Entry) -> Deletion {
         Method::NatPmp => natpmp::try_drop_mapping(router, protocol, Some(port), Some(TIMING))
             .await
             .map_err(Failure::from),
-        Method::Upnp => {
-            let found = match &asked.igd {
-                Some(igd) => Some(igd.clone()),
-                None => upnp::search(entry.place, UPNP_SEARCH).await,
-            };
-            match found {
-                Some(igd) => igd.delete(entry).await.map_err(Failure::Refused),
-                None => Err(Failure::Silent),
-            }
-        }
+        Method::Upnp => match &asked.igd {
+            Some(igd) => igd.delete(entry).await.map(drop).map_err(Failure::Refused),
+            None => delete_by_any(entry).await,
+        },
     };
     tracing::debug!(?deleted, method = ?entry.method, "deleting a mapping");
     match deleted {
@@ -240,6 +264,21 @@ pub(super) async fn delete(asked: &Asked, entry: &Entry) -> Deletion {
         Ok(()) | Err(Failure::Refused(_) | Failure::NoAddress) => Deletion::Gone,
         Err(Failure::Silent) => Deletion::Unanswered,
     }
+}
+
+/// Whichever control point has the mapping deletes it.
+async fn delete_by_any(entry: &Entry) -> Result<(), Failure> {
+    let mut search = Search::start(entry.place, DELETION_SEARCH);
+    let mut deleted = Err(Failure::Silent);
+    while let Some(igd) = search.next().await {
+        match igd.delete(entry).await {
+            Ok(true) => return Ok(()),
+            Ok(false) => deleted = Ok(()),
+            Err(why) if deleted.is_err() => deleted = Err(Failure::Refused(why)),
+            Err(_) => {}
+        }
+    }
+    deleted
 }
 
 /// PCP or NAT-PMP for all ports.
@@ -323,14 +362,21 @@ async fn ask(
     Ok(Held::new(entry, external, mapping.lifetime()))
 }
 
+/// `None`: the router's address there is not public, and it need not be `anywhere`.
 async fn map_by_upnp(
     igd: &Igd,
     place: Place,
     settings: &Settings,
     journal: &mut Journal,
-) -> Result<Vec<Held>, Failure> {
+    anywhere: bool,
+) -> Result<Option<Vec<Held>>, Failure> {
     let external = igd.external_address().await.map_err(Failure::Refused)?;
+    // Without a line a service says 0.0.0.0.
+    let external = external.filter(|external| !external.is_unspecified());
     let external = external.ok_or(Failure::NoAddress)?;
+    if !anywhere && !is_public(external) {
+        return Ok(None);
+    }
     let taken = igd.table().await.unwrap_or_default();
     let mut held = Vec::new();
     for (transport, port) in settings.ports() {
@@ -346,7 +392,7 @@ async fn map_by_upnp(
             Err(why) => tracing::debug!(why, "no TCP port by UPnP"),
         }
     }
-    Ok(held)
+    Ok(Some(held))
 }
 
 /// When a mapping that is made now is surely over, in Unix seconds.
@@ -413,20 +459,5 @@ impl From<natpmp::Failure> for Failure {
             natpmp::Failure::NetworkFailure => Self::NoAddress,
             failure => Self::Refused(failure.to_string()),
         }
-    }
-}
-
-/// A search that ends with whoever wanted it.
-struct AbortOnDrop(tokio::task::JoinHandle<Option<Igd>>);
-
-impl AbortOnDrop {
-    async fn finish(mut self) -> Option<Igd> {
-        (&mut self.0).await.ok().flatten()
-    }
-}
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }

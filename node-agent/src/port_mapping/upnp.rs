@@ -1,13 +1,12 @@
-//! UPnP-IGD: a gateway is searched for by multicast and asked by SOAP.
+//! UPnP-IGD: a control point of the router, asked by SOAP. [`super::ssdp`] finds it.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 use igd_next::aio::Gateway;
-use igd_next::aio::tokio::{Tokio, search_gateway};
+use igd_next::aio::tokio::Tokio;
 use igd_next::{
     AddPortError, GetExternalIpError, PortMappingEntry, PortMappingProtocol, RequestError,
-    SearchOptions,
 };
 
 use super::journal::{Entry, Journal};
@@ -28,28 +27,11 @@ const TABLE_TIME: Duration = Duration::from_millis(500);
 #[derive(Debug, Clone)]
 pub(super) struct Igd(Gateway<Tokio>);
 
-/// Finds the control point of the router of `place`; others on the LAN do not count, as this host's
-/// packets do not go through them.
-pub(super) async fn search(place: Place, limit: Duration) -> Option<Igd> {
-    let mut options = SearchOptions::default();
-    // By the interface that leads to the router.
-    options.bind_addr = (place.local, 0).into();
-    options.timeout = Some(limit);
-    options.single_search_timeout = Some(limit);
-    match search_gateway(options).await {
-        Ok(gateway) if gateway.addr.ip() == IpAddr::V4(place.router) => Some(Igd(gateway)),
-        Ok(gateway) => {
-            tracing::debug!(found = %gateway.addr, "a UPnP gateway that is not the router");
-            None
-        }
-        Err(error) => {
-            tracing::debug!(%error, "no UPnP gateway");
-            None
-        }
-    }
-}
-
 impl Igd {
+    pub(super) fn new(gateway: Gateway<Tokio>) -> Self {
+        Self(gateway)
+    }
+
     /// The router's own address outside; `None` if it says that it has none.
     pub(super) async fn external_address(&self) -> Result<Option<Ipv4Addr>, String> {
         match self.0.get_external_ip().await {
@@ -150,8 +132,9 @@ impl Igd {
         }
     }
 
-    /// Deletes a mapping unless the router shows that it is another's by now.
-    pub(super) async fn delete(&self, entry: &Entry) -> Result<(), String> {
+    /// Deletes a mapping unless the router shows that it is another's by now, or none; says whether
+    /// it was there.
+    pub(super) async fn delete(&self, entry: &Entry) -> Result<bool, String> {
         let protocol = protocol(entry.transport);
         let local = SocketAddrV4::new(entry.place.local, entry.port);
         if let Some(table) = self.table().await {
@@ -159,14 +142,15 @@ impl Igd {
                 other.external_port == entry.external_port && other.protocol == protocol
             };
             match table.iter().find(at_port) {
-                Some(other) if !leads_to(other, local) => return Ok(()),
-                None if table.len() < TABLE_LIMIT as usize => return Ok(()),
+                Some(other) if !leads_to(other, local) => return Ok(false),
+                None if table.len() < TABLE_LIMIT as usize => return Ok(false),
                 _ => {}
             }
         }
         self.0
             .remove_port(protocol, entry.external_port)
             .await
+            .map(|()| true)
             .map_err(|error| brief(&error))
     }
 
