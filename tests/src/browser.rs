@@ -55,6 +55,7 @@ pub struct Options {
     prefix: Vec<String>,
     trusted: Vec<String>,
     arguments: Vec<String>,
+    preferences: Option<serde_json::Value>,
 }
 
 /// A file that a page gave to be saved.
@@ -89,9 +90,21 @@ impl Options {
         self
     }
 
+    /// With settings of the person, as they stand in a profile's `Preferences`.
+    #[must_use]
+    pub fn preferences(mut self, preferences: serde_json::Value) -> Self {
+        self.preferences = Some(preferences);
+        self
+    }
+
     /// Starts it with an empty profile.
     pub fn start(self) -> Result<Browser> {
         let dir = TempDir::new()?;
+        if let Some(preferences) = &self.preferences {
+            let profile = dir.path().join("profile/Default");
+            std::fs::create_dir_all(&profile)?;
+            std::fs::write(profile.join("Preferences"), preferences.to_string())?;
+        }
         let (child, tools) = launch(&self, dir.path())?;
         Ok(Browser {
             child,

@@ -16,6 +16,9 @@ use crate::{
     registry::Registry,
 };
 
+/// The host of a shared origin. A browser has to be told to isolate it, for tests to reach its frames.
+pub const SHARED_HOST: &str = "pages.lan.localhost";
+
 /// A registry, a device and its LAN on the loopback.
 #[derive(Debug)]
 pub struct Stage {
@@ -28,6 +31,8 @@ pub struct Stage {
     pub files: TempDir,
     /// The origin that pages of LANs are shown on; `*` is the site.
     pub lan_origin: String,
+    /// Where the registry's page is opened.
+    pub page_origin: String,
     _lan: Workerd,
     _lan_dir: TempDir,
 }
@@ -41,6 +46,10 @@ pub struct Plan {
     pub site: Option<Vec<(&'static str, Answer)>>,
     /// Further arguments of `ringback expose`.
     pub exposes: Vec<Vec<String>>,
+    /// Whether all sites are shown on one origin. It then belongs to the same site as the registry's
+    /// page, as on workers.dev, so that the browser keeps neither storage nor service workers apart
+    /// by who frames them: what is opened beside the page meets the page's.
+    pub is_shared: bool,
 }
 
 impl Stage {
@@ -55,9 +64,15 @@ impl Stage {
             .enable_all()
             .build()?;
         let lan_dir = TempDir::new()?;
-        let lan = Workerd::start(Config::lan(lan_dir.path(), "http://127.0.0.1:*")?)?;
         // Names below localhost lead to the loopback, and are as good as TLS to the browser.
-        let lan_origin = format!("http://*.lan.localhost:{}", lan.addr().port());
+        let (page_host, lan_host) = if plan.is_shared {
+            ("registry.lan.localhost", SHARED_HOST)
+        } else {
+            ("127.0.0.1", "*.lan.localhost")
+        };
+        let framed_by = format!("http://{page_host}:*");
+        let lan = Workerd::start(Config::lan(lan_dir.path(), &framed_by)?)?;
+        let lan_origin = format!("http://{lan_host}:{}", lan.addr().port());
         let registry = {
             let origin = lan_origin.clone();
             Registry::with(move |config| {
@@ -89,6 +104,7 @@ impl Stage {
             .env("PS1", "$ ")
             .env("HOME", files.path());
         let device = Device::up(profile, &origin, up);
+        let page_origin = origin.replace("127.0.0.1", page_host);
         Ok(Self {
             runtime,
             registry,
@@ -96,6 +112,7 @@ impl Stage {
             site,
             files,
             lan_origin,
+            page_origin,
             _lan: lan,
             _lan_dir: lan_dir,
         })
@@ -103,7 +120,7 @@ impl Stage {
 
     /// What the device's owner gives to somebody: ID and password.
     pub fn link(&self) -> String {
-        device_link(&self.registry.origin(), &self.device.id, PASSWORD)
+        device_link(&self.page_origin, &self.device.id, PASSWORD)
     }
 
     /// Starts the device's agent again with the same profile and environment.

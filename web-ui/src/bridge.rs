@@ -19,7 +19,14 @@ use ringback_wasm::{Mode, Stream};
 use wasm_bindgen::{JsCast, JsValue, closure::Closure};
 use web_sys::{MessageEvent, MessagePort};
 
-use crate::{browser, cookies::Cookies, live::Live, sentence::Failure, state::Call};
+use crate::{
+    browser,
+    cookies::{Asker, Cookies},
+    live::Live,
+    sentence::Failure,
+    site::{self, Site},
+    state::Call,
+};
 
 /// Chunks that are on their way to the service worker at most.
 const WINDOW: u32 = 16;
@@ -31,11 +38,30 @@ const AT_ONCE: usize = 32;
 pub(crate) struct Bridge {
     call: Call,
     service: Rc<str>,
-    /// `http://host:port` of the page on the device's network, as its redirects name it.
-    target: Rc<str>,
+    /// The page's address on the device's network.
+    site: Rc<Site>,
     cookies: Rc<RefCell<Cookies>>,
+    served: Rc<RefCell<Option<Served>>>,
     /// Where the page is, by its navigations.
     pub(crate) place: Live<String>,
+}
+
+/// A port that is answered. Who has its other end is not asked: so it ends with the frame it was for.
+struct Served {
+    port: MessagePort,
+    exchanges: Exchanges,
+    queue: Rc<RefCell<Vec<JsValue>>>,
+    _on_message: Closure<dyn FnMut(MessageEvent)>,
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.port.set_onmessage(None);
+        self.port.close();
+        // Those under way end by this, as if they were cancelled.
+        self.queue.borrow_mut().clear();
+        self.exchanges.borrow_mut().clear();
+    }
 }
 
 type Exchanges = Rc<RefCell<HashMap<u32, mpsc::UnboundedSender<Said>>>>;
@@ -51,18 +77,21 @@ impl Bridge {
         Self {
             call,
             service: service.into(),
-            target: target.unwrap_or_default().trim_end_matches('/').into(),
+            site: Rc::new(Site::new(target.unwrap_or_default())),
             cookies: Rc::default(),
+            served: Rc::default(),
             place: Live::new("/".into()),
         }
     }
 
-    /// Answers what comes over `port` until it is closed or replaced.
+    /// Answers what comes over `port` until it is replaced, or [`Self::close`].
     pub(crate) fn serve(&self, port: &MessagePort) {
+        self.close();
         let exchanges = Exchanges::default();
         let queue: Rc<RefCell<Vec<JsValue>>> = Rc::default();
         let running = Rc::new(Cell::new(0));
         let (bridge, to) = (self.clone(), port.clone());
+        let (waiting, under_way) = (queue.clone(), exchanges.clone());
         let on_message = Closure::<dyn FnMut(MessageEvent)>::new(move |event: MessageEvent| {
             let data = event.data();
             let Some(id) = number(&data, "id") else {
@@ -78,7 +107,18 @@ impl Bridge {
             bridge.next(&queue, &running, &exchanges, &to);
         });
         port.set_onmessage(Some(on_message.as_ref().unchecked_ref()));
-        on_message.forget();
+        *self.served.borrow_mut() = Some(Served {
+            port: port.clone(),
+            exchanges: under_way,
+            queue: waiting,
+            _on_message: on_message,
+        });
+    }
+
+    /// Answers nobody any more.
+    pub(crate) fn close(&self) {
+        let served = self.served.borrow_mut().take();
+        drop(served);
     }
 
     /// Begins the next exchange that waits, if there is room for it.
@@ -247,9 +287,16 @@ impl Bridge {
             .dyn_into::<ArrayBuffer>()
             .ok()
             .map(|body| Uint8Array::new(&body).to_vec());
+        let from = field(message, "from").as_string();
+        let asker = match from.as_deref() {
+            Some("page" | "address") => Asker::Site,
+            // It may lead here, and nothing else.
+            Some("elsewhere") if method == "GET" => Asker::Other,
+            _ => return Err(bad()),
+        };
         let mut headers: Vec<Header> = pairs(&field(message, "headers"))
             .into_iter()
-            .filter(|(name, _)| goes_out(name))
+            .filter(|(name, _)| site::goes_out(name))
             .map(|(name, value)| Header::new(name, value))
             .collect();
         // Nothing decodes on the way back but the service worker, which knows these.
@@ -257,7 +304,12 @@ impl Bridge {
         if let Ok(agent) = browser::window().navigator().user_agent() {
             headers.push(Header::new("user-agent", agent));
         }
-        if let Some(cookies) = self.cookies.borrow().header(&target) {
+        if from.as_deref() == Some("page") {
+            let referrer = field(message, "referrer").as_string().unwrap_or_default();
+            let named = self.site.origin_and_referer(&method, &referrer);
+            headers.extend(named.map(|(name, value)| Header::new(name, value)));
+        }
+        if let Some(cookies) = self.cookies.borrow().header(&target, asker) {
             headers.push(Header::new("cookie", cookies));
         }
         if let Some(body) = &body {
@@ -286,15 +338,24 @@ impl Bridge {
                 continue;
             }
             let value = match name.as_str() {
-                "location" => local(&value, &self.target),
+                "location" => self.site.local(&value),
                 "content-security-policy" | "content-security-policy-report-only" => {
-                    without_ancestors(&value)
+                    site::without_ancestors(&value)
                 }
                 _ => value,
             };
-            if comes_in(&name) {
+            if site::comes_in(&name) {
                 headers.push(&Array::of2(&name.into(), &value.into()));
             }
+        }
+        // Framed by the registry's page only; and documents say where their requests come from, by
+        // which the service worker knows them, but to their own site only.
+        let framed = format!("frame-ancestors 'self' {}", browser::origin());
+        for (name, value) in [
+            ("content-security-policy", framed.as_str()),
+            ("referrer-policy", "same-origin"),
+        ] {
+            headers.push(&Array::of2(&name.into(), &value.into()));
         }
         let message = Object::new();
         set(&message, "id", &id.into());
@@ -302,58 +363,6 @@ impl Bridge {
         set(&message, "headers", &headers);
         let _ = port.post_message(&message);
     }
-}
-
-/// Request headers that belong to this browser's hop, or name this origin.
-fn goes_out(name: &str) -> bool {
-    !matches!(
-        name.to_ascii_lowercase().as_str(),
-        "host"
-            | "origin"
-            | "referer"
-            | "cookie"
-            | "accept-encoding"
-            | "content-length"
-            | "user-agent"
-    ) && !name.to_ascii_lowercase().starts_with("sec-")
-}
-
-/// Response headers that would keep the page from being framed, or speak for the whole origin.
-fn comes_in(name: &str) -> bool {
-    !matches!(
-        name,
-        "x-frame-options"
-            | "strict-transport-security"
-            | "clear-site-data"
-            | "service-worker-allowed"
-            | "alt-svc"
-            | "public-key-pins"
-            | "cross-origin-opener-policy"
-            | "cross-origin-embedder-policy"
-            | "cross-origin-resource-policy"
-    )
-}
-
-/// A redirect to the page's own host stays on the bridge.
-fn local(location: &str, target: &str) -> String {
-    match location.strip_prefix(target) {
-        Some(rest) if !target.is_empty() && rest.is_empty() => "/".into(),
-        Some(rest) if !target.is_empty() && rest.starts_with(['/', '?']) => rest.into(),
-        _ => location.into(),
-    }
-}
-
-fn without_ancestors(policy: &str) -> String {
-    policy
-        .split(';')
-        .filter(|directive| {
-            !directive
-                .trim_start()
-                .to_ascii_lowercase()
-                .starts_with("frame-ancestors")
-        })
-        .collect::<Vec<_>>()
-        .join(";")
 }
 
 fn refused(code: &HttpError, detail: &str) -> Failure {

@@ -1,5 +1,6 @@
-//! The cookies of one page of a device's network (RFC 6265). A service worker can neither set nor
-//! send cookies, so they are kept here, in memory, for as long as the page is open.
+//! The cookies of one page of a device's network (RFC 6265, and its SameSite of 6265bis). A service
+//! worker can neither set nor send cookies, so they are kept here, in memory, for as long as the page
+//! is open.
 
 use std::cmp::Reverse;
 
@@ -16,6 +17,26 @@ struct Cookie {
     name: String,
     value: String,
     path: String,
+    same_site: SameSite,
+}
+
+/// Whose requests a cookie goes with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum SameSite {
+    /// The site's own.
+    Strict,
+    /// And where another site leads to it. Also what says nothing, or `None`: requests that another
+    /// site makes otherwise are never carried.
+    Lax,
+}
+
+/// Who makes a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asker {
+    /// The site itself, or the person.
+    Site,
+    /// Another site, which leads a frame to it.
+    Other,
 }
 
 impl Cookies {
@@ -36,6 +57,7 @@ impl Cookies {
             name: name.trim().to_owned(),
             value: value.trim().to_owned(),
             path: folder(path).to_owned(),
+            same_site: SameSite::Lax,
         };
         if cookie.name.is_empty() {
             return;
@@ -46,6 +68,10 @@ impl Cookies {
             let value = value.trim();
             match key.trim().to_ascii_lowercase().as_str() {
                 "path" if value.starts_with('/') => cookie.path = value.to_owned(),
+                "samesite" if value.eq_ignore_ascii_case("strict") => {
+                    cookie.same_site = SameSite::Strict;
+                }
+                "samesite" => cookie.same_site = SameSite::Lax,
                 "max-age" => gone = value.parse::<i64>().is_ok_and(|seconds| seconds <= 0),
                 // Sites delete cookies by a date long past; other dates outlive the page anyway.
                 "expires" => gone |= value.contains("1970") || value.contains("-70 "),
@@ -60,12 +86,13 @@ impl Cookies {
     }
 
     /// The `Cookie` header of a request for `path`, longer paths first.
-    pub fn header(&self, path: &str) -> Option<String> {
+    pub fn header(&self, path: &str, asker: Asker) -> Option<String> {
         let path = path.split(['?', '#']).next().unwrap_or(path);
         let fitting = self
             .list
             .iter()
-            .filter(|cookie| matches(path, &cookie.path));
+            .filter(|cookie| matches(path, &cookie.path))
+            .filter(|cookie| asker == Asker::Site || cookie.same_site == SameSite::Lax);
         let pairs: Vec<String> = sorted(fitting, |cookie| Reverse(cookie.path.len()))
             .iter()
             .map(|cookie| format!("{}={}", cookie.name, cookie.value))
@@ -100,13 +127,16 @@ mod tests {
         cookies.set("session=abc; Path=/; HttpOnly; Secure", "/login");
         cookies.set("view=list; SameSite=Lax", "/files/home");
         cookies.set("deep=1; Path=/files/home", "/");
-        assert_eq!(cookies.header("/").as_deref(), Some("session=abc"));
         assert_eq!(
-            cookies.header("/files/home?x=1").as_deref(),
+            cookies.header("/", Asker::Site).as_deref(),
+            Some("session=abc")
+        );
+        assert_eq!(
+            cookies.header("/files/home?x=1", Asker::Site).as_deref(),
             Some("deep=1; view=list; session=abc")
         );
         assert_eq!(
-            cookies.header("/filesystem").as_deref(),
+            cookies.header("/filesystem", Asker::Site).as_deref(),
             Some("session=abc")
         );
     }
@@ -116,14 +146,38 @@ mod tests {
         let mut cookies = Cookies::default();
         cookies.set("a=1; Path=/", "/");
         cookies.set("a=2; Path=/", "/");
-        assert_eq!(cookies.header("/").as_deref(), Some("a=2"));
+        assert_eq!(cookies.header("/", Asker::Site).as_deref(), Some("a=2"));
         cookies.set("a=; Path=/; Max-Age=0", "/");
-        assert_eq!(cookies.header("/"), None);
+        assert_eq!(cookies.header("/", Asker::Site), None);
         cookies.set("b=1; Path=/", "/");
         cookies.set("b=; Path=/; Expires=Thu, 01 Jan 1970 00:00:00 GMT", "/");
-        assert_eq!(cookies.header("/"), None);
+        assert_eq!(cookies.header("/", Asker::Site), None);
         cookies.set("nonsense", "/");
         cookies.set("=x", "/");
-        assert_eq!(cookies.header("/"), None);
+        assert_eq!(cookies.header("/", Asker::Site), None);
+    }
+
+    #[test]
+    fn another_site_does_not_use_strict_cookies() {
+        let mut cookies = Cookies::default();
+        cookies.set("said=nothing; Path=/", "/");
+        cookies.set("lax=1; Path=/; SameSite=Lax", "/");
+        cookies.set("none=1; Path=/; SameSite=None; Secure", "/");
+        cookies.set("odd=1; Path=/; SameSite=whatever", "/");
+        cookies.set("strict=1; Path=/; samesite= STRICT", "/");
+        assert!(
+            cookies
+                .header("/", Asker::Site)
+                .unwrap()
+                .contains("strict=1")
+        );
+        assert_eq!(header_of(&cookies), "said=nothing; lax=1; none=1; odd=1");
+        // The last one counts, as in browsers.
+        cookies.set("strict=2; Path=/; SameSite=Strict; SameSite=Lax", "/");
+        assert!(header_of(&cookies).contains("strict=2"));
+    }
+
+    fn header_of(cookies: &Cookies) -> String {
+        cookies.header("/", Asker::Other).unwrap_or_default()
     }
 }

@@ -3,7 +3,7 @@
 //! `app` is the frame, `state` what the page knows (one enum per screen), `session` the only caller
 //! of the browser's client, `components` what is seen. Services speak on streams of a link: `shell`,
 //! `folder` and `transfer`, `bridge`. What decides without a browser is compiled and tested natively,
-//! too: [`figures`], [`order`], [`pieces`], [`plain`], [`route`], [`sentence`], [`cookies`].
+//! too: [`figures`], [`order`], [`pieces`], [`plain`], [`route`], [`sentence`], [`cookies`], [`site`].
 
 #![allow(
     clippy::needless_pass_by_value,
@@ -19,6 +19,7 @@ pub mod pieces;
 pub mod plain;
 pub mod route;
 pub mod sentence;
+pub mod site;
 
 #[cfg(target_arch = "wasm32")]
 mod app;

@@ -1,8 +1,9 @@
 //! `cargo xtask deploy`: the registry on the user's own Workers account, with its owner secret.
 
 use std::{
-    io::{Read, Write},
+    io::{BufRead, IsTerminal as _, Read, Write},
     process::{Command, Stdio},
+    str::FromStr,
 };
 
 use anyhow::{Context, Result, bail};
@@ -24,9 +25,10 @@ pub(crate) struct Arguments {
     /// otherwise it is on workers.dev
     #[arg(long, value_name = "URL", requires = "lan_origin")]
     origin: Option<String>,
-    /// Where web pages of LANs are shown, on a domain of your own: https://*.lan.example.org gives
-    /// each an origin to itself. `none`: they are not shown
-    #[arg(long, value_name = "URL")]
+    /// Where web pages of LANs are shown. Best on a domain of your own: https://*.lan.example.org
+    /// gives each an origin to itself. `shared`: all on one of workers.dev, in turns, which needs no
+    /// domain. `none`: they are not shown. Without this you are asked, or it is `shared`
+    #[arg(long, value_name = "URL|shared|none")]
     lan_origin: Option<String>,
 }
 
@@ -51,16 +53,23 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         ));
         return Ok(());
     }
+    let lan = match &arguments.lan_origin {
+        Some(text) => text.parse()?,
+        None => Lan::ask(&mut std::io::stdin().lock(), std::io::stdin().is_terminal())?,
+    };
+    if let Some(warning) = lan.warning() {
+        say::warning(warning);
+    }
     check_login()?;
     worker::build()?;
-    let lan_origin = match arguments.lan_origin.as_deref() {
-        Some("none") => None,
-        Some(lan_origin) => {
+    let lan_origin = match lan {
+        Lan::None => None,
+        Lan::Own(lan_origin) => {
             let registry = arguments.origin.as_deref().unwrap_or("'none'");
-            deploy_lan(registry, &["--route", &route(lan_origin)?])?;
-            Some(lan_origin.to_owned())
+            deploy_lan(registry, &["--route", &route(&lan_origin)?])?;
+            Some(lan_origin)
         }
-        None => Some(lan_on_workers_dev()?),
+        Lan::Shared => Some(lan_on_workers_dev()?),
     };
     // The worker has to exist before it can have a secret; until it has, it lets nobody in.
     let url = deploy_registry(arguments.origin.as_deref(), lan_origin.as_deref())?;
@@ -74,6 +83,73 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     next_steps(&url);
     Ok(())
+}
+
+/// Where web pages of LANs are shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Lan {
+    /// On an origin of the owner's; a `*` in it is the site.
+    Own(String),
+    /// On one of workers.dev.
+    Shared,
+    None,
+}
+
+/// What the choice means, the better one first.
+const CHOICES: &[&str] = &[
+    "web pages of your devices' LANs run on an origin apart from the registry's. Choose it:",
+    "  https://*.lan.example.org   on a domain of yours: each page has an origin to itself, with",
+    "                              storage and cookies that no other page sees (recommended)",
+    "  shared                      on workers.dev, without a domain: pages take turns on one origin.",
+    "                              One is open at a time, without windows of its own, and before",
+    "                              another one is opened, all that it has stored is cleared, with",
+    "                              the cookies of all your workers.dev addresses in that browser",
+    "  none                        they are not shown",
+];
+
+impl Lan {
+    /// Asks, where somebody is there to answer; otherwise says what it takes.
+    fn ask(input: &mut impl BufRead, is_terminal: bool) -> Result<Self> {
+        for line in CHOICES {
+            say::note(line);
+        }
+        if !is_terminal {
+            say::note("`--lan-origin` was not given: shared");
+            return Ok(Self::Shared);
+        }
+        say::note("which one? (Enter: shared)");
+        let mut line = String::new();
+        input.read_line(&mut line)?;
+        match line.trim() {
+            "" => Ok(Self::Shared),
+            line => line.parse(),
+        }
+    }
+
+    fn warning(&self) -> Option<&'static str> {
+        match self {
+            Self::Own(origin) if !origin.contains('*') => Some(
+                "an origin without a `*` is shared by all pages: they take turns on it, and all \
+                 cookies of its domain are cleared between them",
+            ),
+            _ => None,
+        }
+    }
+}
+
+impl FromStr for Lan {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "none" => Ok(Self::None),
+            "shared" => Ok(Self::Shared),
+            origin => {
+                route(origin)?;
+                Ok(Self::Own(origin.to_owned()))
+            }
+        }
+    }
 }
 
 /// A folder with a `wrangler.toml`.
@@ -255,5 +331,25 @@ mod tests {
         );
         assert_eq!(route("lan.example.org"), None);
         assert_eq!(route("https://lan.example.org/x"), None);
+    }
+
+    #[test]
+    fn an_origin_for_each_page_is_offered_first() {
+        let asked = |line: &str, is_terminal| Lan::ask(&mut line.as_bytes(), is_terminal);
+        let own = Lan::Own("https://*.lan.example.org".into());
+        assert_eq!(asked("https://*.lan.example.org\n", true).unwrap(), own);
+        assert_eq!(own.warning(), None);
+        assert_eq!(asked("\n", true).unwrap(), Lan::Shared);
+        assert_eq!(asked("none\n", true).unwrap(), Lan::None);
+        asked("lan.example.org\n", true).unwrap_err();
+        assert_eq!(asked("https://*.x.example\n", false).unwrap(), Lan::Shared);
+        let one: Lan = "https://lan.example.org".parse().unwrap();
+        assert!(one.warning().is_some_and(|text| text.contains("cookies")));
+        let place = |choice| {
+            CHOICES
+                .iter()
+                .position(|line| line.trim_start().starts_with(choice))
+        };
+        assert!(place("https://*.") < place("shared") && place("shared") < place("none"));
     }
 }

@@ -87,10 +87,17 @@ impl Pages {
         );
         // The service worker answers for the whole origin, from a folder of its own.
         let worker = vec![("Service-Worker-Allowed", "/".to_owned())];
+        // Asked for where one site takes a shared origin over from another. The pages' own script
+        // clears the rest; cookies of other paths it does not see.
+        let cleared = vec![("Clear-Site-Data", "\"cookies\"".to_owned())];
         Ok(Self {
             directory: place::lan_pages(),
             assets,
-            headers: vec![("/*", safe(policy)), ("/.ringback/sw.js", worker)],
+            headers: vec![
+                ("/*", safe(policy)),
+                ("/.ringback/sw.js", worker),
+                ("/.ringback/clear.txt", cleared),
+            ],
             rewrites: &[],
         })
     }

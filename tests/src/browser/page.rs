@@ -111,10 +111,16 @@ impl Page {
 
     /// The frame of another site, or the worker, whose address is accepted.
     pub fn frame(&self, accept: impl Fn(&str) -> bool) -> Result<Frame> {
+        self.frame_after(&[], accept)
+    }
+
+    /// The same, but none of those that are known.
+    pub fn frame_after(&self, known: &[&Frame], accept: impl Fn(&str) -> bool) -> Result<Frame> {
+        let is_known = |id: &str| known.iter().any(|frame| frame.target.id == id);
         let id = self
             .tools
             .await_target(PATIENCE, |target| {
-                target.kind != "page" && accept(&target.url)
+                target.kind != "page" && accept(&target.url) && !is_known(&target.id)
             })
             .context("no such frame or worker")?;
         Ok(Frame {
@@ -172,6 +178,11 @@ impl Page {
             .tools
             .call_within(LOOK, Some(&self.target.session), "Page.crash", &json!({}));
         self.close()
+    }
+
+    /// Brings the tab to the front, as a person does who goes on with it.
+    pub fn to_front(&self) -> Result<()> {
+        self.call("Page.bringToFront", &json!({})).map(drop)
     }
 
     /// Closes the tab.
