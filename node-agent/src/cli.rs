@@ -91,7 +91,7 @@ pub enum Command {
         #[command(subcommand)]
         action: Option<ContactAction>,
     },
-    /// The callers that this device remembers: they need no password
+    /// The callers that this device remembers, which need no password, and those that are connected
     Callers {
         #[command(subcommand)]
         action: Option<CallerAction>,
@@ -167,6 +167,9 @@ pub struct Up {
     /// With a new password: callers that were remembered under the old one need none either
     #[arg(long)]
     pub keep_callers: bool,
+    /// Take a password that can be guessed
+    #[arg(long)]
+    pub weak_password: bool,
     /// A fixed UDP port, for a static port mapping [default: any]
     #[arg(long, env = "RINGBACK_PORT", hide_env_values = true)]
     pub port: Option<u16>,
@@ -429,7 +432,7 @@ pub enum CallerAction {
     },
     /// End the links of a caller, whoever it is; it may call again
     Disconnect {
-        /// The caller's ID (rb1…), as `ringback status` shows it
+        /// The caller's ID (rb1…), its beginning, or the contact's name
         id: String,
     },
 }

@@ -1,19 +1,21 @@
 //! The agent that `up` runs: registers the device, admits requests, dials back, serves streams;
 //! and places calls for the commands of this host over the socket that it has open.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Result, bail};
 use parking_lot::{Mutex, RwLock};
-use ringback_protocol::admission::{Admission, Admitted, Seen};
+use ringback_protocol::admission::{Admission, Admitted, Arrival, Seen};
 use ringback_protocol::envelope::DIRECT_ONLY;
 use ringback_protocol::frame::{Answer, Answered, Deliver, Frame, Place, Refuse, Refused};
 use ringback_protocol::refusal::Refusal;
 use ringback_protocol::registration::{CloseReason, Output};
 use ringback_protocol::reply::Reply;
 use ringback_protocol::rtc::Description;
+use ringback_protocol::secret::PASSWORD_ID;
 use ringback_protocol::stream::{Opening, StreamRefused};
 use ringback_protocol::{Code, PeerId, SecretKey, UnixTime};
 use serde::{Deserialize, Serialize};
@@ -23,9 +25,11 @@ use tokio::time::Instant;
 use crate::beacon::OnBeacon;
 use crate::caller::{Caller, Location, OpenLinks, Placement, Signalling, ago, lasting};
 use crate::clock::{moment, unix_time};
+use crate::contacts::Contacts;
 use crate::copy;
 use crate::endpoint::Endpoint;
 use crate::failure::{Exit, Failure};
+use crate::lan;
 use crate::link::{self, Link};
 use crate::link_places::{LinkPlace, LinkPlaces};
 use crate::port_mapping::Forwarding;
@@ -34,11 +38,11 @@ use crate::reconnect::{self, Ended, Reconnect};
 use crate::refusals::{self, RefusalLog};
 use crate::registry::{Problem, Registry, RegistrySocket, Replaced, connect_socket};
 use crate::relay::OwnRelay;
-use crate::remembered::{RememberedBy, RememberedCallers};
+use crate::remembered::RememberedCallers;
 use crate::rtc::{BrowserLink, Ending};
 use crate::seen_requests::SeenRequests;
 use crate::service::{self, Dials, Ready, Sending, Service, Shells, Uploads};
-use crate::serving::{LinkStatus, ServedLink};
+use crate::serving::{AdmittedBy, LinkStatus, ServedLink};
 use crate::stream::Stream;
 
 /// From the device's yes to the established link.
@@ -152,6 +156,14 @@ enum AnswerTo {
 struct Serving {
     link: ServedLink,
     since: u64,
+    right: Right,
+}
+
+/// When a caller was admitted, and by what.
+#[derive(Debug, Clone, Copy)]
+struct Right {
+    at: Instant,
+    by: AdmittedBy,
 }
 
 #[derive(Default)]
@@ -160,12 +172,14 @@ struct Links {
     /// Callers that were disconnected lately, and when: what is being dialled for them comes to
     /// nothing.
     disconnected: HashMap<PeerId, Instant>,
+    /// The same for all that came by a password that is another one now.
+    password_changed: Option<Instant>,
 }
 
 /// A call that is to be answered.
 struct Call {
     admitted: Admitted,
-    at: Instant,
+    right: Right,
     /// Its link's.
     _place: LinkPlace,
 }
@@ -182,7 +196,7 @@ impl Agent {
         let mut admission = Admission::new(key.clone(), moment());
         admission.restore(before);
         if let Some(psk) = profile.password()? {
-            admission.set_secret(ringback_protocol::secret::PASSWORD_ID, psk);
+            admission.set_secret(PASSWORD_ID, psk);
         }
         let (frames, frames_in) = mpsc::channel(64);
         let (placements, placements_in) = mpsc::channel(16);
@@ -219,19 +233,65 @@ impl Agent {
         ))
     }
 
-    /// Takes over what the files say now: services, password, remembered callers. Links of callers
-    /// that are remembered no more stay: they were admitted.
+    /// Takes over what the files say now: services, password, remembered callers. Who was remembered
+    /// under another password is forgotten; its links end, and those of callers that came by it. Links
+    /// of callers that are remembered no more stay otherwise: they were admitted.
     pub(crate) fn reload(&self) -> Result<()> {
         let config = crate::config::Config::load(&self.profile)?;
-        let callers = RememberedCallers::load(&self.profile)?;
         let password = self.profile.password()?;
-        let mut admission = self.admission.lock();
-        admission.set_remembered(callers.0.into_keys());
-        if let Some(psk) = password {
-            admission.set_secret(ringback_protocol::secret::PASSWORD_ID, psk);
-        }
+        let (changed, gone) = RememberedCallers::edit(&self.profile, |callers| {
+            let (noted, gone) = match &password {
+                Some(psk) => callers.follow_password(psk.tag(&self.key)),
+                None => (false, Vec::new()),
+            };
+            let mut admission = self.admission.lock();
+            admission.set_remembered(callers.0.keys().copied());
+            let changed = password.is_some_and(|psk| admission.set_secret(PASSWORD_ID, psk));
+            if changed {
+                self.links.lock().password_changed = Some(Instant::now());
+            }
+            (noted, (changed, gone))
+        })?;
         *self.services.write() = config.services;
+        let gone: BTreeSet<PeerId> = gone.into_iter().collect();
+        if changed || !gone.is_empty() {
+            let links = self.end_links_of_the_old_password(changed, &gone);
+            self.say_who_must_give_the_new_password(&gone, links);
+        }
         Ok(())
+    }
+
+    /// Those that are being dialled, too. Tells how many there were.
+    fn end_links_of_the_old_password(&self, changed: bool, gone: &BTreeSet<PeerId>) -> usize {
+        gone.iter().for_each(|caller| self.disconnect(caller));
+        let links = self.links.lock();
+        let ended = links.open.iter().filter(|serving| {
+            let by_old = changed && serving.right.by == AdmittedBy::Password;
+            by_old || gone.contains(&serving.link.peer())
+        });
+        ended.map(|serving| serving.link.revoke()).count()
+    }
+
+    fn say_who_must_give_the_new_password(&self, gone: &BTreeSet<PeerId>, links: usize) {
+        let contacts = Contacts::load(&self.profile).unwrap_or_default();
+        let who: Vec<String> = gone
+            .iter()
+            .map(|id| match contacts.by_id(id) {
+                Some((name, _)) => format!("{name} ({id})"),
+                None => id.to_string(),
+            })
+            .collect();
+        if !who.is_empty() {
+            tracing::warn!(
+                "the password has changed; these callers were remembered under the old one and need the new one now: {}",
+                who.join(", ")
+            );
+        }
+        if links > 0 {
+            tracing::warn!(
+                "the password has changed; {links} links that the old one gave have been ended"
+            );
+        }
     }
 
     pub(crate) fn services(&self) -> BTreeMap<String, Service> {
@@ -259,13 +319,8 @@ impl Agent {
         links
             .open
             .iter()
-            .map(|serving| serving.link.status(serving.since))
+            .map(|serving| serving.link.status(serving.since, serving.right.by))
             .collect()
-    }
-
-    /// Is it a caller that nobody else can keep waiting?
-    pub(crate) fn knows(&self, caller: &PeerId) -> bool {
-        self.admission.lock().is_known(caller)
     }
 
     /// Ends the links of a caller, those that are being dialled too, and its shells.
@@ -303,7 +358,7 @@ impl Agent {
     /// A request has come, over the registry's socket or fetched: it is decided now, so that of two
     /// that are the same the first counts, and answered in [`Inbound::frames`].
     pub(crate) fn deliver(self: &Arc<Self>, deliver: &Deliver) {
-        let decision = self.admit(&deliver.envelope);
+        let decision = self.admit(&deliver.envelope, Arrival::Registry);
         let to = AnswerTo::Registry(deliver.call);
         tokio::spawn(self.clone().handle_request(to, decision));
     }
@@ -319,8 +374,8 @@ impl Agent {
         };
         let admitted = &call.admitted;
         tracing::info!(caller = ?admitted.caller, service = admitted.request.service, "admitted a request");
-        let remembered =
-            admitted.by_key || (admitted.request.remember && self.remember(admitted.caller));
+        let remembered = admitted.by_key
+            || (admitted.request.remember && self.remember(admitted.caller, call.right));
         if let Some(offer) = &admitted.request.webrtc {
             return self.answer_browser(to, &call, offer, remembered).await;
         }
@@ -359,7 +414,7 @@ impl Agent {
                     paths,
                     self.endpoint.link_windows(),
                 );
-                self.serve(ServedLink::Agent(link), call.at).await;
+                self.serve(ServedLink::Agent(link), call.right).await;
             }
             Ok(Err(error)) => {
                 tracing::info!(caller = ?admitted.caller, "the dial-back failed: {error:#}");
@@ -378,7 +433,7 @@ impl Agent {
         offer: &Description,
         remembered: bool,
     ) {
-        let (admitted, at) = (&call.admitted, call.at);
+        let (admitted, right) = (&call.admitted, call.right);
         let caller = admitted.caller;
         let nat = admitted.request.nat;
         let (description, mut links) = match self.endpoint.dial_browser(caller, offer, nat) {
@@ -400,7 +455,7 @@ impl Agent {
         let mut serving = tokio::task::JoinSet::new();
         let serving = async {
             while let Some(link) = links.recv().await {
-                serving.spawn(self.clone().serve_browser(link, at));
+                serving.spawn(self.clone().serve_browser(link, right));
             }
             // The call has its place for as long as one of its links lives.
             while serving.join_next().await.is_some() {}
@@ -408,10 +463,10 @@ impl Agent {
         tokio::join!(serving, self.answer(to, Ok(reply)));
     }
 
-    async fn serve_browser(self: Arc<Self>, link: BrowserLink, admitted_at: Instant) {
+    async fn serve_browser(self: Arc<Self>, link: BrowserLink, right: Right) {
         let caller = link.peer;
         match link.established().await {
-            Ok(()) => self.serve(ServedLink::Browser(link), admitted_at).await,
+            Ok(()) => self.serve(ServedLink::Browser(link), right).await,
             Err(error) => {
                 tracing::info!(
                     ?caller,
@@ -421,8 +476,8 @@ impl Agent {
         }
     }
 
-    fn admit(&self, envelope: &[u8]) -> Result<Call, Refusal> {
-        self.decide(envelope).inspect_err(|refusal| {
+    fn admit(&self, envelope: &[u8], from: Arrival) -> Result<Call, Refusal> {
+        self.decide(envelope, from).inspect_err(|refusal| {
             // How often anybody can have this done is the registry's and the LAN door's to bound.
             let caller = refusals::caller(envelope);
             let mut log = self.refusals.lock();
@@ -432,9 +487,11 @@ impl Agent {
         })
     }
 
-    fn decide(&self, envelope: &[u8]) -> Result<Call, Refusal> {
+    fn decide(&self, envelope: &[u8], from: Arrival) -> Result<Call, Refusal> {
         let now = moment();
-        let admitted = self.admission.lock().admit(envelope, now)?;
+        // Read before the decision: whatever takes the right away comes after it.
+        let at = Instant::now();
+        let admitted = self.admission.lock().admit_from(envelope, from, now)?;
         // Before anything is answered, so that no restart makes a second answer possible.
         let seen = Seen {
             id: admitted.request.id,
@@ -442,6 +499,12 @@ impl Agent {
         };
         if let Err(error) = self.seen.lock().add(seen) {
             tracing::warn!("a request that was admitted cannot be noted on disk: {error}");
+            // After a restart it would be taken for new. One whose caller's clock is not ahead is older
+            // than the next start: the caller is told the time, and asks once more.
+            if admitted.request.issued_at > now.unix {
+                let stale = Code::Stale;
+                return Err(Refusal::sign(&self.key, envelope, stale, None, now.unix));
+            }
         }
         let now = now.unix;
         if admitted.by_key {
@@ -456,8 +519,15 @@ impl Agent {
             refuse(Code::RateLimited, Some(LINKS_RETRY_S))
         } else if let Some(place) = self.places.take(admitted.caller) {
             Ok(Call {
+                right: Right {
+                    at,
+                    by: if admitted.by_key {
+                        AdmittedBy::Key
+                    } else {
+                        AdmittedBy::Password
+                    },
+                },
                 admitted,
-                at: Instant::now(),
                 _place: place,
             })
         } else {
@@ -468,33 +538,45 @@ impl Agent {
 
     /// A remembered caller has called.
     fn note_call(&self, caller: &PeerId, now: UnixTime) {
-        let note = || -> Result<()> {
-            let mut callers = RememberedCallers::load(&self.profile)?;
-            if callers.called(caller, now) {
-                callers.store(&self.profile)?;
-            }
-            Ok(())
-        };
-        if let Err(error) = note() {
+        let noted = RememberedCallers::edit(&self.profile, |callers| {
+            (callers.note_call(caller, now), ())
+        });
+        if let Err(error) = noted {
             tracing::warn!("the time of a call cannot be noted: {error:#}");
         }
     }
 
-    fn remember(&self, caller: PeerId) -> bool {
-        let note = || -> Result<()> {
-            let mut callers = RememberedCallers::load(&self.profile)?;
-            let forgotten = callers.add(caller, RememberedBy::Password, unix_time(0));
-            if let Some(forgotten) = forgotten {
-                tracing::warn!(
-                    "too many callers are remembered; {forgotten} has not called for the longest and needs the password from now on"
-                );
-                self.admission.lock().forget(&forgotten);
-            }
-            callers.store(&self.profile)
+    /// Not if its right has been taken away since it was admitted.
+    fn remember(&self, caller: PeerId, right: Right) -> bool {
+        let note = || -> Result<Option<Vec<PeerId>>> {
+            RememberedCallers::edit(&self.profile, |callers| {
+                let mut admission = self.admission.lock();
+                let Some(secret) = admission.secret(PASSWORD_ID) else {
+                    return (false, None);
+                };
+                let tag = secret.tag(&self.key);
+                if self
+                    .links
+                    .lock()
+                    .password_changed
+                    .is_some_and(|at| at >= right.at)
+                {
+                    return (false, None);
+                }
+                let gone = callers.remember(caller, Some(tag), unix_time(0));
+                gone.iter().for_each(|gone| admission.forget(gone));
+                admission.remember(caller);
+                (true, Some(gone))
+            })
         };
         match note() {
-            Ok(()) => {
-                self.admission.lock().remember(caller);
+            Ok(None) => false,
+            Ok(Some(gone)) => {
+                for gone in gone {
+                    tracing::warn!(
+                        "too many callers are remembered; {gone} has not called for the longest and needs the password from now on"
+                    );
+                }
                 true
             }
             Err(error) => {
@@ -505,13 +587,16 @@ impl Agent {
     }
 
     /// Serves a link of a call that was admitted then.
-    async fn serve(self: &Arc<Self>, link: ServedLink, admitted_at: Instant) {
+    async fn serve(self: &Arc<Self>, link: ServedLink, right: Right) {
         let caller = link.peer();
         let browser = matches!(link, ServedLink::Browser(_));
         {
             let mut links = self.links.lock();
-            let disconnected = links.disconnected.get(&caller);
-            if disconnected.is_some_and(|at| *at >= admitted_at) {
+            let disconnected = links.disconnected.get(&caller).copied();
+            let changed = links
+                .password_changed
+                .filter(|_| right.by == AdmittedBy::Password);
+            if disconnected.max(changed).is_some_and(|at| at >= right.at) {
                 tracing::info!(?caller, "the caller was disconnected while it was dialled");
                 link.revoke();
                 return;
@@ -519,6 +604,7 @@ impl Agent {
             links.open.push(Serving {
                 link: link.clone(),
                 since: unix_time(0),
+                right,
             });
         }
         tracing::info!(?caller, browser, "link established");
@@ -566,14 +652,6 @@ impl Agent {
         Ok(())
     }
 
-    /// Takes a request that has come over the LAN; the answer is `Answered` or `Refused`.
-    pub(crate) fn take_request(self: &Arc<Self>, envelope: &[u8]) -> oneshot::Receiver<Frame> {
-        let (sender, answer) = oneshot::channel();
-        let decision = self.admit(envelope);
-        tokio::spawn(self.clone().handle_request(AnswerTo::Lan(sender), decision));
-        answer
-    }
-
     /// Sends the sealed reply, or the refusal.
     async fn answer(&self, to: AnswerTo, answer: Result<Vec<u8>, Refusal>) {
         match (to, answer) {
@@ -605,6 +683,20 @@ impl Agent {
     async fn send(&self, frame: impl Into<Frame>) {
         // Fails only at shutdown.
         let _ = self.frames.send(frame.into()).await;
+    }
+}
+
+impl lan::Decide for Arc<Agent> {
+    fn is_known(&self, caller: &PeerId) -> bool {
+        self.admission.lock().is_known(caller)
+    }
+
+    fn decide(&self, envelope: &[u8], from: IpAddr) -> lan::Decision {
+        let (sender, answer) = oneshot::channel();
+        let decision = self.admit(envelope, Arrival::Lan(from));
+        let admitted = decision.is_ok();
+        tokio::spawn(self.clone().handle_request(AnswerTo::Lan(sender), decision));
+        lan::Decision { admitted, answer }
     }
 }
 

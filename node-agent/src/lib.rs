@@ -32,6 +32,7 @@ mod link_windows;
 mod nat64;
 mod network_watch;
 mod password;
+mod password_strength;
 mod places;
 mod port_mapping;
 mod profile;
@@ -44,6 +45,7 @@ mod rtc;
 mod seen_requests;
 mod service;
 mod serving;
+mod short_id;
 mod stream;
 
 pub use commands::run;

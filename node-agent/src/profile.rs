@@ -157,6 +157,23 @@ impl Profile {
         }
     }
 
+    /// Held by whoever reads a file of the state directory to write it anew; waits for that. It lies on
+    /// the directory itself, and leaves no file.
+    pub(crate) fn wait_for_state(&self) -> Result<File> {
+        let lock = || {
+            let directory = File::open(&self.state)?;
+            directory.lock()?;
+            io::Result::Ok(directory)
+        };
+        lock().map_err(|error| {
+            Failure::new(
+                Exit::Usage,
+                format!("can not lock {}: {error}", self.state.display()),
+            )
+            .into()
+        })
+    }
+
     fn read_secret(&self, name: &str) -> Result<Option<[u8; 32]>> {
         let path = self.config.join(name);
         let mut file = match File::open(&path) {

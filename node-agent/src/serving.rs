@@ -16,12 +16,23 @@ pub(crate) enum ServedLink {
     Browser(BrowserLink),
 }
 
+/// What a caller was admitted by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum AdmittedBy {
+    Password,
+    Key,
+}
+
 /// One line of `ringback status`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct LinkStatus {
     pub(crate) caller: PeerId,
     #[serde(default)]
     pub(crate) browser: bool,
+    /// `None`: told by an agent that does not tell.
+    #[serde(default)]
+    pub(crate) by: Option<AdmittedBy>,
     pub(crate) since: u64,
     /// None: the path is lost.
     pub(crate) path: Option<PathInUse>,
@@ -65,7 +76,7 @@ impl ServedLink {
     }
 
     /// How the link is doing; it was established `since`, in Unix seconds.
-    pub(crate) fn status(&self, since: u64) -> LinkStatus {
+    pub(crate) fn status(&self, since: u64, by: AdmittedBy) -> LinkStatus {
         let (path, rtt, (bytes_sent, bytes_received)) = match self {
             Self::Agent(link) => {
                 let stats = link.connection.stats();
@@ -77,6 +88,7 @@ impl ServedLink {
         LinkStatus {
             caller: self.peer(),
             browser: matches!(self, Self::Browser(_)),
+            by: Some(by),
             since,
             path,
             rtt_ms: rtt.map(|rtt| rtt.as_secs_f64() * 1e3),

@@ -1,20 +1,27 @@
 //! Admission (§7.1): the device's decision on a request, in the order that the protocol fixes.
 //! Until this says yes, the device sends nothing to any address.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+mod attempts;
+
+use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::envelope::{CallKeys, Envelope, EnvelopeError, MAX_LIFETIME, Request};
 use crate::refusal::Refusal;
 use crate::secret::Psk;
 use crate::{Code, PeerId, SecretKey, UnixTime};
+use attempts::Attempts;
 
 /// Failures of one caller key within [`CALLER_WINDOW`] after which it must wait.
 pub const CALLER_FAILURES: usize = 5;
 /// Seconds.
 pub const CALLER_WINDOW: u64 = 300;
-/// Failures of all callers together within [`TOTAL_WINDOW`] after which secrets are refused.
+/// Failures of all strangers together within [`TOTAL_WINDOW`] after which their secrets are refused: of
+/// those that the registry relays, and as many of those on the LAN.
 pub const TOTAL_FAILURES: usize = 60;
+/// The same of strangers from one source of the LAN.
+pub const SOURCE_FAILURES: usize = 20;
 /// Seconds.
 pub const TOTAL_WINDOW: u64 = 600;
 /// Seconds that a caller's clock may be ahead.
@@ -46,6 +53,15 @@ impl From<UnixTime> for Moment {
     }
 }
 
+/// The way that a request has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arrival {
+    /// Relayed; where it comes from is not told.
+    Registry,
+    /// From this address of the LAN.
+    Lan(IpAddr),
+}
+
 /// A request that was admitted, as an agent keeps it over a restart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seen {
@@ -71,10 +87,7 @@ pub struct Admission {
     secrets: Vec<(Vec<u8>, Psk)>,
     remembered: BTreeSet<PeerId>,
     seen: SeenRequests,
-    /// By caller. Callers are free to make, but no more than [`TOTAL_FAILURES`] of those that are not
-    /// known are ever counted.
-    failures: HashMap<PeerId, VecDeque<Duration>>,
-    total: VecDeque<Duration>,
+    attempts: Attempts,
     /// Callers that have given a right secret since the start: strangers can not lock them out.
     proven: VecDeque<PeerId>,
 }
@@ -88,8 +101,7 @@ impl Admission {
             secrets: Vec::new(),
             remembered: BTreeSet::new(),
             seen: SeenRequests::default(),
-            failures: HashMap::new(),
-            total: VecDeque::new(),
+            attempts: Attempts::default(),
             proven: VecDeque::new(),
         }
     }
@@ -113,18 +125,23 @@ impl Admission {
         self.remembered.contains(caller)
     }
 
-    /// Sets or replaces the secret that `psk_id` names.
-    pub fn set_secret(&mut self, psk_id: &[u8], psk: Psk) {
-        if self
-            .secrets
-            .iter()
-            .any(|(id, old)| id == psk_id && *old == psk)
-        {
-            return;
+    /// Sets or replaces the secret that `psk_id` names. Tells whether it was another one before.
+    pub fn set_secret(&mut self, psk_id: &[u8], psk: Psk) -> bool {
+        let old = self.secrets.iter().find(|(id, _)| id == psk_id);
+        let had_one = old.is_some();
+        if old.is_some_and(|(_, old)| *old == psk) {
+            return false;
         }
         self.proven.clear();
         self.secrets.retain(|(id, _)| id != psk_id);
         self.secrets.push((psk_id.to_vec(), psk));
+        had_one
+    }
+
+    /// The secret that `psk_id` names.
+    pub fn secret(&self, psk_id: &[u8]) -> Option<&Psk> {
+        let named = self.secrets.iter().find(|(id, _)| id == psk_id);
+        named.map(|(_, psk)| psk)
     }
 
     pub fn set_remembered(&mut self, callers: impl IntoIterator<Item = PeerId>) {
@@ -139,14 +156,30 @@ impl Admission {
         self.remembered.remove(caller);
     }
 
-    /// Admits the envelope with these bytes, or says why not. The refusal is signed for it.
+    /// Admits the envelope with these bytes, which the registry has relayed, or says why not. The
+    /// refusal is signed for it.
     pub fn admit(&mut self, envelope: &[u8], now: impl Into<Moment>) -> Result<Admitted, Refusal> {
+        self.admit_from(envelope, Arrival::Registry, now)
+    }
+
+    /// The same of one that has come `from` anywhere.
+    pub fn admit_from(
+        &mut self,
+        envelope: &[u8],
+        from: Arrival,
+        now: impl Into<Moment>,
+    ) -> Result<Admitted, Refusal> {
         let now = now.into();
-        self.decide(envelope, now)
+        self.decide(envelope, from, now)
             .map_err(|(code, retry)| Refusal::sign(&self.device, envelope, code, retry, now.unix))
     }
 
-    fn decide(&mut self, bytes: &[u8], now: Moment) -> Result<Admitted, (Code, Option<u32>)> {
+    fn decide(
+        &mut self,
+        bytes: &[u8],
+        from: Arrival,
+        now: Moment,
+    ) -> Result<Admitted, (Code, Option<u32>)> {
         let envelope = Envelope::decode(bytes).map_err(|e| match e {
             EnvelopeError::Version(_) => (Code::BadVersion, None),
             _ => (Code::BadEnvelope, None),
@@ -163,7 +196,10 @@ impl Admission {
                 .open(&self.device, None)
                 .map_err(|e| (open_failure(&e, Code::UnknownCaller), None))?
         } else {
-            self.check_attempts(&envelope.caller, now.uptime)?;
+            let known = self.is_known(&envelope.caller);
+            self.attempts
+                .check(&envelope.caller, from, known, now.uptime)
+                .map_err(|retry| (Code::RateLimited, Some(retry)))?;
             match self.open_with_secret(&envelope) {
                 Ok(opened) => {
                     self.note_proven(envelope.caller);
@@ -172,7 +208,8 @@ impl Admission {
                 Err(e) => {
                     let code = open_failure(&e, Code::WrongPassword);
                     if code == Code::WrongPassword {
-                        self.count_failure(envelope.caller, now.uptime);
+                        let caller = envelope.caller;
+                        self.attempts.count(caller, from, known, bytes, now.uptime);
                     }
                     return Err((code, None));
                 }
@@ -204,39 +241,6 @@ impl Admission {
             .find(|(id, _)| *id == envelope.psk_id)
             .ok_or(EnvelopeError::Seal)?;
         envelope.open(&self.device, Some(psk))
-    }
-
-    fn check_attempts(
-        &mut self,
-        caller: &PeerId,
-        now: Duration,
-    ) -> Result<(), (Code, Option<u32>)> {
-        forget_outside(&mut self.total, now, TOTAL_WINDOW);
-        self.failures.retain(|_, times| {
-            forget_outside(times, now, CALLER_WINDOW);
-            !times.is_empty()
-        });
-        let own = self
-            .failures
-            .get(caller)
-            .and_then(|times| wait(times, CALLER_FAILURES, now, CALLER_WINDOW));
-        let all = if self.is_known(caller) {
-            None
-        } else {
-            wait(&self.total, TOTAL_FAILURES, now, TOTAL_WINDOW)
-        };
-        match own.max(all) {
-            Some(retry) => Err((Code::RateLimited, Some(retry))),
-            None => Ok(()),
-        }
-    }
-
-    fn count_failure(&mut self, caller: PeerId, now: Duration) {
-        // What known callers get wrong is no reason for strangers to wait.
-        if !self.is_known(&caller) {
-            self.total.push_back(now);
-        }
-        self.failures.entry(caller).or_default().push_back(now);
     }
 
     fn check_fresh(&self, request: &Request, now: Moment) -> Result<(), (Code, Option<u32>)> {
@@ -308,47 +312,9 @@ fn open_failure(error: &EnvelopeError, closed: Code) -> Code {
     }
 }
 
-fn forget_outside(times: &mut VecDeque<Duration>, now: Duration, window: u64) {
-    times.retain(|time| now.saturating_sub(*time) < Duration::from_secs(window));
-}
-
-/// Seconds until fewer than `limit` failures are in the window; `None` if that is so already.
-fn wait(times: &VecDeque<Duration>, limit: usize, now: Duration, window: u64) -> Option<u32> {
-    let blocking = times.len().checked_sub(limit)?;
-    let age = now.saturating_sub(times[blocking]);
-    let rest = Duration::from_secs(window).saturating_sub(age);
-    let seconds = rest.as_secs() + u64::from(rest.subsec_nanos() > 0);
-    Some(u32::try_from(seconds).unwrap_or(u32::MAX))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn seconds(number: u64) -> Duration {
-        Duration::from_secs(number)
-    }
-
-    #[test]
-    fn a_flood_of_callers_is_bounded_in_memory() {
-        let mut admission = Admission::new(SecretKey::from_seed(&[1; 32]), 0);
-        let mut limited = 0;
-        for number in 0..3_000_u64 {
-            let mut seed = [0; 32];
-            seed[..8].copy_from_slice(&number.to_be_bytes());
-            let caller = SecretKey::from_seed(&seed).id();
-            match admission.check_attempts(&caller, seconds(number)) {
-                Ok(()) => admission.count_failure(caller, seconds(number)),
-                Err((code, _)) => {
-                    assert_eq!(code, Code::RateLimited);
-                    limited += 1;
-                }
-            }
-            assert!(admission.total.len() <= TOTAL_FAILURES);
-            assert!(admission.failures.len() <= TOTAL_FAILURES);
-        }
-        assert_eq!(limited, 3_000 - 5 * TOTAL_FAILURES);
-    }
 
     #[test]
     fn no_more_requests_are_remembered_than_there_is_room_for() {

@@ -20,6 +20,7 @@ pub const BEACON: &str = "ringback/1 beacon";
 pub const FETCH: &str = "ringback/1 fetch";
 pub const ANSWER: &str = "ringback/1 answer";
 pub const UPGRADE: &str = "ringback/1 upgrade";
+pub const SECRET_TAG: &str = "ringback/1 secret tag";
 
 /// `label ‖ 0x00 ‖ parts…`, what is signed or hashed.
 pub(crate) fn join(label: &str, parts: &[&[u8]]) -> Vec<u8> {

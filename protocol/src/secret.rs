@@ -6,7 +6,7 @@ use argon2::{Algorithm, Argon2, Params, Version};
 use sha2::{Digest as _, Sha256};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use crate::{PeerId, label};
+use crate::{PeerId, SecretKey, label};
 
 /// `psk_id` of the device's password.
 pub const PASSWORD_ID: &[u8] = b"password";
@@ -14,6 +14,8 @@ pub const PASSWORD_ID: &[u8] = b"password";
 pub const MAX_PSK_ID: usize = 32;
 /// Bytes of the longest password.
 pub const MAX_PASSWORD: usize = 256;
+/// Bytes of [`Psk::tag`].
+pub const TAG: usize = 8;
 
 /// Argon2id memory in KiB, passes and lanes (§3.1).
 const MEMORY_KIB: u32 = 19_456;
@@ -78,6 +80,17 @@ impl Psk {
 
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
+    }
+
+    /// Tells this key from another one, for the files of `device`. Without the device's own key nobody
+    /// can try passwords on it.
+    pub fn tag(&self, device: &SecretKey) -> [u8; TAG] {
+        let seed = device.seed();
+        let parts: [&[u8]; 2] = [seed.as_slice(), &self.0];
+        let hash = label::sha256(&label::join(label::SECRET_TAG, &parts));
+        let mut tag = [0; TAG];
+        tag.copy_from_slice(&hash[..TAG]);
+        tag
     }
 }
 

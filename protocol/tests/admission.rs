@@ -5,8 +5,8 @@ use std::time::Duration;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng as _;
 use ringback_protocol::admission::{
-    Admission, Admitted, CALLER_FAILURES, CALLER_WINDOW, MAX_AHEAD, Moment, Seen, TOTAL_FAILURES,
-    TOTAL_WINDOW,
+    Admission, Admitted, Arrival, CALLER_FAILURES, CALLER_WINDOW, MAX_AHEAD, Moment, Seen,
+    TOTAL_FAILURES, TOTAL_WINDOW,
 };
 use ringback_protocol::envelope::{Envelope, LIFETIME, MAX_ENVELOPE, MAX_LIFETIME, Proof, Request};
 use ringback_protocol::receipt::Nat;
@@ -63,6 +63,14 @@ fn seal_with(request: &Request, caller: &SecretKey, proof: Proof<'_>) -> Vec<u8>
 fn seal(request: &Request, caller: &SecretKey, psk: &Psk) -> Vec<u8> {
     let psk_id = PASSWORD_ID;
     seal_with(request, caller, Proof::Secret { psk_id, psk })
+}
+
+/// All the wrong passwords that a caller has.
+fn use_up_attempts(admission: &mut Admission, caller: &SecretKey, now: UnixTime) {
+    for number in 0..CALLER_FAILURES as u8 {
+        let envelope = seal(&request(number, now), caller, &wrong());
+        assert_eq!(code(admission.admit(&envelope, now)), Code::WrongPassword);
+    }
 }
 
 fn code(result: Result<Admitted, Refusal>) -> Code {
@@ -148,10 +156,8 @@ fn a_caller_waits_after_its_failures_and_others_do_not() {
 #[test]
 fn being_limited_is_no_failure() {
     let mut admission = admission();
+    use_up_attempts(&mut admission, &caller(1), START);
     let envelope = seal(&request(1, START), &caller(1), &wrong());
-    for _ in 0..CALLER_FAILURES {
-        assert_eq!(code(admission.admit(&envelope, START)), Code::WrongPassword);
-    }
     for _ in 0..100 {
         assert_eq!(code(admission.admit(&envelope, START)), Code::RateLimited);
     }
@@ -210,10 +216,8 @@ fn a_caller_by_key_must_be_remembered() {
 fn a_remembered_callers_passwords_are_limited() {
     let mut admission = admission();
     admission.remember(caller(1).id());
+    use_up_attempts(&mut admission, &caller(1), START);
     let envelope = seal(&request(1, START), &caller(1), &wrong());
-    for _ in 0..CALLER_FAILURES {
-        assert_eq!(code(admission.admit(&envelope, START)), Code::WrongPassword);
-    }
     assert_eq!(code(admission.admit(&envelope, START)), Code::RateLimited);
     let by_key = seal_with(&request(2, START), &caller(1), Proof::Key);
     assert!(admission.admit(&by_key, START).is_ok());
@@ -313,8 +317,8 @@ fn checks_come_in_the_order_of_the_protocol() {
     }
 
     // Wrong password and stale: the password first, or a stale guess would be free.
-    let stale = seal(&request(1, START - 500), &caller(1), &wrong());
-    for _ in 0..CALLER_FAILURES {
+    for number in 0..CALLER_FAILURES as u8 {
+        let stale = seal(&request(number, START - 500), &caller(1), &wrong());
         assert_eq!(code(admission.admit(&stale, START)), Code::WrongPassword);
     }
     // Limited and right and stale: the limit first, or it would tell that the password is right.
@@ -419,8 +423,8 @@ fn a_clock_that_is_set_admits_nothing_twice_and_locks_nobody_out() {
     };
     let first = seal(&request(1, START), &caller(1), &psk());
     assert!(admission.admit(&first, START).is_ok());
-    for _ in 0..CALLER_FAILURES {
-        let guess = seal(&request(2, START), &caller(2), &wrong());
+    for number in 0..CALLER_FAILURES as u8 {
+        let guess = seal(&request(10 + number, START), &caller(2), &wrong());
         assert_eq!(code(admission.admit(&guess, START)), Code::WrongPassword);
     }
     // An hour ahead: the guesser waits as long as before.
@@ -456,4 +460,61 @@ fn strangers_do_not_lock_out_a_remembered_caller_with_the_password() {
     }
     let right = seal(&request(2, START), &caller(200), &psk());
     assert!(admission.admit(&right, START).is_ok());
+}
+
+/// 300 wrong passwords a minute of keys that are used once, by both ways.
+#[test]
+fn strangers_keep_out_strangers_only() {
+    let mut admission = admission();
+    admission.remember(caller(200).id());
+    let proven = seal(&request(1, START), &caller(201), &psk());
+    assert!(admission.admit(&proven, START).is_ok());
+    let lan = Arrival::Lan("fd00::1".parse().unwrap());
+    let mut number = 0_u32;
+    for now in START + 1..START + 60 {
+        for from in [Arrival::Registry, lan, lan, lan, lan] {
+            number += 1;
+            let mut seed = [0xee; 32];
+            seed[..4].copy_from_slice(&number.to_be_bytes());
+            let stranger = SecretKey::from_seed(&seed);
+            let junk = seal(&request(1, now), &stranger, &wrong());
+            let refused = code(admission.admit_from(&junk, from, now));
+            assert!([Code::WrongPassword, Code::RateLimited].contains(&refused));
+            let by_key = seal_with(&request(1, now), &stranger, Proof::Key);
+            let refused = code(admission.admit_from(&by_key, from, now));
+            assert_eq!(refused, Code::UnknownCaller);
+        }
+        for (id, from) in [(50, Arrival::Registry), (100, lan)] {
+            let mut by_password = request(id, now);
+            by_password.id[..8].copy_from_slice(&now.to_be_bytes());
+            let mut by_key = by_password.clone();
+            by_key.id[8] ^= 1;
+            let envelope = seal(&by_password, &caller(201), &psk());
+            assert!(admission.admit_from(&envelope, from, now).is_ok(), "{now}");
+            let mut by_password = by_password.clone();
+            by_password.id[9] ^= 1;
+            let envelope = seal(&by_password, &caller(200), &psk());
+            assert!(admission.admit_from(&envelope, from, now).is_ok(), "{now}");
+            let envelope = seal_with(&by_key, &caller(200), Proof::Key);
+            assert!(admission.admit_from(&envelope, from, now).is_ok(), "{now}");
+        }
+    }
+    // New callers of other sources are not kept out by one source.
+    let other = Arrival::Lan("192.168.1.7".parse().unwrap());
+    let now = START + 60;
+    let new = seal(&request(77, now), &caller(77), &psk());
+    assert!(admission.admit_from(&new, other, now).is_ok());
+}
+
+/// The registry, or somebody on the way, has a wrong password of a caller's and sends it again.
+#[test]
+fn a_wrong_password_that_is_repeated_costs_its_caller_nothing_more() {
+    let mut admission = admission();
+    let typed_wrong = seal(&request(1, START), &caller(1), &wrong());
+    for now in START..START + 100 {
+        let refused = admission.admit(&typed_wrong, now);
+        assert_eq!(code(refused), Code::WrongPassword);
+    }
+    let right = seal(&request(2, START + 100), &caller(1), &psk());
+    assert!(admission.admit(&right, START + 100).is_ok());
 }

@@ -438,7 +438,7 @@ async fn enrolment_is_refused_in_words() {
     );
     assert_eq!(
         profile.files(),
-        ["agent.lock", "config.toml", "key", "seen-requests"],
+        ["agent.lock", "config.toml", "key"],
         "neither a socket, nor a password that nobody has seen"
     );
 

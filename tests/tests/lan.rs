@@ -101,7 +101,8 @@ fn a_device_on_the_lan_is_called_without_the_internet() -> Result<()> {
 
     // By an agent of its own, which has no line to the registry.
     let code = "--no-port-mapping";
-    let mut command = caller.registry_command(&["up", "--json", code, "--password", "x"])?;
+    let mut command =
+        caller.registry_command(&["up", "--json", code, "--password", "x", "--weak-password"])?;
     command.stdin(Stdio::null());
     let agent = stage.lab.spawn("laptop-agent", command)?;
     agent.stdout_line(Duration::from_secs(20), |line| line.starts_with('{'))?;

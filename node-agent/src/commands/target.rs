@@ -16,6 +16,7 @@ use crate::password;
 use crate::profile::Profile;
 use crate::registry::{Connection, Registry};
 use crate::relay::OwnRelay;
+use crate::short_id;
 
 /// A target that can be called.
 pub(super) struct Resolved {
@@ -129,12 +130,10 @@ pub(super) async fn resolve(
     service: &str,
 ) -> Result<Resolved> {
     let mut contacts = Contacts::load(profile)?;
-    let (id, name) = match device.parse::<PeerId>() {
-        Ok(id) => (id, None),
-        Err(error) if device.starts_with("rb1") || device.starts_with("RB1") => {
-            bail!(Failure::new(Exit::Usage, error.to_string()))
-        }
-        Err(_) => (
+    let known = contacts.0.values().map(|contact| contact.id);
+    let (id, name) = match short_id::pick(device, known)? {
+        Some(id) => (id, None),
+        None => (
             by_name(profile, &mut contacts, registry, target, device).await?,
             Some(device.to_owned()),
         ),

@@ -29,6 +29,7 @@ use crate::lan;
 use crate::link::{close, printable};
 use crate::network_watch;
 use crate::password;
+use crate::password_strength;
 use crate::port_mapping::{self, Forwarding, PortMapping};
 use crate::profile::Profile;
 use crate::registry::{Connection, Registry};
@@ -57,7 +58,12 @@ pub(super) async fn run(global: &Global, profile: Profile, up: Up) -> Result<()>
     profile.check_writable()?;
     let password = password::given(up.password.as_deref(), up.password_file.as_deref())?;
     if let Some(password) = password {
-        set_password(&profile, &key, &password, up.keep_callers)?;
+        password_strength::check(&profile, &key, &password, up.weak_password)?;
+        set_password(&profile, &key, &password)?;
+    }
+    // Of whoever else the old one concerns the agent tells.
+    if let Some(psk) = profile.password()?.filter(|_| up.keep_callers) {
+        RememberedCallers::edit(&profile, |callers| (true, callers.keep(psk.tag(&key))))?;
     }
     let port = up.port.or(config.port).unwrap_or(0);
     let endpoint = Endpoint::bind(&key, port, registry.is_loopback())
@@ -214,12 +220,9 @@ fn open_to_lan(
     network: tokio::sync::watch::Receiver<network_watch::Network>,
 ) -> Option<lan::Advertisement> {
     let device = agent.key.id();
-    let asked = agent.clone();
-    let ask: lan::Ask = std::sync::Arc::new(move |envelope| asked.take_request(&envelope));
-    let known = agent.clone();
-    let knows: lan::Knows = std::sync::Arc::new(move |caller| known.knows(caller));
+    let decide = std::sync::Arc::new(agent.clone());
     let open = || -> Result<lan::Advertisement> {
-        let door = lan::Door::new(device, network, ask, knows);
+        let door = lan::Door::new(device, network, decide);
         agent.endpoint.open_to_lan(door);
         lan::Advertisement::start(&device, agent.endpoint.tcp_port())
     };
@@ -258,7 +261,7 @@ async fn stay(
                 None => Some(make_password()),
             };
             if let Some(password) = &new_password {
-                set_password(profile, &agent.key, password, true)?;
+                set_password(profile, &agent.key, password)?;
                 agent.reload()?;
             }
             announce(global, agent, &registered, new_password.as_deref())?;
@@ -316,48 +319,13 @@ async fn watch(
     }
 }
 
-/// Sets the password that callers must give. If that changes it, those who are remembered because
-/// they gave the old one have to give the new one, unless they are to be kept.
-fn set_password(
-    profile: &Profile,
-    key: &SecretKey,
-    password: &str,
-    keep_callers: bool,
-) -> Result<()> {
+fn set_password(profile: &Profile, key: &SecretKey, password: &str) -> Result<()> {
     let psk = Psk::from_password(&password::prepared(password), &key.id())
         .map_err(|e| Failure::new(Exit::Usage, e.to_string()))?;
-    let old = profile.password()?;
-    if old.as_ref() == Some(&psk) {
-        return Ok(());
+    if profile.password()? != Some(psk.clone()) {
+        profile.set_password(&psk)?;
     }
-    if old.is_some() {
-        let mut callers = RememberedCallers::load(profile)?;
-        let concerned = callers.forget_by_password();
-        if keep_callers && !concerned.is_empty() {
-            say!(
-                "{} remembered under the old password still may call without one; see: ringback callers",
-                counted(concerned.len())
-            );
-        } else if !concerned.is_empty() {
-            // First these: whatever happens between the two, the old password opens no more.
-            callers.store(profile)?;
-            say!(
-                "{} remembered under the old password must give the new one (--keep-callers keeps them):",
-                counted(concerned.len())
-            );
-            for caller in concerned {
-                say!("  {caller}");
-            }
-        }
-    }
-    profile.set_password(&psk)
-}
-
-fn counted(callers: usize) -> String {
-    match callers {
-        1 => "1 caller that was".to_owned(),
-        more => format!("{more} callers that were"),
-    }
+    Ok(())
 }
 
 /// 60 random bits in three groups that are easy to read out.

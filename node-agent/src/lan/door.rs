@@ -1,51 +1,64 @@
 //! The device's side: requests that come in by TCP from the LAN. They are decided exactly as those
 //! that the registry relays; what is none gets no answer.
+//!
+//! Strangers have places and requests of their own, so that they keep out nobody but strangers.
+//! Callers that the device knows are told by their signature. What can be sent by others in their
+//! name, a request of theirs once more, is decided (and refused), but uses up nothing of theirs.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use parking_lot::Mutex;
 use ringback_protocol::candidate::counted_as;
 use ringback_protocol::envelope::Envelope;
 use ringback_protocol::frame::{Delivered, Frame, length_prefixed};
 use ringback_protocol::{PeerId, lan};
-use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use super::is_local;
 use crate::network_watch::Network;
-use crate::places::Places;
+use crate::places::{self, Places};
 
-/// Requests that wait for their answer, in all and from one source.
-const MAX_WAITING: usize = 32;
-const MAX_WAITING_PER_SOURCE: usize = 8;
-/// For a connection, from its first byte to its last.
+/// Requests that wait for their answer: of callers that the device knows; of strangers in all and of
+/// one source, whose oldest make room.
+const MAX_KNOWN: usize = 32;
+const MAX_STRANGERS: usize = 32;
+const MAX_OF_SOURCE: usize = 8;
+/// For the answer.
 const LIMIT: Duration = Duration::from_secs(5);
-/// Requests in a [`WINDOW`] of all callers that the device does not know, of those from one source, and
-/// of one caller, known or not: as the registry's (PROTOCOL §14).
-const MAX_OF_STRANGERS: u32 = 120;
-const MAX_OF_STRANGERS_PER_SOURCE: u32 = 40;
-const MAX_OF_ONE_CALLER: u32 = 20;
+/// Requests in a [`WINDOW`], of one caller; of strangers in all and of one source.
+const MAX_REQUESTS_PER_CALLER: u32 = 20;
+const MAX_REQUESTS: u32 = 120;
+const MAX_REQUESTS_PER_SOURCE: u32 = 40;
 const WINDOW: Duration = Duration::from_secs(60);
 
-/// Decides on an envelope: the answer is `Answered` or `Refused`.
-pub(crate) type Ask = Arc<dyn Fn(Vec<u8>) -> oneshot::Receiver<Frame> + Send + Sync>;
-/// Is it a caller that nothing which strangers do keeps waiting?
-pub(crate) type Knows = Arc<dyn Fn(&PeerId) -> bool + Send + Sync>;
+/// Who decides on envelopes.
+pub(crate) trait Decide: Send + Sync {
+    /// Is this caller remembered, or has it given the password?
+    fn is_known(&self, caller: &PeerId) -> bool;
+
+    fn decide(&self, envelope: &[u8], from: IpAddr) -> Decision;
+}
+
+pub(crate) struct Decision {
+    pub(crate) admitted: bool,
+    /// `Answered` or `Refused`.
+    pub(crate) answer: oneshot::Receiver<Frame>,
+}
 
 /// What all connections from the LAN share.
 #[derive(Clone)]
 pub(crate) struct Door {
     device: PeerId,
     network: watch::Receiver<Network>,
-    places: Places,
+    known: Arc<Semaphore>,
+    strangers: Places,
     requests: Arc<Mutex<Requests>>,
-    ask: Ask,
-    knows: Knows,
+    device_decides: Arc<dyn Decide>,
 }
 
 impl std::fmt::Debug for Door {
@@ -58,16 +71,15 @@ impl Door {
     pub(crate) fn new(
         device: PeerId,
         network: watch::Receiver<Network>,
-        ask: Ask,
-        knows: Knows,
+        decide: Arc<dyn Decide>,
     ) -> Self {
         Self {
             device,
             network,
-            places: Places::new(MAX_WAITING, MAX_WAITING_PER_SOURCE),
+            known: Arc::new(Semaphore::new(MAX_KNOWN)),
+            strangers: Places::new(MAX_STRANGERS, MAX_OF_SOURCE),
             requests: Arc::default(),
-            ask,
-            knows,
+            device_decides: decide,
         }
     }
 
@@ -80,25 +92,11 @@ impl Door {
     /// starts with [`lan::REQUEST`]. An error is for the log: the peer gets no answer then.
     pub(crate) async fn serve_request(
         &self,
-        mut stream: impl AsyncWrite + Unpin,
+        stream: impl AsyncWrite + Unpin,
         peer: IpAddr,
         frame: &[u8],
     ) -> Result<()> {
         ensure!(self.is_open_to(peer), "it does not come from the LAN");
-        let place = self.places.take(peer);
-        let answering = self.answer(&mut stream, peer, frame);
-        tokio::select! {
-            answered = tokio::time::timeout(LIMIT, answering) => answered?,
-            () = place.lost() => bail!("there are too many"),
-        }
-    }
-
-    async fn answer(
-        &self,
-        stream: &mut (impl AsyncWrite + Unpin),
-        peer: IpAddr,
-        frame: &[u8],
-    ) -> Result<()> {
         let Some((&lan::REQUEST, envelope)) = frame.split_first() else {
             bail!("it is no request");
         };
@@ -107,34 +105,63 @@ impl Door {
             envelope if envelope.device == self.device => envelope.caller,
             _ => bail!("it is for another device"),
         };
-        let from = if (self.knows)(&caller) {
-            From::Known
+        let now = Instant::now();
+        let (decision, place) = if self.device_decides.is_known(&caller) {
+            ensure!(
+                self.requests.lock().has_left(&caller, now),
+                "there are too many"
+            );
+            let decision = self.device_decides.decide(envelope, peer);
+            // Nobody else can send what is admitted in its name.
+            let place = if decision.admitted {
+                self.requests.lock().take_known(caller, now);
+                let place = self.known.clone().try_acquire_owned();
+                Place::Known(place.context("there are too many already")?)
+            } else {
+                Place::Stranger(self.strangers.take(peer))
+            };
+            (decision, place)
         } else {
-            From::Stranger(counted_as(peer))
+            let taken = self.requests.lock().take_stranger(caller, peer, now);
+            ensure!(taken, "there are too many");
+            let place = Place::Stranger(self.strangers.take(peer));
+            (self.device_decides.decide(envelope, peer), place)
         };
-        let digest = Sha256::digest(envelope).into();
-        let taken = self
-            .requests
-            .lock()
-            .take(caller, from, digest, Instant::now());
-        ensure!(taken, "there are too many");
-        let answer = (self.ask)(envelope.to_vec());
-        let delivered = Frame::from(Delivered { call: 0 });
-        stream
-            .write_all(&length_prefixed(&delivered.encode()))
-            .await?;
-        let answer = answer.await?;
-        stream.write_all(&length_prefixed(&answer.encode())).await?;
-        Ok(stream.shutdown().await?)
+        let answering = tokio::time::timeout(LIMIT, answer(stream, decision.answer));
+        tokio::select! {
+            answered = answering => answered?,
+            () = place.lost() => bail!("there are too many"),
+        }
     }
 }
 
-/// Who asks.
-#[derive(Debug, Clone, Copy)]
-enum From {
-    Known,
-    /// As limits count where it comes from.
-    Stranger(IpAddr),
+/// One of the requests that wait for their answer.
+enum Place {
+    Known(#[expect(dead_code, reason = "held")] OwnedSemaphorePermit),
+    Stranger(places::Place),
+}
+
+impl Place {
+    /// Comes when somebody else has got the place.
+    async fn lost(&self) {
+        match self {
+            Self::Known(_) => std::future::pending().await,
+            Self::Stranger(place) => place.lost().await,
+        }
+    }
+}
+
+async fn answer(
+    mut stream: impl AsyncWrite + Unpin,
+    answer: oneshot::Receiver<Frame>,
+) -> Result<()> {
+    let delivered = Frame::from(Delivered { call: 0 });
+    stream
+        .write_all(&length_prefixed(&delivered.encode()))
+        .await?;
+    let answer = answer.await?;
+    stream.write_all(&length_prefixed(&answer.encode())).await?;
+    Ok(stream.shutdown().await?)
 }
 
 /// How many requests came in this window.
@@ -144,120 +171,194 @@ struct Requests {
     strangers: u32,
     by_source: HashMap<IpAddr, u32>,
     by_caller: HashMap<PeerId, u32>,
-    /// Of those that counted: what somebody has listened to and sends again is not the caller's.
-    seen: HashSet<[u8; 32]>,
 }
 
 impl Requests {
-    fn take(&mut self, caller: PeerId, from: From, digest: [u8; 32], now: Instant) -> bool {
-        let over = |since: Instant| now.saturating_duration_since(since) >= WINDOW;
-        if self.since.is_none_or(over) {
+    /// Has a known caller a request left?
+    fn has_left(&mut self, caller: &PeerId, now: Instant) -> bool {
+        self.turn(now);
+        self.by_caller.get(caller).copied().unwrap_or(0) < MAX_REQUESTS_PER_CALLER
+    }
+
+    fn take_known(&mut self, caller: PeerId, now: Instant) {
+        self.turn(now);
+        let own = self.by_caller.entry(caller).or_default();
+        *own = own.saturating_add(1);
+    }
+
+    fn take_stranger(&mut self, caller: PeerId, peer: IpAddr, now: Instant) -> bool {
+        self.turn(now);
+        if self.strangers >= MAX_REQUESTS {
+            return false;
+        }
+        let of_source = self.by_source.entry(counted_as(peer)).or_default();
+        if *of_source >= MAX_REQUESTS_PER_SOURCE {
+            return false;
+        }
+        let own = self.by_caller.entry(caller).or_default();
+        if *own >= MAX_REQUESTS_PER_CALLER {
+            return false;
+        }
+        *own += 1;
+        *of_source += 1;
+        self.strangers += 1;
+        true
+    }
+
+    /// Begins a new window when the last one is over.
+    fn turn(&mut self, now: Instant) {
+        let is_over = |since| now.saturating_duration_since(since) >= WINDOW;
+        if self.since.is_none_or(is_over) {
             *self = Self {
                 since: Some(now),
                 ..Self::default()
             };
         }
-        if self.seen.contains(&digest) {
-            return false;
-        }
-        let own = self.by_caller.get(&caller).copied().unwrap_or(0);
-        if own >= MAX_OF_ONE_CALLER {
-            return false;
-        }
-        if let From::Stranger(source) = from {
-            let here = self.by_source.get(&source).copied().unwrap_or(0);
-            if self.strangers >= MAX_OF_STRANGERS || here >= MAX_OF_STRANGERS_PER_SOURCE {
-                return false;
-            }
-            self.strangers += 1;
-            self.by_source.insert(source, here + 1);
-        }
-        self.by_caller.insert(caller, own + 1);
-        self.seen.insert(digest);
-        true
     }
 }
 
 #[cfg(test)]
 mod tests {
     use ringback_protocol::SecretKey;
+    use ringback_protocol::envelope::{Proof, Request};
+    use ringback_protocol::frame::Refused;
+    use ringback_protocol::receipt::Nat;
 
     use super::*;
 
-    struct World {
-        requests: Requests,
-        sent: u64,
-        now: Instant,
+    fn key(number: u32) -> SecretKey {
+        let mut seed = [5; 32];
+        seed[..4].copy_from_slice(&number.to_be_bytes());
+        SecretKey::from_seed(&seed)
     }
 
-    impl World {
-        fn new() -> Self {
-            Self {
-                requests: Requests::default(),
-                sent: 0,
-                now: Instant::now(),
-            }
-        }
-
-        fn take(&mut self, caller: u8, from: From) -> bool {
-            self.sent += 1;
-            let mut digest = [0; 32];
-            digest[..8].copy_from_slice(&self.sent.to_be_bytes());
-            let caller = SecretKey::from_seed(&[caller; 32]).id();
-            self.requests.take(caller, from, digest, self.now)
-        }
-    }
-
-    fn stranger(host: u8) -> From {
-        From::Stranger([192, 168, 1, host].into())
+    fn address(number: u32) -> IpAddr {
+        IpAddr::V4((0xc0a8_0000 + number).into())
     }
 
     #[test]
     fn strangers_are_limited_by_caller_by_source_and_in_all() {
-        let mut world = World::new();
-        for caller in 1..=2 {
-            for _ in 0..MAX_OF_ONE_CALLER {
-                assert!(world.take(caller, stranger(1)));
+        let mut requests = Requests::default();
+        let now = Instant::now();
+        let stranger = |number| key(number).id();
+        for number in 0..6 {
+            for _ in 0..MAX_REQUESTS_PER_CALLER {
+                assert!(requests.take_stranger(stranger(number), address(number / 2), now));
             }
-            assert!(!world.take(caller, stranger(2)), "20 of one caller");
+            let elsewhere = address(100);
+            assert!(!requests.take_stranger(stranger(number), elsewhere, now));
+            if number % 2 == 1 {
+                let of_source = requests.take_stranger(stranger(50), address(number / 2), now);
+                assert!(!of_source);
+            }
         }
-        assert!(!world.take(3, stranger(1)), "40 from one source");
-        for host in 2..=3 {
-            for caller in [2 * host, 2 * host + 1] {
-                for _ in 0..MAX_OF_ONE_CALLER {
-                    assert!(world.take(caller, stranger(host)));
+        assert!(
+            !requests.take_stranger(stranger(7), address(7), now),
+            "in all"
+        );
+        assert!(requests.has_left(&stranger(8), now), "a known caller");
+        assert!(requests.take_stranger(stranger(7), address(7), now + WINDOW));
+    }
+
+    /// Admits what it is told to know, once.
+    #[derive(Default)]
+    struct Device {
+        known: Vec<PeerId>,
+        seen: Mutex<Vec<Vec<u8>>>,
+        /// Answers that are not given yet.
+        open: Mutex<Vec<oneshot::Sender<Frame>>>,
+    }
+
+    impl Decide for Device {
+        fn is_known(&self, caller: &PeerId) -> bool {
+            self.known.contains(caller)
+        }
+
+        fn decide(&self, envelope: &[u8], _: IpAddr) -> Decision {
+            let (sender, answer) = oneshot::channel();
+            let caller = Envelope::decode(envelope).unwrap().caller;
+            let mut seen = self.seen.lock();
+            let admitted = self.known.contains(&caller) && !seen.iter().any(|e| e == envelope);
+            seen.push(envelope.to_vec());
+            if admitted {
+                let refusal = b"any answer".to_vec();
+                sender.send(Refused { call: 0, refusal }.into()).unwrap();
+            } else {
+                self.open.lock().push(sender);
+            }
+            Decision { admitted, answer }
+        }
+    }
+
+    fn request(caller: &SecretKey, id: u32) -> Vec<u8> {
+        let mut request = Request {
+            id: [0; 16],
+            issued_at: 0,
+            expires_at: 30,
+            service: "*".into(),
+            candidates: Vec::new(),
+            remember: false,
+            webrtc: None,
+            path: 0,
+            nat: Nat::Unknown,
+        };
+        request.id[..4].copy_from_slice(&id.to_be_bytes());
+        let device = key(0).id();
+        let sealed = Envelope::seal(&request, caller, &device, Proof::Key, &mut rand::rng());
+        [&[lan::REQUEST][..], &sealed.unwrap().0.encode()].concat()
+    }
+
+    /// Strangers hold every place that they can get, with answers that nobody gives, and send what they
+    /// have seen of the known caller; from its own network, too.
+    #[tokio::test]
+    async fn strangers_on_the_lan_keep_no_known_caller_out() {
+        let friend = key(1);
+        let device = Arc::new(Device {
+            known: vec![friend.id()],
+            ..Device::default()
+        });
+        let network = watch::Sender::new(Network::read());
+        let door = Door::new(key(0).id(), network.subscribe(), device.clone());
+        let mut held = tokio::task::JoinSet::new();
+        let mut reached = 0;
+        for round in 0..3 {
+            for number in 0..100 {
+                let door = door.clone();
+                let frame = request(&key(1000 + round * 100 + number), number);
+                let peer = address(number % 10);
+                held.spawn(
+                    async move { door.serve_request(tokio::io::sink(), peer, &frame).await },
+                );
+            }
+            let replayed = request(&friend, 0);
+            for number in 0..19 {
+                let frame = match number {
+                    0 => replayed.clone(),
+                    number => request(&friend, number),
+                };
+                let served = door.serve_request(tokio::io::sink(), address(1), &frame);
+                match served.await {
+                    Ok(()) => reached += 1,
+                    Err(error) => panic!("{error:#}"),
                 }
+                for _ in 0..5 {
+                    let (door, replayed) = (door.clone(), replayed.clone());
+                    held.spawn(async move {
+                        door.serve_request(tokio::io::sink(), address(2), &replayed)
+                            .await
+                    });
+                }
+                tokio::task::yield_now().await;
             }
+            // The next minute.
+            door.requests.lock().since = None;
         }
-        assert!(!world.take(99, stranger(9)), "120 in all");
-        world.now += WINDOW;
-        assert!(world.take(99, stranger(9)));
-    }
-
-    #[test]
-    fn whatever_strangers_send_a_known_caller_is_let_through() {
-        let mut world = World::new();
-        for caller in 1..=20 {
-            for _ in 0..10 {
-                world.take(caller, stranger(caller));
-            }
+        assert_eq!(reached, 57);
+        device.open.lock().clear();
+        let mut served = 0;
+        while let Some(ended) = held.join_next().await {
+            served += usize::from(ended.unwrap().is_ok());
         }
-        assert!(!world.take(99, stranger(99)));
-        for _ in 0..MAX_OF_ONE_CALLER {
-            assert!(world.take(200, From::Known));
-        }
-        assert!(!world.take(200, From::Known));
-        assert!(world.take(201, From::Known), "each has a window of its own");
-    }
-
-    #[test]
-    fn a_request_that_is_sent_again_costs_its_caller_nothing() {
-        let mut world = World::new();
-        let caller = SecretKey::from_seed(&[1; 32]).id();
-        assert!(world.requests.take(caller, From::Known, [7; 32], world.now));
-        for _ in 0..1000 {
-            assert!(!world.requests.take(caller, From::Known, [7; 32], world.now));
-        }
-        assert!(world.take(1, From::Known));
+        assert_eq!(served, 0, "none of these is answered");
     }
 }

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use ringback_protocol::candidate::canonical;
 
 pub(crate) use advertisement::Advertisement;
-pub(crate) use door::{Ask, Door, Knows};
+pub(crate) use door::{Decide, Decision, Door};
 pub(crate) use way::Way;
 
 use crate::network_watch::Network;
