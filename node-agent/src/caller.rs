@@ -11,6 +11,7 @@ use ringback_protocol::call::{Call, Outcome, Progress};
 use ringback_protocol::candidate::Candidate;
 use ringback_protocol::envelope::{DIRECT_ONLY, LIFETIME, Proof, Request};
 use ringback_protocol::frame::{Failed, Frame};
+use ringback_protocol::name::NO_SERVICE;
 use ringback_protocol::receipt::{Nat, Receipt, Step};
 use ringback_protocol::refusal::Refusal;
 use ringback_protocol::reply::Reply;
@@ -23,6 +24,7 @@ use crate::clock::unix_time;
 use crate::delivery::Delivery;
 use crate::endpoint::{Addresses, Endpoint, Expecting};
 use crate::failure::{Exit, Failure};
+use crate::fitting;
 use crate::link::{Link, WeakLink};
 use crate::password;
 use crate::port_mapping::Forwarding;
@@ -34,6 +36,8 @@ const PATH_TIMEOUT: Duration = Duration::from_secs(15);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(25);
 /// For the router's answer about a port, where much depends on it. Elsewhere it is not waited for.
 const MAPPING_PATIENCE: Duration = Duration::from_millis(300);
+/// After a call for a service that there is not: how long its device may take to say which there are.
+const NAMES_PATIENCE: Duration = Duration::from_secs(8);
 /// For the first ping of the path to come back, before the receipt is written.
 const RTT_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -183,8 +187,37 @@ impl Caller {
                 };
                 self.call_once(&as_given).await.map_err(|_| error)
             }
+            _ if Failure::code(&error) == Some(Code::UnknownService) => {
+                Err(self.with_names(ring, error).await)
+            }
             _ => Err(error),
         }
+    }
+
+    /// The device has no such service; which it has, it says on a link only, as a refusal can be read
+    /// by the registry.
+    async fn with_names(&self, ring: &Ring, error: anyhow::Error) -> anyhow::Error {
+        let listing = Ring {
+            service: NO_SERVICE.to_owned(),
+            remember: false,
+            ..ring.clone()
+        };
+        let names = async {
+            let dialled = self.call_once(&listing).await?;
+            fitting::names(&dialled.link).await
+        };
+        let names = match tokio::time::timeout(NAMES_PATIENCE, names).await {
+            Ok(Ok(names)) => names,
+            _ => return error,
+        };
+        let names = match names.is_empty() {
+            true => "it exposes nothing yet".to_owned(),
+            false => format!("it has: {}", names.join(", ")),
+        };
+        let told = format!("the device exposes no service of this name; {names}");
+        Failure::new(Exit::Refused, told)
+            .about(&Code::UnknownService)
+            .into()
     }
 
     async fn call_once(&self, ring: &Ring) -> Result<Dialled> {

@@ -14,12 +14,12 @@ use ringback_protocol::frame::{Answer, Answered, Deliver, Frame, Place, Refuse, 
 use ringback_protocol::refusal::Refusal;
 use ringback_protocol::registration::{CloseReason, Output};
 use ringback_protocol::reply::Reply;
-use ringback_protocol::rtc::Description;
+use ringback_protocol::rtc::{CHANNEL_PATIENCE_S, Description, MAX_CHANNELS};
 use ringback_protocol::secret::PASSWORD_ID;
 use ringback_protocol::stream::{Opening, StreamRefused};
 use ringback_protocol::{Code, PeerId, SecretKey, UnixTime};
 use serde::{Deserialize, Serialize};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::beacon::OnBeacon;
@@ -41,7 +41,7 @@ use crate::relay::OwnRelay;
 use crate::remembered::RememberedCallers;
 use crate::rtc::{BrowserLink, Ending};
 use crate::seen_requests::SeenRequests;
-use crate::service::{self, Dials, Ready, Sending, Service, Shells, Uploads};
+use crate::service::{self, Connections, Dials, Ready, Sending, Service, Shells, Uploads};
 use crate::serving::{AdmittedBy, LinkStatus, ServedLink};
 use crate::stream::Stream;
 
@@ -71,6 +71,7 @@ pub(crate) struct Agent {
     pub(crate) shells: Shells,
     pub(crate) uploads: Arc<Uploads>,
     pub(crate) dials: Dials,
+    pub(crate) connections: Connections,
     refusals: Mutex<RefusalLog>,
     frames: mpsc::Sender<Frame>,
     /// Set once port mapping has been started.
@@ -218,6 +219,7 @@ impl Agent {
             shells: Shells::default(),
             uploads: Arc::default(),
             dials: Dials::default(),
+            connections: Connections::default(),
             refusals: Mutex::default(),
             frames,
             forwarding: OnceLock::new(),
@@ -608,10 +610,11 @@ impl Agent {
             });
         }
         tracing::info!(?caller, browser, "link established");
+        let channels = browser.then(|| Arc::new(Semaphore::new(MAX_CHANNELS)));
         while let Some(stream) = link.accept().await {
-            let (agent, caller) = (self.clone(), link.peer());
+            let (agent, caller, channels) = (self.clone(), link.peer(), channels.clone());
             tokio::spawn(async move {
-                if let Err(error) = agent.serve_stream(caller, stream).await {
+                if let Err(error) = agent.serve_stream(caller, channels, stream).await {
                     tracing::debug!("a stream ended: {error:#}");
                 }
             });
@@ -624,11 +627,44 @@ impl Agent {
         tracing::info!(?caller, "link ended");
     }
 
+    /// One of the channels that a browser's link carries at a time; a little later, if need be.
+    async fn channel(
+        &self,
+        channels: Option<Arc<Semaphore>>,
+    ) -> Result<Option<OwnedSemaphorePermit>, StreamRefused> {
+        let Some(channels) = channels else {
+            return Ok(None);
+        };
+        let patience = Duration::from_secs(CHANNEL_PATIENCE_S);
+        match tokio::time::timeout(patience, channels.acquire_owned()).await {
+            Ok(channel) => Ok(channel.ok()),
+            Err(_) => Err(StreamRefused {
+                code: Code::TooMany,
+                detail: format!(
+                    "a link carries {MAX_CHANNELS} streams at a time, and none has ended in 10 s"
+                ),
+            }),
+        }
+    }
+
     /// Serves a stream of a link of either kind.
-    async fn serve_stream(self: &Arc<Self>, caller: PeerId, mut stream: Stream) -> Result<()> {
+    async fn serve_stream(
+        self: &Arc<Self>,
+        caller: PeerId,
+        channels: Option<Arc<Semaphore>>,
+        mut stream: Stream,
+    ) -> Result<()> {
         let open = stream.read_open().await?;
-        let mut tcp = match service::prepare(self, &open).await {
-            Ok(Ready::Tcp(tcp)) => tcp,
+        let _channel = match self.channel(channels).await {
+            Ok(channel) => channel,
+            Err(refused) => {
+                stream.answer(&Opening::Refused(refused)).await?;
+                stream.writer.finish();
+                return Ok(());
+            }
+        };
+        let (mut tcp, _connected) = match service::prepare(self, caller, &open).await {
+            Ok(Ready::Tcp(tcp, connected)) => (tcp, connected),
             Ok(ready) => {
                 stream.answer(&Opening::Opened).await?;
                 let Stream { reader, writer } = stream;

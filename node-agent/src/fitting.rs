@@ -9,7 +9,7 @@ use ringback_protocol::service::listing::{Kind, LISTING, Listing, MAX_LISTING};
 use tokio::io::AsyncReadExt as _;
 
 use crate::failure::{Exit, Failure};
-use crate::link::Link;
+use crate::link::{Link, printable};
 
 /// For the device's list of services; one that does not come says nothing against a service.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -63,6 +63,12 @@ pub(crate) async fn check(link: &Link, services: &[&str]) -> Result<(), Failure>
         Err(_) => tracing::debug!("the device does not list its services"),
     }
     Ok(())
+}
+
+/// The names of the device's services, for a person.
+pub(crate) async fn names(link: &Link) -> Result<Vec<String>> {
+    let services = listing(link).await?.services;
+    Ok(services.iter().map(|info| printable(&info.name)).collect())
 }
 
 async fn listing(link: &Link) -> Result<Listing> {

@@ -4,6 +4,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -14,7 +15,7 @@ use ringback_protocol::receipt::{PathInUse, Receipt};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -23,10 +24,17 @@ use crate::copy;
 use crate::endpoint::InUse;
 use crate::failure::{Exit, Failure};
 use crate::fitting;
-use crate::link::{Link, Use, close};
+use crate::keepalive::keep_alive;
+use crate::link::{Link, Opened, Use, close};
 
 /// How long a local connection waits for a link that is being redialled.
 const REDIAL_PATIENCE: Duration = Duration::from_secs(10);
+/// Local connections of a call at a time: as many as a link has streams, and no more than leave this
+/// process the files that it needs besides. So many more wait for so long, and are then closed.
+const MAX_CONNECTIONS: usize = 1024;
+const FILES_LEFT: usize = 128;
+const MAX_WAITING: usize = 64;
+const PLACE_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a service's first byte waits for the device's list of services.
 const FIT_PATIENCE: Duration = Duration::from_secs(1);
 /// How long a stream that is over waits for the rest of its call.
@@ -129,6 +137,7 @@ async fn keep_up(
     events: &mpsc::Sender<Event>,
 ) -> Result<()> {
     current.send_replace(Some(dialled.link.clone()));
+    let places = Places::new(most_connections());
     let mut serving = JoinSet::new();
     for (listener, service) in listeners {
         let bind = listener.local_addr()?;
@@ -136,6 +145,7 @@ async fn keep_up(
             listener,
             service.clone(),
             link.clone(),
+            places.clone(),
             events.clone(),
         ));
         tell(events, Event::Listening { bind, service }).await;
@@ -295,6 +305,7 @@ async fn accept(
     listener: TcpListener,
     service: String,
     link: CurrentLink,
+    places: Places,
     events: mpsc::Sender<Event>,
 ) {
     let mut connections = JoinSet::new();
@@ -303,8 +314,9 @@ async fn accept(
             accepted = listener.accept() => match accepted {
                 Ok((tcp, _)) => {
                     let (service, link, events) = (service.clone(), link.clone(), events.clone());
+                    let place = places.clone().take();
                     connections.spawn(async move {
-                        if let Err(error) = connect(tcp, &service, link).await {
+                        if let Err(error) = connect(tcp, &service, link, place).await {
                             tell(&events, Event::Refused { message: format!("{error:#}") }).await;
                         }
                     });
@@ -320,14 +332,81 @@ async fn accept(
     }
 }
 
-async fn connect(mut tcp: TcpStream, service: &str, mut link: CurrentLink) -> Result<()> {
+/// Places for local connections. Cheap to clone.
+#[derive(Clone)]
+struct Places {
+    most: usize,
+    free: Arc<Semaphore>,
+    /// Of those that wait for one, too.
+    guests: Arc<Semaphore>,
+}
+
+impl Places {
+    fn new(most: usize) -> Self {
+        Self {
+            most,
+            free: Arc::new(Semaphore::new(most)),
+            guests: Arc::new(Semaphore::new(most + MAX_WAITING)),
+        }
+    }
+
+    /// Is asked for now, and waited for when this is polled. Whoever waited in vain is told so.
+    fn take(
+        self,
+    ) -> impl Future<Output = Result<(OwnedSemaphorePermit, OwnedSemaphorePermit)>> + Send {
+        let guest = self.guests.clone().try_acquire_owned();
+        async move {
+            let full = || {
+                let most = self.most;
+                format!("{most} connections are forwarded already; one more was closed")
+            };
+            let guest = guest.ok().with_context(full)?;
+            let place = tokio::time::timeout(PLACE_PATIENCE, self.free.acquire_owned());
+            Ok((guest, place.await.with_context(full)??))
+        }
+    }
+}
+
+fn most_connections() -> usize {
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let files = files.map_or(usize::MAX, |files| files.try_into().unwrap_or(usize::MAX));
+    files
+        .saturating_sub(FILES_LEFT + MAX_WAITING)
+        .clamp(16, MAX_CONNECTIONS)
+}
+
+async fn connect<P>(
+    tcp: TcpStream,
+    service: &str,
+    link: CurrentLink,
+    place: impl Future<Output = Result<P>>,
+) -> Result<()> {
     tcp.set_nodelay(true)?;
+    keep_alive(&tcp);
+    let opened = async {
+        let place = place.await?;
+        anyhow::Ok((open(service, link).await?, place))
+    };
+    match opened.await {
+        Ok((opened, _place)) => copy_both(tcp, opened).await,
+        Err(error) => {
+            // Not an end: nothing was said.
+            copy::reset(&tcp);
+            Err(error)
+        }
+    }
+}
+
+async fn open(service: &str, mut link: CurrentLink) -> Result<Opened> {
     let link = tokio::time::timeout(REDIAL_PATIENCE, link.wait_for(Option::is_some))
         .await
         .context("the device is not connected")??
         .clone()
         .context("the device is not connected")?;
-    let opened = link.open(service).await?;
+    link.open(service).await
+}
+
+async fn copy_both(mut tcp: TcpStream, opened: Opened) -> Result<()> {
     let (reader, writer) = tcp.split();
     // Local data goes out before the device has answered: the stream's first round trip is used.
     let Err(error) = copy::with_opening(reader, writer, opened, async {}).await else {
@@ -406,5 +485,25 @@ mod tests {
         for bad in ["", "web", "80", "80:", "99999:web", "x:80:web", "80:We b"] {
             assert!(bad.parse::<Listen>().is_err(), "{bad}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_finds_no_place_waits_and_is_then_closed_with_a_line() {
+        let places = Places::new(1);
+        let first = places.clone().take().await.unwrap();
+        let second = tokio::spawn(places.clone().take());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert!(!second.is_finished());
+        drop(first);
+        let second = second.await.unwrap().unwrap();
+        // More than may wait.
+        let waiting: Vec<_> = (0..MAX_WAITING).map(|_| places.clone().take()).collect();
+        let error = places.clone().take().await.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "1 connections are forwarded already; one more was closed"
+        );
+        drop((second, waiting));
+        drop(places.take().await.unwrap());
     }
 }

@@ -24,7 +24,9 @@ mod fitting;
 mod forward;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod happy_eyeballs;
 mod interfaces;
+mod keepalive;
 mod lan;
 mod link;
 mod link_places;

@@ -22,6 +22,10 @@ pub(crate) mod close {
     pub(crate) const REVOKED: u32 = 3;
 }
 
+/// How long a stream waits for another one to end, when the link carries as many as it may.
+const OPEN_PATIENCE: Duration = Duration::from_secs(10);
+/// How long the device may take to reach a service; it gives up sooner itself.
+const CONFIRM_PATIENCE: Duration = Duration::from_secs(60);
 /// How long a link stays open after a `pipe`.
 const LINGER: Duration = Duration::from_secs(10);
 
@@ -117,7 +121,11 @@ impl Link {
     /// As the caller: opens a stream to a service without waiting for the device's answer, so
     /// that data can follow in the same flight.
     pub(crate) async fn open(&self, service: &str) -> Result<Opened> {
-        let stream = self.connection.open_bi().await;
+        let stream = tokio::time::timeout(OPEN_PATIENCE, self.connection.open_bi()).await;
+        let stream = stream.map_err(|_| {
+            let full = "the link to the device carries as many streams as it may, and none has ended in 10 s";
+            Failure::new(Exit::Limited, full)
+        })?;
         let (mut send, recv) = stream.context("the link is gone")?;
         send.write_all(&Open::new(service).encode()).await?;
         let stream = Stream::quic((send, recv));
@@ -173,20 +181,39 @@ impl Answer {
 
     /// Waits for the device's word. Must be called once, before the stream is read.
     pub(crate) async fn confirm(&mut self) -> Result<()> {
-        let frame = self.recv.read_header().await?;
+        let frame = tokio::time::timeout(CONFIRM_PATIENCE, self.recv.read_header());
+        let frame = frame.await.map_err(|_| {
+            let silent = format!(
+                "the device has said nothing of '{}' for a minute",
+                self.service
+            );
+            Failure::new(Exit::Other, silent)
+        })??;
         match Opening::decode(&frame)? {
             Opening::Opened => Ok(()),
             Opening::Refused(refused) => {
                 let service = &self.service;
                 let message = match refused.code {
-                    Code::UnknownService => format!("the device exposes no service '{service}'"),
+                    Code::UnknownService => {
+                        let names = match printable(&refused.detail) {
+                            names if names.is_empty() => names,
+                            names => format!("; it has: {names}"),
+                        };
+                        format!("the device exposes no service '{service}'{names}")
+                    }
                     Code::ServiceUnreachable => {
                         format!(
                             "the device can not reach its service '{service}': {}",
                             printable(&refused.detail)
                         )
                     }
-                    code => format!("the device refuses '{service}': {}", code.title()),
+                    code => {
+                        let detail = match printable(&refused.detail) {
+                            detail if detail.is_empty() => detail,
+                            detail => format!(" ({detail})"),
+                        };
+                        format!("the device refuses '{service}': {}{detail}", code.title())
+                    }
                 };
                 bail!(Failure::new(Exit::Refused, message))
             }

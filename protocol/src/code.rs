@@ -85,6 +85,7 @@ codes! {
     UnknownService = "unknown_service", 0, "the device exposes no service of this name";
     BadMode = "bad_mode", 0, "the service is not used this way";
     ServiceUnreachable = "service_unreachable", 0, "the service does not answer on the device's network";
+    TooMany = "too_many", 0, "too many are open at a time";
     Internal = "internal", 500, "an internal fault";
 }
 

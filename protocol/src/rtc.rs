@@ -18,6 +18,10 @@ pub const SCTP_PORT: u16 = 5000;
 pub const MAX_MESSAGE: u32 = 262_144;
 /// Data channels that are open at a time on one link, at most.
 pub const MAX_CHANNELS: usize = 64;
+/// And so many more wait for one to end, for [`CHANNEL_PATIENCE_S`], and are then refused.
+pub const MAX_WAITING_CHANNELS: usize = 16;
+/// Seconds.
+pub const CHANNEL_PATIENCE_S: u64 = 10;
 /// Connections that a search opens beside the first one, at most (§19.3).
 pub const MAX_LEGS: usize = 64;
 /// The label of every data channel that carries a stream.

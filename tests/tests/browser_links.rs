@@ -10,7 +10,7 @@ use ringback_protocol::call::Outcome;
 use ringback_protocol::candidate::{Candidate, Kind};
 use ringback_protocol::channel::{Channel, Reset, WINDOW, reset};
 use ringback_protocol::reply::Reply;
-use ringback_protocol::rtc::{Description, MAX_CHANNELS};
+use ringback_protocol::rtc::{Description, MAX_CHANNELS, MAX_WAITING_CHANNELS};
 use ringback_protocol::stream::{Open, Opening};
 use ringback_protocol::{Code, SecretKey};
 use ringback_tests::loopback::{Device, PASSWORD};
@@ -205,7 +205,7 @@ fn another_certificate_than_the_pinned_one_never_connects() -> Result<()> {
 }
 
 #[test]
-fn the_65th_channel_is_closed_and_others_are_not() -> Result<()> {
+fn channels_beyond_the_limit_wait_are_refused_or_closed_and_others_are_not() -> Result<()> {
     let place = Place::new()?;
     let waiting = service(|mut stream| {
         let _ = stream.read(&mut [0; 1]);
@@ -217,8 +217,27 @@ fn the_65th_channel_is_closed_and_others_are_not() -> Result<()> {
         ids.iter()
             .all(|id| browser.stream(*id).opening().is_some() || browser.is_open(*id))
     })?;
+    let late: Vec<ChannelId> = (0..MAX_WAITING_CHANNELS)
+        .map(|_| browser.open("waiting"))
+        .collect();
     let over = browser.open("waiting");
-    browser.until("the 65th to be closed", |browser| browser.is_closed(over))?;
+    browser.until("the 81st to be closed", |browser| browser.is_closed(over))?;
+    // One that ends makes room for one that waits; the others are told after a while.
+    browser.stream(ids[1]).reset(reset::ABORTED);
+    let (mut opened, mut refused) = (0, Vec::new());
+    browser.until("the answers", |browser| {
+        for id in &late {
+            match browser.stream(*id).opening() {
+                Some(Ok(Opening::Opened)) => opened += 1,
+                Some(Ok(Opening::Refused(why))) => refused.push(why.code),
+                _ => {}
+            }
+        }
+        opened + refused.len() == late.len()
+    })?;
+    assert_eq!(opened, 1);
+    assert_eq!(refused, vec![Code::TooMany; late.len() - 1]);
+    let ids = [&ids[..1], &ids[2..]].concat();
     assert!(ids.iter().all(|id| browser.is_open(*id)));
     // One of another kind is not taken either, and leaves no trace.
     let odd = |browser: &mut Browser, config| {

@@ -498,7 +498,7 @@ async fn a_device_that_can_not_be_called_is_explained() {
     assert_says(
         &block_in_place(|| run(&mut pipe)),
         EXIT_REFUSED,
-        &["the device exposes no service of this name"],
+        &["the device exposes no service of this name; it has: hello"],
     );
     // Nobody is there to be asked.
     let target = format!("{}:hello", nas.id);

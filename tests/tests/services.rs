@@ -295,7 +295,7 @@ fn services_that_fail_do_not_take_the_link_along() -> Result<()> {
     let more = ["--password", PASSWORD];
     let mut call = caller.calling(&up.id, &[(8090, "nothing")], &more)?;
     let ended = call.ended(PATIENCE)?;
-    ended.check(5, "no service of this name")?;
+    ended.check(5, "no service of this name; it has: closed, web")?;
 
     let call = caller.connect(
         &up.id,
@@ -303,7 +303,7 @@ fn services_that_fail_do_not_take_the_link_along() -> Result<()> {
     )?;
     for (port, nth, words) in [
         (8081, 1, "can not reach its service 'closed'"),
-        (8082, 2, "no service 'nothing'"),
+        (8082, 2, "no service 'nothing'; it has: closed, web"),
     ] {
         let mut stream = connect_local(lab.caller().host(), port)?;
         // What stands for a refused connection once it is open: the end, at once and without a byte.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use ringback_protocol::service::FrameBuffer;
 use ringback_protocol::service::shell::{
-    Exited, KEPT_OUTPUT, MAX_SHELLS, ShellError, Size, Start, Started, ToCaller, ToDevice,
+    Exited, KEPT_OUTPUT, MAX_SHELLS_EACH, ShellError, Size, Start, Started, ToCaller, ToDevice,
 };
 use ringback_protocol::stream::Mode;
 use ringback_tests::loopback::{Ended, Profile};
@@ -336,7 +336,7 @@ fn shells_are_few_and_end_with_the_callers_right() -> Result<()> {
     let place = Place::new(&[&["shell"]])?;
     let mut browser = place.browser()?;
     let mut shells = Vec::new();
-    for _ in 0..MAX_SHELLS {
+    for _ in 0..MAX_SHELLS_EACH {
         shells.push(Terminal::open(&mut browser, start(None, 0))?);
     }
     let error = Terminal::open(&mut browser, start(None, 0))

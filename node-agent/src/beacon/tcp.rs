@@ -15,6 +15,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
+use crate::keepalive::keep_alive;
+
 /// Connections in all, and of one address.
 const MAX_CONNECTIONS: usize = 4096;
 const MAX_PER_ADDRESS: usize = 64;
@@ -114,6 +116,7 @@ impl Drop for Place {
 
 async fn serve(mut stream: TcpStream, source: Source, events: &mpsc::Sender<Event>) -> Result<()> {
     stream.set_nodelay(true)?;
+    keep_alive(&stream);
     let (mut read, mut write) = stream.split();
     let (queue, mut outgoing) = mpsc::channel::<Bytes>(QUEUE);
     events.send(Event::Opened(source, queue)).await?;

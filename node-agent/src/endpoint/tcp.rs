@@ -21,6 +21,7 @@ use tokio::sync::mpsc;
 
 use super::link_path::{Attached, DatagramSink, Paths, attach};
 use super::socket::PathSocket;
+use crate::keepalive::keep_alive;
 use crate::lan::Door;
 use crate::nat64;
 use crate::places::Places;
@@ -217,6 +218,7 @@ struct TcpSink {
 
 fn split(stream: TcpStream) -> io::Result<(TcpSink, Halves)> {
     stream.set_nodelay(true)?;
+    keep_alive(&stream);
     #[cfg(target_os = "linux")]
     {
         let socket = socket2::SockRef::from(&stream);

@@ -19,6 +19,7 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
 use super::{Registry, Stream, tls};
 use crate::clock::unix_time;
+use crate::happy_eyeballs;
 
 /// For each step.
 const STEP: Duration = Duration::from_secs(3);
@@ -187,7 +188,7 @@ impl Health {
         self.dns_ms = Some(ms(start));
 
         let start = Instant::now();
-        let dial = tokio::net::TcpStream::connect(self.addresses.as_slice());
+        let dial = happy_eyeballs::connect(self.addresses.iter().copied());
         let tcp = match timeout(STEP, dial).await {
             Err(_) => bail!("no TCP connection to {} in 3 s", registry.authority()),
             Ok(Err(error)) => bail!("no TCP connection to {}: {error}", registry.authority()),

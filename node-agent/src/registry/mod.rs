@@ -21,6 +21,9 @@ use parking_lot::Mutex;
 use tokio_rustls::TlsConnector;
 use url::{Host, Url};
 
+use crate::happy_eyeballs;
+use crate::keepalive::keep_alive;
+
 pub(crate) use health::Health;
 pub(crate) use http::{Connection, Frames, Problem};
 pub(crate) use socket::{
@@ -180,19 +183,19 @@ impl Registry {
         }
     }
 
-    /// To whichever of the registry's addresses answers first, IPv4 and IPv6 one shortly after the
-    /// other (RFC 8305): a host whose IPv6 leads nowhere is not rare.
+    /// To whichever of the registry's addresses answers first, each a moment after the one before
+    /// (RFC 8305): a host whose IPv6 leads nowhere is not rare.
     async fn dial(&self) -> std::io::Result<tokio::net::TcpStream> {
-        use tower_service::Service as _;
-        let mut connector = HttpConnector::new();
-        connector.enforce_http(false);
-        connector.set_happy_eyeballs_timeout(Some(OTHER_FAMILY));
-        let uri = self.uri().map_err(std::io::Error::other)?;
         if let Some(proxy) = &self.proxy {
+            let mut connector = HttpConnector::new();
+            connector.enforce_http(false);
+            connector.set_happy_eyeballs_timeout(Some(OTHER_FAMILY));
+            let uri = self.uri().map_err(std::io::Error::other)?;
             return proxy.connect(uri, connector).await;
         }
-        let connected = connector.call(uri).await;
-        Ok(connected.map_err(std::io::Error::other)?.into_inner())
+        let name = self.host().trim_start_matches('[').trim_end_matches(']');
+        let found = tokio::net::lookup_host((name, self.port())).await?;
+        happy_eyeballs::connect(found).await
     }
 
     /// The same in as few round trips as there can be: the address is remembered, TLS is resumed,
@@ -245,6 +248,7 @@ impl Registry {
     ) -> Result<Box<dyn Stream>> {
         let name = self.host().trim_start_matches('[').trim_end_matches(']');
         tcp.set_nodelay(true)?;
+        keep_alive(&tcp);
         let Some(tls) = tls else {
             return Ok(Box::new(tcp));
         };

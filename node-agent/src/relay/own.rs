@@ -11,10 +11,12 @@ use ringback_protocol::beacon::{FIRST_BYTE, Member, MemberOutput, Standing};
 use ringback_protocol::relay::{Item, MAX_DATAGRAM, StreamReader, framed};
 use ringback_protocol::{Code, PeerId};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpStream, UdpSocket};
+use tokio::net::UdpSocket;
 
 use super::{Ends, Relay, RelayState, Seat, start};
 use crate::backoff::Backoff;
+use crate::happy_eyeballs;
+use crate::keepalive::keep_alive;
 use crate::nat64;
 
 /// Until UDP counts as blocked and TCP is tried, where there is TCP.
@@ -228,14 +230,14 @@ async fn by_tcp(
 ) -> Result<std::convert::Infallible> {
     let connecting = async {
         let found = tokio::net::lookup_host(address).await?;
-        let found: Vec<SocketAddr> = found.map(nat64::outward).collect();
-        TcpStream::connect(&*found).await
+        happy_eyeballs::connect(found.map(nat64::outward)).await
     };
     let mut stream = tokio::time::timeout(CONNECT_TIMEOUT, connecting)
         .await
         .unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
         .with_context(|| format!("can not reach the relay at {address}"))?;
     stream.set_nodelay(true)?;
+    keep_alive(&stream);
     let (mut read, mut write) = stream.split();
     let mut joining = Joining::new(beacon, seat);
     let mut reader = StreamReader::default();

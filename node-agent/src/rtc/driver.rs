@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use ringback_protocol::PeerId;
 use ringback_protocol::candidate::canonical;
 use ringback_protocol::channel::reset;
-use ringback_protocol::rtc::{CHANNEL_LABEL, MAX_CHANNELS};
+use ringback_protocol::rtc::{CHANNEL_LABEL, MAX_CHANNELS, MAX_WAITING_CHANNELS};
 use str0m::channel::{ChannelConfig, ChannelId, Reliability};
 use str0m::net::{Protocol, Receive};
 use str0m::{Event, IceConnectionState, Input, Output, Rtc, RtcError};
@@ -94,7 +94,7 @@ impl Driver {
     ) -> BrowserLink {
         let now = Instant::now();
         // Channels over the limit are closed before they get here.
-        let (accepted, streams) = mpsc::channel(MAX_CHANNELS);
+        let (accepted, streams) = mpsc::channel(MAX_CHANNELS + MAX_WAITING_CHANNELS);
         let link = Arc::new(LinkShared::default());
         let own = [BASE_V4, BASE_V6].map(|base| base.parse().expect("an address"));
         let driver = Self {
@@ -300,7 +300,7 @@ impl Driver {
         let channel = self.rtc.channel(id);
         let config = channel.as_ref().and_then(|channel| channel.config());
         let fits = config.is_some_and(is_for_a_stream) && label == CHANNEL_LABEL;
-        if !fits || self.channels.len() >= MAX_CHANNELS {
+        if !fits || self.channels.len() >= MAX_CHANNELS + MAX_WAITING_CHANNELS {
             tracing::info!(
                 open = self.channels.len(),
                 "closed a channel that a browser may not open"

@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 
+use crate::happy_eyeballs;
+use crate::keepalive::keep_alive;
+
 /// How long a service may take to accept.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -47,11 +50,15 @@ impl Address {
 
     /// Connects on the device's network.
     pub(crate) async fn connect(&self) -> io::Result<TcpStream> {
-        let connect = TcpStream::connect((self.host.as_str(), self.port));
+        let connect = async {
+            let found = tokio::net::lookup_host((self.host.as_str(), self.port)).await?;
+            happy_eyeballs::connect(found).await
+        };
         let stream = tokio::time::timeout(CONNECT_TIMEOUT, connect)
             .await
             .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no answer in 10 s"))??;
         stream.set_nodelay(true)?;
+        keep_alive(&stream);
         Ok(stream)
     }
 

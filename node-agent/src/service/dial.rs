@@ -2,16 +2,18 @@
 //! terminal on this device connects it to another one.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 use ringback_protocol::receipt::PathKind;
 use ringback_protocol::service::MAX_FRAME;
-use ringback_protocol::service::dial::{Dial, DialEvent, DialKind, MAX_DIALS};
+use ringback_protocol::service::dial::{Dial, DialEvent, DialKind, MAX_DIALS, MAX_DIALS_EACH};
 use ringback_protocol::{Code, PeerId, name};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 
 use super::Frames;
+use super::places::{Full, Limits, Places};
 use crate::caller::{Credential, Ring};
 use crate::contacts::{Contact, Contacts};
 use crate::device::Agent;
@@ -24,16 +26,26 @@ const FIRST_PORT: u16 = 1024;
 
 /// How many more calls this agent makes for its callers.
 #[derive(Debug)]
-pub(crate) struct Dials(Semaphore);
+pub(crate) struct Dials(Places);
 
 impl Default for Dials {
     fn default() -> Self {
-        Self(Semaphore::new(MAX_DIALS))
+        Self(Places::new(Limits {
+            all: MAX_DIALS,
+            each: MAX_DIALS_EACH,
+            waiting: 0,
+            turn: Duration::MAX,
+        }))
     }
 }
 
 /// Serves one stream: one call with one port, for as long as the stream lasts.
-pub(super) async fn serve<R, W>(agent: &Arc<Agent>, recv: R, mut send: W) -> Result<()>
+pub(super) async fn serve<R, W>(
+    agent: &Arc<Agent>,
+    caller: PeerId,
+    recv: R,
+    mut send: W,
+) -> Result<()>
 where
     R: AsyncRead + Unpin + Send,
     W: AsyncWrite + Unpin + Send,
@@ -55,7 +67,7 @@ where
     let mut nothing = tokio::io::sink();
     let left = tokio::io::copy(&mut recv, &mut nothing);
     tokio::select! {
-        result = call(agent, &dial, &mut send) => {
+        result = call(agent, caller, &dial, &mut send) => {
             if let Err(failed) = result {
                 send.write_all(&failed.encode()).await?;
             }
@@ -75,13 +87,20 @@ fn failed(code: &str, text: impl Into<String>) -> DialEvent {
 /// Calls, and tells how it goes; gives the last event.
 async fn call(
     agent: &Arc<Agent>,
+    caller: PeerId,
     dial: &Dial,
     send: &mut (impl AsyncWrite + Unpin),
 ) -> Result<(), DialEvent> {
-    let Ok(_one_of_them) = agent.dials.0.try_acquire() else {
-        let many = format!("this device makes {MAX_DIALS} calls already");
-        return Err(failed("too_many", many));
+    let many = |who, many| {
+        failed(
+            "too_many",
+            format!("this device makes {many} calls{who} already"),
+        )
     };
+    let guest = agent.dials.0.enter(caller);
+    let guest = guest.map_err(|Full(calls)| many(" for this caller", calls))?;
+    let place = guest.place_within(Duration::ZERO).await;
+    let _place = place.ok_or_else(|| many("", MAX_DIALS))?;
     let Some(bind) = dial.listen() else {
         let only = "a port can be opened on the loopback only, as 127.0.0.1:8080";
         return Err(failed("bad_listen", only));

@@ -31,10 +31,15 @@ use crate::device::{Agent, Presence};
 use address::Address;
 pub(crate) use dial::Dials;
 pub(crate) use files::Uploads;
+use places::{Guest, Limits, Place, Places};
 pub(crate) use shell::Shells;
 pub(crate) use size::Size;
 pub(crate) use stream::{Frames, Sending};
 
+/// Connections to services at a time, at most; of one caller there wait so many more, for so long.
+const MAX_CONNECTIONS: usize = 4096;
+const MAX_WAITING: usize = 256;
+const PLACE_PATIENCE: Duration = Duration::from_secs(10);
 /// Between two looks for uploads that were left behind.
 const SWEEP_EACH: Duration = Duration::from_secs(6 * 3600);
 
@@ -104,33 +109,89 @@ impl Service {
 
 /// A service that a stream can be connected to.
 pub(crate) enum Ready {
-    Tcp(TcpStream),
-    Http(http::Host),
+    Tcp(TcpStream, Connected),
+    Http(http::Host, Connected),
     Listing(Vec<u8>),
     Shell,
     Files(Folder),
     Dial,
 }
 
+/// The connections that this agent has to services, shared out between its callers.
+#[derive(Debug)]
+pub(crate) struct Connections(Places);
+
+/// One of them; it is counted until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Connected {
+    _guest: Guest,
+    _place: Place,
+}
+
+impl Default for Connections {
+    /// Most of the files that this process may have open, and at most [`MAX_CONNECTIONS`].
+    fn default() -> Self {
+        let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        let files = files.map_or(usize::MAX, |files| files.try_into().unwrap_or(usize::MAX));
+        let all = (files / 4 * 3).clamp(16, MAX_CONNECTIONS);
+        Self(Places::new(Limits {
+            all,
+            each: all - all / 4,
+            waiting: MAX_WAITING,
+            turn: Duration::MAX,
+        }))
+    }
+}
+
+impl Connections {
+    async fn take(&self, caller: PeerId) -> Result<Connected, (Code, String)> {
+        let Limits {
+            all, each, waiting, ..
+        } = self.0.limits();
+        let guest = self.0.enter(caller).map_err(|_| {
+            let told = format!("{each} connections of this caller are open, and {waiting} wait");
+            (Code::TooMany, told)
+        })?;
+        let place = guest.place_within(PLACE_PATIENCE).await.ok_or_else(|| {
+            let told = format!(
+                "of {all} connections that this device has to its services at a time, {each} for one caller, none has ended in 10 s"
+            );
+            (Code::TooMany, told)
+        })?;
+        Ok(Connected {
+            _guest: guest,
+            _place: place,
+        })
+    }
+}
+
 /// Finds what a stream is for and reaches it; the error goes into the stream's header.
-pub(crate) async fn prepare(agent: &Agent, open: &Open) -> Result<Ready, (Code, String)> {
+pub(crate) async fn prepare(
+    agent: &Agent,
+    caller: PeerId,
+    open: &Open,
+) -> Result<Ready, (Code, String)> {
     let unreachable = |error: std::io::Error| (Code::ServiceUnreachable, error.to_string());
     if open.service == LISTING && open.mode == Mode::Raw {
         return Ok(Ready::Listing(listing(agent).to_json()));
     }
     let service = agent.service(&open.service);
-    let service = service.ok_or((Code::UnknownService, String::new()))?;
+    let service = service.ok_or_else(|| (Code::UnknownService, names(agent)))?;
     match (service, open.mode) {
         (Service::Tcp(address) | Service::Http(address) | Service::Https(address), Mode::Raw) => {
-            Ok(Ready::Tcp(address.connect().await.map_err(unreachable)?))
+            let connected = agent.connections.take(caller).await?;
+            let tcp = address.connect().await.map_err(unreachable)?;
+            Ok(Ready::Tcp(tcp, connected))
         }
         (Service::Http(address), Mode::Http) => {
+            let connected = agent.connections.take(caller).await?;
             let host = http::Host::plain(&address).await;
-            Ok(Ready::Http(host.map_err(unreachable)?))
+            Ok(Ready::Http(host.map_err(unreachable)?, connected))
         }
         (Service::Https(address), Mode::Http) => {
+            let connected = agent.connections.take(caller).await?;
             let host = http::Host::tls(&address).await;
-            Ok(Ready::Http(host.map_err(unreachable)?))
+            Ok(Ready::Http(host.map_err(unreachable)?, connected))
         }
         (Service::Shell, Mode::Raw) => Ok(Ready::Shell),
         (Service::Files(folder), Mode::Raw) => Ok(Ready::Files(folder)),
@@ -154,17 +215,33 @@ impl Ready {
         W: AsyncWrite + Unpin + Send + 'static,
     {
         match self {
-            Self::Tcp(_) => unreachable!("copied by the agent itself, without frames"),
+            Self::Tcp(..) => unreachable!("copied by the agent itself, without frames"),
             Self::Listing(json) => {
                 send.write_all(&json).await?;
                 Ok(send.shutdown().await?)
             }
-            Self::Http(host) => host.exchange(recv, send).await,
+            Self::Http(host, _connected) => host.exchange(recv, send).await,
             Self::Shell => agent.shells.serve(caller, recv, send).await,
             Self::Files(folder) => files::serve(&agent.uploads, caller, &folder, recv, send).await,
-            Self::Dial => dial::serve(agent, recv, send).await,
+            Self::Dial => dial::serve(agent, caller, recv, send).await,
         }
     }
+}
+
+/// The names of all services, as far as they fit into a header.
+fn names(agent: &Agent) -> String {
+    let mut names = String::new();
+    for name in agent.services().keys() {
+        if names.len() + name.len() > 1024 {
+            names.push_str(", …");
+            break;
+        }
+        if !names.is_empty() {
+            names.push_str(", ");
+        }
+        names.push_str(name);
+    }
+    names
 }
 
 /// Removes what is left of uploads that nobody went on with, now and every few hours.

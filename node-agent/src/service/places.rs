@@ -56,7 +56,8 @@ pub(crate) struct Guest {
 pub(crate) struct Place {
     all: Arc<Pool>,
     own: Arc<Pool>,
-    until: Instant,
+    /// None: for good.
+    until: Option<Instant>,
     _permits: (OwnedSemaphorePermit, OwnedSemaphorePermit),
 }
 
@@ -65,6 +66,10 @@ pub(crate) struct Place {
 pub(crate) struct Full(pub(crate) usize);
 
 impl Places {
+    pub(crate) fn limits(&self) -> Limits {
+        self.limits
+    }
+
     pub(crate) fn new(limits: Limits) -> Self {
         Self {
             limits,
@@ -103,6 +108,11 @@ impl Places {
 }
 
 impl Guest {
+    /// Waits no longer than this.
+    pub(crate) async fn place_within(&self, patience: Duration) -> Option<Place> {
+        tokio::time::timeout(patience, self.place()).await.ok()
+    }
+
     /// Waits for a place: first of the caller's own, then of all.
     pub(crate) async fn place(&self) -> Place {
         let own = self.share.places.take().await;
@@ -110,7 +120,7 @@ impl Guest {
         Place {
             all: self.all.clone(),
             own: self.share.places.clone(),
-            until: Instant::now() + self.turn,
+            until: Instant::now().checked_add(self.turn),
             _permits: (own, all),
         }
     }
@@ -126,7 +136,8 @@ impl Place {
     /// It was kept for long enough, and others wait for it.
     pub(crate) fn is_wanted(&self) -> bool {
         let waiting = |pool: &Pool| pool.waiting.load(Ordering::Relaxed) > 0;
-        Instant::now() >= self.until && (waiting(&self.own) || waiting(&self.all))
+        self.until.is_some_and(|until| Instant::now() >= until)
+            && (waiting(&self.own) || waiting(&self.all))
     }
 }
 
@@ -206,6 +217,16 @@ mod tests {
         let (next, ()) = tokio::join!(greedy[4].place(), async { drop(held.pop()) });
         drop((next, held, greedy));
         assert!(places.enter(caller(1)).is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_place_may_be_for_good() {
+        let places = Places::new(Limits {
+            turn: Duration::MAX,
+            ..LIMITS
+        });
+        let place = places.enter(caller(1)).unwrap().place().await;
+        assert!(!place.is_wanted());
     }
 
     #[tokio::test]

@@ -12,6 +12,8 @@ use crate::cbor::{Malformed, bounded_str};
 pub const MAX_TEXT: usize = 1024;
 /// Calls that one device makes at a time for its callers.
 pub const MAX_DIALS: usize = 16;
+/// And of these for one caller.
+pub const MAX_DIALS_EACH: usize = 12;
 
 const DIAL: u8 = 0xa1;
 const EVENT: u8 = 0xa2;

@@ -29,6 +29,8 @@ pub const KEPT_INPUT: usize = 64 * 1024;
 pub const CONFIRM_EACH: usize = 16 * 1024;
 /// Shells of one device at a time.
 pub const MAX_SHELLS: usize = 16;
+/// And of these of one caller.
+pub const MAX_SHELLS_EACH: usize = 12;
 /// Bytes of one Input or Output frame.
 pub const MAX_CHUNK: usize = MAX_FRAME - 1;
 

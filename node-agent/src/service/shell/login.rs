@@ -34,6 +34,12 @@ pub(super) fn command(caller: &PeerId, term: &str) -> Result<Command> {
             command.env(name, value);
         }
     }
+    // A shell that knows of no encoding garbles every letter that is not English.
+    let says_otherwise =
+        |name: &&str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    if !["LC_ALL", "LC_CTYPE", "LANG"].iter().any(says_otherwise) {
+        command.env("LANG", "C.UTF-8");
+    }
     // The agent's own HOME is one that its owner has chosen, if it is not the usual one.
     let homes = std::env::var_os("HOME").map(PathBuf::from).into_iter();
     let mut homes = homes.chain([user.dir]);

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use ringback_protocol::PeerId;
 use ringback_protocol::service::MAX_FRAME;
 use ringback_protocol::service::shell::{
-    Failed, MAX_SHELLS, ShellError, Start, Started, ToCaller, ToDevice,
+    Failed, MAX_SHELLS, MAX_SHELLS_EACH, ShellError, Start, Started, ToCaller, ToDevice,
 };
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 
@@ -80,6 +80,11 @@ impl Shells {
         let mut sessions = self.0.lock();
         if sessions.len() >= MAX_SHELLS {
             return Err((ShellError::TooMany, format!("{MAX_SHELLS} are open")));
+        }
+        let theirs = sessions.values().filter(|session| session.caller == caller);
+        if theirs.count() >= MAX_SHELLS_EACH {
+            let told = format!("{MAX_SHELLS_EACH} of this caller are open");
+            return Err((ShellError::TooMany, told));
         }
         let (session, ended) = Session::start(caller, start)
             .map_err(|error| (ShellError::CanNotStart, format!("{error:#}")))?;
