@@ -364,9 +364,12 @@ pub struct Get {
     /// The device, one of its files services, and a file there
     #[arg(value_name = "DEVICE:PATH")]
     pub from: String,
-    /// Where to put it [default: the same name, here]
+    /// Where to put it; - for standard output [default: the same name, here]
     #[arg(value_name = "FILE")]
     pub to: Option<PathBuf>,
+    /// Replace a file of that name that is another one
+    #[arg(long)]
+    pub overwrite: bool,
     #[command(flatten)]
     pub target: Target,
 }

@@ -35,6 +35,7 @@ mod nat64;
 mod network_watch;
 mod password;
 mod password_strength;
+mod permissions;
 mod places;
 mod port_mapping;
 mod profile;

@@ -351,3 +351,127 @@ fn through_the_agent_of_the_callers_host() -> Result<()> {
     assert_eq!(ended.code, 5, "{ended:?}");
     Ok(())
 }
+
+/// Both ways: who may not read the file here may not there, and what runs there runs here.
+#[test]
+fn a_copy_is_no_wider_than_the_file_and_runs_as_it_did() -> Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let stage = Stage::new(true)?;
+    let mode =
+        |path: &Path| -> Result<u32> { Ok(fs::metadata(path)?.permissions().mode() & 0o777) };
+    for (name, given) in [("secret", 0o600), ("script", 0o755), ("plain", 0o644)] {
+        for folder in [&stage.docs, &stage.here] {
+            let path = folder.join(format!("{name}-from"));
+            fs::write(&path, name)?;
+            fs::set_permissions(&path, fs::Permissions::from_mode(given))?;
+        }
+        let there = format!("nas:docs/{name}-from");
+        let got = stage.run(&["get", &there, &format!("{name}-got")]);
+        ensure!(got.code == 0, "{got:?}");
+        assert_eq!(
+            mode(&stage.here.join(format!("{name}-got")))?,
+            given,
+            "{name}"
+        );
+        let sent = stage.run(&[
+            "send",
+            &format!("{name}-from"),
+            &format!("nas:docs/{name}-sent"),
+        ]);
+        ensure!(sent.code == 0, "{sent:?}");
+        assert_eq!(
+            mode(&stage.docs.join(format!("{name}-sent")))?,
+            given,
+            "{name}"
+        );
+    }
+    // A set-user-ID bit does not travel.
+    let path = stage.docs.join("suid");
+    fs::write(&path, "suid")?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o4755))?;
+    ensure!(stage.run(&["get", "nas:docs/suid"]).code == 0);
+    let bits = fs::metadata(stage.here.join("suid"))?.permissions().mode() & 0o7777;
+    assert_eq!(bits, 0o755);
+    Ok(())
+}
+
+#[test]
+fn nothing_of_the_users_is_replaced_unasked() -> Result<()> {
+    let stage = Stage::new(false)?;
+    fs::write(stage.docs.join("file"), "theirs")?;
+    let mine = stage.here.join("file");
+    for other in ["mine, longer", "mine!!"] {
+        fs::write(&mine, other)?;
+        let ended = stage.run(&["get", "nas:docs/file"]);
+        assert_eq!(ended.code, 2, "{ended:?}");
+        ensure!(
+            ended.stderr.contains("--overwrite replaces it"),
+            "{ended:?}"
+        );
+        assert_eq!(fs::read_to_string(&mine)?, other);
+    }
+    assert_eq!(
+        Stage::names(&stage.here)?,
+        ["file"],
+        "nothing lies beside it"
+    );
+    let ended = stage.run(&["get", "nas:docs/file", "--overwrite"]);
+    assert_eq!(
+        (ended.code, fs::read_to_string(&mine)?.as_str()),
+        (0, "theirs")
+    );
+    let ended = stage.run(&["get", "nas:docs/file"]);
+    assert_eq!(ended.code, 0, "the same file is there already: {ended:?}");
+    Ok(())
+}
+
+#[test]
+fn what_is_no_file_of_its_own_is_written_into() -> Result<()> {
+    let stage = Stage::new(false)?;
+    let text = "word ".repeat(100_000);
+    fs::write(stage.docs.join("file"), &text)?;
+    for to in ["-", "/dev/stdout"] {
+        let ended = stage.run(&["get", "nas:docs/file", to]);
+        assert_eq!(ended.code, 0, "{to}: {}", ended.stderr);
+        ensure!(ended.stdout.starts_with(&text), "{to}");
+    }
+    let fifo = stage.here.join("pipe");
+    let made = Command::new("mkfifo").arg(&fifo).status()?;
+    ensure!(made.success());
+    let reading = {
+        let fifo = fifo.clone();
+        std::thread::spawn(move || fs::read_to_string(fifo))
+    };
+    let ended = stage.run(&["get", "nas:docs/file", "pipe"]);
+    assert_eq!(ended.code, 0, "{ended:?}");
+    ensure!(reading.join().expect("no panic")? == text);
+    use std::os::unix::fs::FileTypeExt as _;
+    ensure!(
+        fs::symlink_metadata(&fifo)?.file_type().is_fifo(),
+        "it is one still"
+    );
+    ensure!(
+        fs::symlink_metadata("/dev/stdout")?
+            .file_type()
+            .is_symlink()
+    );
+    Ok(())
+}
+
+#[test]
+fn the_longest_names_arrive_under_their_names() -> Result<()> {
+    let stage = Stage::new(true)?;
+    for length in [230, 231, 240, 255] {
+        let name = "n".repeat(length);
+        fs::write(stage.docs.join(&name), "there")?;
+        let ended = stage.run(&["get", &format!("nas:docs/{name}")]);
+        assert_eq!(ended.code, 0, "{length}: {ended:?}");
+        assert_eq!(fs::read_to_string(stage.here.join(&name))?, "there");
+        let name = "s".repeat(length);
+        fs::write(stage.here.join(&name), "here")?;
+        let ended = stage.run(&["send", &name, "nas:docs/"]);
+        assert_eq!(ended.code, 0, "{length}: {ended:?}");
+        assert_eq!(fs::read_to_string(stage.docs.join(&name))?, "here");
+    }
+    Ok(())
+}

@@ -113,6 +113,10 @@ pub struct FileRequest {
     /// Commit: the file's time of change, Unix milliseconds.
     #[n(10)]
     pub modified_ms: Option<u64>,
+    /// Commit: who may read, write and execute the file, as the nine bits of POSIX. What is kept of
+    /// it is never more.
+    #[n(11)]
+    pub mode: Option<u16>,
 }
 
 /// What an entry is.
@@ -149,6 +153,9 @@ pub struct Entry {
     /// Changes whenever the file does.
     #[n(4)]
     pub version: String,
+    /// Of a file: who may read, write and execute it, as the nine bits of POSIX.
+    #[n(5)]
+    pub mode: Option<u16>,
 }
 
 /// Bytes from the first to before the second.
@@ -201,6 +208,7 @@ impl FileRequest {
             upload: None,
             keep: false,
             modified_ms: None,
+            mode: None,
         }
     }
 
@@ -316,6 +324,7 @@ mod tests {
             kind: EntryKind::File,
             size: 5,
             modified_ms: 1_800_000_000_000,
+            mode: Some(0o640),
             version: "5-18".into(),
         }
     }
@@ -334,6 +343,7 @@ mod tests {
             upload: Some([5; 16]),
             keep: true,
             modified_ms: Some(6),
+            mode: Some(0o640),
         };
         for request in [full, FileRequest::new(Op::List, "")] {
             assert_eq!(FileRequest::decode(&request.encode()[2..]), Ok(request));

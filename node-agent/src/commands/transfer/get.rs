@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Write as _;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, FileTypeExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, UNIX_EPOCH};
@@ -14,6 +14,7 @@ use ringback_protocol::service::files::{
     Entry, EntryKind, FileError, FileRequest, Op, Range, add_range, missing_ranges,
 };
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::progress::Progress;
@@ -21,6 +22,11 @@ use super::{BLOCK, Done, PATIENCE, PAUSE, Remote, STREAMS, ask, hash, is_final, 
 use super::{read_answer, refused};
 use crate::commands::line::Line;
 use crate::failure::{Exit, Failure};
+use crate::permissions;
+
+/// Bytes of the longest name that the names of an unfinished file hold: those are at most 24 longer, and
+/// file systems take 255.
+const MAX_NAME_IN_PART: usize = 230;
 
 /// What an unfinished file is of, and what is in it. Lies beside it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,7 +47,20 @@ struct Incoming {
     journal: Mutex<Journal>,
 }
 
-pub(super) async fn run(line: &Line, remote: &Remote, to: Option<&Path>) -> Result<Done> {
+/// Where the bytes go.
+enum Target {
+    /// A file of this name, which is made whole or not at all.
+    File(PathBuf),
+    /// Standard output, or what is no file of its own, as a pipe is: written as the bytes come.
+    Stream(PathBuf),
+}
+
+pub(super) async fn run(
+    line: &Line,
+    remote: &Remote,
+    to: Option<&Path>,
+    overwrite: bool,
+) -> Result<Done> {
     let started = Instant::now();
     let stat = FileRequest::new(Op::Stat, &remote.path);
     let answer = ask(line, &remote.service, &stat).await?;
@@ -56,11 +75,17 @@ pub(super) async fn run(line: &Line, remote: &Remote, to: Option<&Path>) -> Resu
         );
         bail!(Failure::new(Exit::Usage, what));
     }
-    let target = match to {
-        Some(path) if path.is_dir() => path.join(file_name(&entry)?),
-        Some(path) => path.to_owned(),
-        None => file_name(&entry)?.into(),
+    let target = match Target::of(to, &entry)? {
+        Target::File(path) => path,
+        Target::Stream(path) => {
+            return stream(line, remote, &entry, &path, started).await;
+        }
     };
+    if let Ok(there) = fs::metadata(&target)
+        && !overwrite
+    {
+        return compare(line, remote, &entry, &target, &there, started).await;
+    }
     let journal = Journal {
         device: line.id(),
         service: remote.service.clone(),
@@ -108,6 +133,159 @@ pub(super) async fn run(line: &Line, remote: &Remote, to: Option<&Path>) -> Resu
         sha256: hex::encode(ours),
         seconds: started.elapsed().as_secs_f64(),
     })
+}
+
+impl Target {
+    fn of(to: Option<&Path>, entry: &Entry) -> Result<Self> {
+        let path = match to {
+            Some(path) if path == Path::new("-") => return Ok(Self::Stream("/dev/stdout".into())),
+            Some(path) if path.is_dir() => path.join(file_name(entry)?),
+            Some(path) => path.to_owned(),
+            None => file_name(entry)?.into(),
+        };
+        let Ok(there) = fs::metadata(&path) else {
+            return Ok(Self::File(path));
+        };
+        let kind = there.file_type();
+        if kind.is_file() && !is_descriptor(&path) {
+            Ok(Self::File(path))
+        } else if kind.is_file() || kind.is_fifo() || kind.is_char_device() {
+            Ok(Self::Stream(path))
+        } else {
+            let what = format!("{} is neither a file nor a pipe", path.display());
+            bail!(Failure::new(Exit::Usage, what));
+        }
+    }
+}
+
+/// Is it the name of something that a process has open, as `/dev/stdout` is? It is written into, also
+/// where that is a file.
+fn is_descriptor(path: &Path) -> bool {
+    let link = fs::read_link(path).unwrap_or_default();
+    [path, link.as_path()].iter().any(|path| {
+        path.starts_with("/proc") || path.starts_with("/dev") || path.starts_with("pipe:")
+    })
+}
+
+/// There is a file of the target's name already: nothing of the user's is replaced unasked.
+async fn compare(
+    line: &Line,
+    remote: &Remote,
+    entry: &Entry,
+    target: &Path,
+    there: &fs::Metadata,
+    started: Instant,
+) -> Result<Done> {
+    let replaces = || {
+        Failure::new(
+            Exit::Usage,
+            format!(
+                "{} is there already and is another file; --overwrite replaces it",
+                target.display()
+            ),
+        )
+    };
+    if there.len() != entry.size {
+        bail!(replaces());
+    }
+    let file = File::open(target).map_err(|error| local(target, &error))?;
+    let request = FileRequest::new(Op::Hash, &remote.path);
+    let (ours, answer) = tokio::try_join!(hash(file), ask(line, &remote.service, &request))?;
+    if answer.sha256 != Some(ours) {
+        bail!(replaces());
+    }
+    Ok(Done {
+        path: target.display().to_string(),
+        bytes: entry.size,
+        resumed_bytes: entry.size,
+        sha256: hex::encode(ours),
+        seconds: started.elapsed().as_secs_f64(),
+    })
+}
+
+/// Writes the file into something that takes bytes in their order only.
+async fn stream(
+    line: &Line,
+    remote: &Remote,
+    entry: &Entry,
+    to: &Path,
+    started: Instant,
+) -> Result<Done> {
+    let open = File::options().write(true).open(to);
+    let mut sink = open.map_err(|error| local(to, &error))?;
+    let mut hasher = Sha256::new();
+    let mut at = 0;
+    let mut last_progress = Instant::now();
+    while at < entry.size {
+        let piece = Range(at, entry.size);
+        let before = at;
+        match append(line, remote, entry, piece, &mut sink, &mut hasher, &mut at).await {
+            Ok(()) => {}
+            Err(error) if is_final(&error) => return Err(error),
+            Err(error) => {
+                if at > before {
+                    last_progress = Instant::now();
+                } else if last_progress.elapsed() > PATIENCE {
+                    return Err(error);
+                }
+                tracing::debug!("the rest is asked for again: {error:#}");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+    let request = FileRequest {
+        version: Some(entry.version.clone()),
+        ..FileRequest::new(Op::Hash, &remote.path)
+    };
+    let theirs = ask(line, &remote.service, &request).await?.sha256;
+    let ours: [u8; 32] = hasher.finalize().into();
+    if theirs != Some(ours) {
+        bail!("what was written is not what the device has: the SHA-256 differs");
+    }
+    Ok(Done {
+        path: to.display().to_string(),
+        bytes: entry.size,
+        resumed_bytes: 0,
+        sha256: hex::encode(ours),
+        seconds: started.elapsed().as_secs_f64(),
+    })
+}
+
+/// One stream of it; `at` is behind what was written.
+async fn append(
+    line: &Line,
+    remote: &Remote,
+    entry: &Entry,
+    piece: Range,
+    sink: &mut File,
+    hasher: &mut Sha256,
+    at: &mut u64,
+) -> Result<()> {
+    let request = FileRequest {
+        offset: piece.0,
+        version: Some(entry.version.clone()),
+        ..FileRequest::new(Op::Read, &remote.path)
+    };
+    let (reader, mut writer) = line.open(&remote.service).await?;
+    writer.write_all(&request.encode()).await?;
+    writer.shutdown().await?;
+    let (_, mut reader) = read_answer(reader).await?;
+    let mut block = vec![0; BLOCK];
+    while *at < piece.1 {
+        let most = BLOCK.min(usize::try_from(piece.1 - *at).unwrap_or(BLOCK));
+        let read = reader.read(&mut block[..most]).await?;
+        if read == 0 {
+            bail!("the stream ended early");
+        }
+        // A pipe takes as long as its reader does.
+        let written = tokio::task::block_in_place(|| sink.write_all(&block[..read]));
+        written.map_err(|error| {
+            Failure::new(Exit::Usage, format!("the output takes no more: {error}"))
+        })?;
+        hasher.update(&block[..read]);
+        *at += read as u64;
+    }
+    Ok(())
 }
 
 /// The device's name for the file, if it can be one here.
@@ -217,9 +395,9 @@ async fn fetch(
 
 impl Incoming {
     fn open(target: &Path, journal: Journal) -> Result<Self> {
-        let name = target.file_name().unwrap_or_default().to_string_lossy();
-        let part = target.with_file_name(format!(".{name}.ringback-part"));
-        let journal_path = target.with_file_name(format!(".{name}.ringback-part.json"));
+        let stem = part_stem(target);
+        let part = target.with_file_name(&stem);
+        let journal_path = target.with_file_name(format!("{stem}.json"));
         let known = fs::read(&journal_path)
             .ok()
             .and_then(|bytes| serde_json::from_slice::<Journal>(&bytes).ok());
@@ -232,7 +410,8 @@ impl Incoming {
                 }
         };
         let mut options = File::options();
-        options.read(true).write(true).create(true);
+        // Until it is whole nobody else has a use for it.
+        options.read(true).write(true).create(true).mode(0o600);
         let journal = match known.filter(same) {
             Some(known) if part.is_file() => known,
             _ => {
@@ -292,11 +471,47 @@ impl Incoming {
         let finish = || {
             let modified = UNIX_EPOCH + Duration::from_millis(entry.modified_ms);
             self.file.set_modified(modified)?;
+            let mode = entry
+                .mode
+                .map_or_else(permissions::unknown, permissions::of_new_file);
+            self.file
+                .set_permissions(fs::Permissions::from_mode(mode))?;
             self.file.sync_all()?;
             fs::rename(&self.part, target)
         };
         finish().map_err(|error| local(target, &error))?;
         self.discard();
         Ok(())
+    }
+}
+
+/// What the names of an unfinished file start with: the target's name, or, where that leaves no room, a
+/// hash of it.
+fn part_stem(target: &Path) -> String {
+    let name = target.file_name().unwrap_or_default();
+    match name.to_str() {
+        Some(text) if text.len() <= MAX_NAME_IN_PART => format!(".{text}.ringback-part"),
+        _ => {
+            let digest = Sha256::digest(name.as_encoded_bytes());
+            format!(".{}.ringback-part", hex::encode(&digest[..16]))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_unfinished_has_a_name_that_file_systems_take() {
+        let longest = "n".repeat(255);
+        let stem = part_stem(Path::new(&longest));
+        assert!(format!("{stem}.json-new").len() <= 255);
+        let other = part_stem(Path::new(&"m".repeat(255)));
+        assert_ne!(stem, other);
+        let short = part_stem(Path::new("folder/may.pdf"));
+        assert_eq!(short, ".may.pdf.ringback-part");
+        let most = part_stem(Path::new(&"n".repeat(MAX_NAME_IN_PART)));
+        assert!(format!("{most}.json-new").len() <= 255);
     }
 }

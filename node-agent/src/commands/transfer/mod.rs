@@ -107,9 +107,16 @@ pub(super) async fn get(global: &Global, profile: &Profile, get: Get) -> Result<
         &remote.service,
     )
     .await?;
-    let result = interruptible(get::run(&line, &remote, get.to.as_deref())).await;
+    let (to, overwrite) = (get.to.as_deref(), get.overwrite);
+    let result = interruptible(get::run(&line, &remote, to, overwrite)).await;
     line.close().await;
-    report(global, &result?)
+    let done = result?;
+    if to == Some(Path::new("-")) {
+        // Standard output has the file.
+        say!("{}  {}", done.sha256, get.from);
+        return Ok(());
+    }
+    report(global, &done)
 }
 
 pub(super) async fn send(global: &Global, profile: &Profile, send: Send) -> Result<()> {

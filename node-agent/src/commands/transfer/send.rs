@@ -25,6 +25,7 @@ struct Source {
     file: File,
     size: u64,
     modified_ms: Option<u64>,
+    mode: u16,
     /// Changes with the file.
     state: (u64, i64, i64, i64, i64),
 }
@@ -72,6 +73,7 @@ pub(super) async fn run(line: &Line, remote: &Remote, from: &Path, keep: bool) -
         sha256: Some(sha256),
         keep,
         modified_ms: source.modified_ms,
+        mode: Some(source.mode),
         ..request(Op::Commit)
     };
     match ask(line, &remote.service, &commit).await {
@@ -246,6 +248,7 @@ impl Source {
         Ok(Self {
             size: metadata.len(),
             modified_ms: since.map(|since| since.as_millis() as u64),
+            mode: (metadata.mode() & 0o777) as u16,
             state: state(&metadata),
             file,
         })

@@ -276,6 +276,7 @@ pub(super) fn entry(name: &str, metadata: &Metadata) -> Entry {
             .and_then(|time| time.into_std().duration_since(UNIX_EPOCH).ok())
             .map_or(0, |since| since.as_millis() as u64),
         version: version(metadata),
+        mode: (kind == EntryKind::File).then(|| (metadata.mode() & 0o777) as u16),
     }
 }
 

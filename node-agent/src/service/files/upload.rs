@@ -23,6 +23,7 @@ use sha2::{Digest as _, Sha256};
 use super::folder::{Fault, Outcome, Place, Root, UPLOAD_PREFIX, entry, rename_new};
 use super::space::{self, Owed, Usage};
 use super::transfer;
+use crate::permissions;
 use crate::service::places::{Limits, Places};
 
 /// Operations at a time; each has a thread. More wait for their turn.
@@ -193,11 +194,19 @@ impl Uploads {
                 "the SHA-256 is another one",
             ));
         }
+        if let Some(mode) = request.mode {
+            let mode = permissions::of_new_file(mode);
+            file.set_permissions(std::fs::Permissions::from_mode(mode))?;
+        }
         match dir.symlink_metadata(&name) {
             Ok(target) if target.is_dir() => return Err(Fault::new(FileError::IsFolder, "")),
             Ok(target) if target.is_file() => {
                 use cap_std::fs::PermissionsExt as _;
-                let mode = target.permissions().mode() & 0o777;
+                let mut mode = target.permissions().mode() & 0o777;
+                if let Some(asked) = request.mode {
+                    // Neither more than the file that goes allowed, nor than the one that comes.
+                    mode &= u32::from(asked);
+                }
                 file.set_permissions(std::fs::Permissions::from_mode(mode))?;
             }
             _ => {}
