@@ -89,7 +89,12 @@ impl Problem {
     pub fn into_response(self) -> worker::Result<Response> {
         let mut builder = ResponseBuilder::new()
             .with_status(self.status())
-            .with_header("content-type", "application/problem+json")?;
+            .with_header("content-type", "application/problem+json")?
+            // For whoever is refused a WebSocket and sees no more than the head.
+            .with_header("ringback-code", self.code.as_str())?;
+        if let Some(time_ms) = self.time_ms {
+            builder = builder.with_header("ringback-time", &time_ms.to_string())?;
+        }
         if let Some(seconds) = self.retry_after_s {
             builder = builder.with_header("retry-after", &seconds.to_string())?;
         }

@@ -12,7 +12,7 @@ use ringback_protocol::frame::{Frame, MAX_FRAME};
 use ringback_protocol::registration::{Output, Registration, STEP_TIMEOUT, sign_upgrade};
 use ringback_protocol::{Code, SecretKey};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
-use tokio_tungstenite::tungstenite::http::HeaderValue;
+use tokio_tungstenite::tungstenite::http::{HeaderMap, HeaderValue};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
@@ -203,11 +203,12 @@ fn explain(error: tungstenite::Error) -> anyhow::Error {
     let tungstenite::Error::Http(response) = error else {
         return anyhow::Error::new(error).context("the connection to the registry broke off");
     };
+    // Of the body there is only what came together with the head.
     let problem = response
         .body()
         .as_deref()
         .and_then(|body| serde_json::from_slice::<Problem>(body).ok());
-    problem.map_or_else(
+    problem.or_else(|| in_head(response.headers())).map_or_else(
         || {
             anyhow::anyhow!(
                 "this is not a Ringback registry, or it is not well: it answered HTTP {}",
@@ -216,4 +217,33 @@ fn explain(error: tungstenite::Error) -> anyhow::Error {
         },
         Into::into,
     )
+}
+
+/// The registry's word in the head of its answer (§5).
+fn in_head(headers: &HeaderMap) -> Option<Problem> {
+    let text = |name: &str| headers.get(name)?.to_str().ok();
+    let code = Code::from(text("ringback-code")?);
+    Some(Problem {
+        detail: code.title().to_owned(),
+        code,
+        retry_after_s: text("retry-after").and_then(|seconds| seconds.parse().ok()),
+        last_seen: None,
+        time_ms: text("ringback-time").and_then(|time| time.parse().ok()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_understood_by_its_head_alone() {
+        let mut headers = HeaderMap::new();
+        assert!(in_head(&headers).is_none());
+        headers.insert("ringback-code", HeaderValue::from_static("stale"));
+        headers.insert("ringback-time", HeaderValue::from_static("1800000000000"));
+        let problem = in_head(&headers).unwrap();
+        assert_eq!(problem.code, Code::Stale);
+        assert_eq!(problem.time_ms, Some(1_800_000_000_000));
+    }
 }
