@@ -45,6 +45,7 @@ const SMALL_ONES: usize = 8;
 const LARGE: usize = 500;
 
 pub(super) struct Driver {
+    caller: PeerId,
     rtc: Rtc,
     socket: Arc<PathSocket>,
     inlet: Arc<Inlet>,
@@ -98,6 +99,7 @@ impl Driver {
         let link = Arc::new(LinkShared::default());
         let own = [BASE_V4, BASE_V6].map(|base| base.parse().expect("an address"));
         let driver = Self {
+            caller,
             rtc,
             outlet: Outlet::new(way),
             socket,
@@ -308,7 +310,8 @@ impl Driver {
             self.rtc.direct_api().close_data_channel(id);
             return;
         }
-        let shared = Shared::new(id, self.work.clone());
+        let account = (self.caller, self.socket.browsers().unread());
+        let shared = Shared::new(id, self.work.clone(), account);
         let stream = Stream::channel(shared.halves());
         self.channels.insert(
             id,

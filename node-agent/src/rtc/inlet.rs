@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
+use super::stream::UnreadStreams;
+
 /// Bytes that wait for a link's driver, at most; more is lost, as in the socket's buffer.
 const CAPACITY: usize = 4 << 20;
 /// Addresses that a link takes datagrams from: those that the browser has named, and others that it
@@ -24,6 +26,8 @@ const USERNAME: u16 = 0x0006;
 #[derive(Debug, Default)]
 pub(crate) struct Inlets {
     tables: RwLock<Tables>,
+    /// What the streams of all these links hold.
+    unread: UnreadStreams,
 }
 
 #[derive(Debug, Default)]
@@ -84,6 +88,10 @@ impl Inlets {
             self.add(&inlet, *address);
         }
         inlet
+    }
+
+    pub(super) fn unread(&self) -> UnreadStreams {
+        self.unread.clone()
     }
 
     /// Links that are open or under way; connections of searches that have not been heard from are

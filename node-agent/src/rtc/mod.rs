@@ -11,6 +11,7 @@ mod pacing;
 mod search;
 mod stream;
 mod transmit;
+mod unread;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

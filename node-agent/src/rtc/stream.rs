@@ -6,16 +6,22 @@ use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
+use ringback_protocol::PeerId;
 use ringback_protocol::channel::{Channel, reset};
 use ringback_protocol::stream::Opening;
 use str0m::channel::ChannelId;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
+
+use super::unread::{Entry, Unread};
+
+/// The account of what the streams of all links hold.
+pub(super) type UnreadStreams = Unread<PeerId, Weak<Shared>>;
 
 /// Channels whose streams were used since the driver looked.
 #[derive(Debug, Default)]
@@ -34,6 +40,11 @@ impl Work {
 pub(super) struct Shared {
     id: ChannelId,
     work: Arc<Work>,
+    caller: PeerId,
+    unread: UnreadStreams,
+    entry: Entry,
+    /// For the account.
+    own: Weak<Self>,
     state: Mutex<State>,
 }
 
@@ -43,6 +54,8 @@ pub(super) struct State {
     gone: bool,
     /// Nobody reads any more: what comes is dropped.
     deaf: bool,
+    /// What had come was thrown away, as there was no room for it: the end of it is not to be seen.
+    is_cut: bool,
     /// In the driver's list of work.
     noted: bool,
     reader: Option<Waker>,
@@ -61,14 +74,23 @@ pub(crate) struct ChannelWriter {
 }
 
 impl Shared {
-    pub(super) fn new(id: ChannelId, work: Arc<Work>) -> Arc<Self> {
-        Arc::new(Self {
+    pub(super) fn new(
+        id: ChannelId,
+        work: Arc<Work>,
+        (caller, unread): (PeerId, UnreadStreams),
+    ) -> Arc<Self> {
+        Arc::new_cyclic(|own| Self {
             id,
             work,
+            caller,
+            entry: unread.entry(),
+            unread,
+            own: own.clone(),
             state: Mutex::new(State {
                 channel: Channel::device(),
                 gone: false,
                 deaf: false,
+                is_cut: false,
                 noted: false,
                 reader: None,
                 writer: None,
@@ -107,8 +129,37 @@ impl Shared {
             tracing::info!(%violation, "a browser does not keep to the protocol");
         }
         state.settle();
+        let too_full = self.count(&state);
         state.wake();
-        state.channel.has_message()
+        drop(state);
+        if let Some(too_full) = too_full {
+            too_full.cut_off();
+        }
+        self.lock().channel.has_message()
+    }
+
+    /// Puts down what the stream holds now. If there is too much, whose stream has to go: it must be
+    /// told when no stream is locked.
+    fn count(&self, state: &State) -> Option<Arc<Self>> {
+        let bytes = state.channel.readable();
+        let too_full = self.unread.set(self.caller, self.entry, &self.own, bytes);
+        too_full.and_then(|stream| stream.upgrade())
+    }
+
+    /// Nobody has read what it holds, and there is no room for it any more.
+    fn cut_off(&self) {
+        tracing::info!(
+            caller = %self.caller,
+            "cut a stream off: too much of what this caller has sent is not read"
+        );
+        let mut state = self.lock();
+        state.is_cut = true;
+        state.channel.reset(reset::ABORTED);
+        // Of a stream that had ended, a reset keeps what has come.
+        while state.channel.read().is_some() {}
+        self.count(&state);
+        state.wake();
+        self.note(&mut state);
     }
 
     /// As the driver: the next message to send.
@@ -134,6 +185,7 @@ impl Shared {
     pub(super) fn reset(&self, code: u32) {
         let mut state = self.lock();
         state.channel.reset(code);
+        self.count(&state);
         state.wake();
     }
 
@@ -167,7 +219,7 @@ impl State {
     }
 
     fn is_cut_off(&self) -> bool {
-        self.gone || self.channel.was_reset().is_some()
+        self.gone || self.is_cut || self.channel.was_reset().is_some()
     }
 }
 
@@ -202,6 +254,7 @@ impl ChannelReader {
             chunks[count] = more.into();
             count += 1;
         }
+        self.shared.count(&state);
         if state.channel.has_message() {
             self.shared.note(&mut state);
         }
@@ -214,12 +267,13 @@ impl ChannelReader {
         }
         let mut state = self.shared.lock();
         if let Some(data) = state.channel.read() {
+            self.shared.count(&state);
             if state.channel.has_message() {
                 self.shared.note(&mut state);
             }
             return Poll::Ready(Ok(Some(data.into())));
         }
-        if state.channel.received_end() {
+        if state.channel.received_end() && !state.is_cut {
             return Poll::Ready(Ok(None));
         }
         if state.is_cut_off() {
@@ -235,6 +289,7 @@ impl ChannelReader {
         let mut state = self.shared.lock();
         state.deaf = true;
         state.settle();
+        self.shared.count(&state);
         self.shared.note(&mut state);
     }
 }
@@ -280,6 +335,7 @@ impl ChannelWriter {
     pub(crate) fn reset(&mut self, code: u32) {
         let mut state = self.shared.lock();
         state.channel.reset(code);
+        self.shared.count(&state);
         state.wake();
         self.shared.note(&mut state);
     }
@@ -309,6 +365,7 @@ impl Drop for ChannelWriter {
         let mut state = self.shared.lock();
         if !state.channel.finished() {
             state.channel.reset(reset::ABORTED);
+            self.shared.count(&state);
             state.wake();
             self.shared.note(&mut state);
         }
@@ -355,5 +412,79 @@ impl fmt::Debug for Shared {
         f.debug_struct("Stream")
             .field("id", &self.id)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use ringback_protocol::SecretKey;
+    use ringback_protocol::channel::WINDOW;
+    use ringback_protocol::rtc::MAX_CHANNELS;
+    use ringback_protocol::stream::Open;
+    use str0m::channel::ChannelConfig;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_a_browser_sends_and_nobody_reads_is_bounded_over_all_its_streams() {
+        let mut rtc =
+            super::super::configuration(&super::super::credentials()).build(Instant::now());
+        let caller = SecretKey::from_seed(&[1; 32]).id();
+        let unread = UnreadStreams::default();
+        let bound = MAX_CHANNELS * WINDOW as usize;
+        let mut streams = Vec::new();
+        for _ in 0..MAX_CHANNELS + 6 {
+            let id = rtc
+                .direct_api()
+                .create_data_channel(ChannelConfig::default());
+            let stream = Shared::new(id, Arc::default(), (caller, unread.clone()));
+            let halves = stream.halves();
+            let mut browser = Channel::caller(&Open::new("files"));
+            browser.write(&vec![7; WINDOW as usize]);
+            loop {
+                while let Some(message) = browser.poll_message() {
+                    stream.handle_message(&message);
+                }
+                if browser.write(&[7; 1 << 16]) == 0 {
+                    break;
+                }
+            }
+            browser.finish();
+            while let Some(message) = browser.poll_message() {
+                stream.handle_message(&message);
+            }
+            streams.push((stream, halves));
+            let readable = |(stream, _): &(Arc<Shared>, _)| stream.lock().channel.readable();
+            assert!(streams.iter().map(readable).sum::<usize>() <= bound);
+        }
+        let (mut whole, mut cut) = (0, 0);
+        for (_, (mut reader, _writer)) in streams {
+            reader.read_header().await.ok();
+            let mut chunks = vec![Bytes::new(); 64];
+            let mut bytes = 0;
+            loop {
+                match reader.read_chunks(&mut chunks).await {
+                    Ok(Some(count)) => {
+                        bytes += chunks[..count].iter().map(Bytes::len).sum::<usize>();
+                    }
+                    Ok(None) => {
+                        assert_eq!(
+                            bytes, WINDOW as usize,
+                            "an end is told of what is whole only"
+                        );
+                        whole += 1;
+                        break;
+                    }
+                    Err(_) => {
+                        cut += 1;
+                        break;
+                    }
+                }
+            }
+        }
+        assert_eq!((whole, cut), (MAX_CHANNELS, 6));
+        assert_eq!(unread.total(), 0);
     }
 }
