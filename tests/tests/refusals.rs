@@ -125,6 +125,7 @@ fn after_five_failures_a_caller_has_to_wait_and_others_do_not() -> Result<()> {
             .stderr
             .rsplit("try again in ")
             .next()
+            .and_then(|rest| rest.split(['"', '\n']).next())
             .unwrap_or_default();
         ensure!(when == "5 min" || when.ends_with(" s"), "{ended:?}");
         println!("{}", ended.stderr);

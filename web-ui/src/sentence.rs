@@ -85,6 +85,10 @@ fn words(code: &str) -> (&'static str, &'static str) {
             "Reload the list of services.",
         ),
         "rate_limited" => ("Too many attempts.", "Wait a little before you try again."),
+        "key_in_use" => (
+            "Two agents use this device's key.",
+            "One of them is a copy of the other: give it a key of its own.",
+        ),
         // Of the registry.
         "device_offline" => (
             "The device is offline.",
