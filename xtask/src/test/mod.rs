@@ -5,6 +5,7 @@
 
 mod durations;
 mod parts;
+mod promises;
 
 use std::{
     collections::BTreeSet,

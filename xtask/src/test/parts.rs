@@ -262,6 +262,7 @@ fn docs() -> Result<()> {
         .env("RUSTDOCFLAGS", "-D warnings");
     child::run(&mut doc)?;
     child::run(cargo().args(["test", "--workspace", "--doc", "--quiet"]))?;
+    super::promises::check()?;
     let readme = fs::read_to_string(place::workspace().join("README.md")).unwrap_or_default();
     let unknown = unknown_commands(&readme);
     if !unknown.is_empty() {
