@@ -3,16 +3,19 @@
 //! and a state. A relay is a lossy network: what does not fit a queue is dropped.
 
 mod own;
+mod pace;
 mod registry;
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ringback_protocol::path::Role;
 use ringback_protocol::relay::{MAX_DATAGRAM, Room};
 use ringback_protocol::{Code, PeerId, SecretKey};
 use tokio::sync::{mpsc, watch};
+
+use pace::Pace;
 
 pub(crate) use own::{OwnRelay, through_beacon};
 pub(crate) use registry::through_registry;
@@ -111,8 +114,14 @@ impl Ends {
         });
     }
 
-    /// The next datagram to send; never, once the senders are gone.
-    async fn next(&mut self) -> Bytes {
+    /// The next datagram to send, not before the room's account allows one; never, once the senders are
+    /// gone.
+    async fn next(&mut self, pace: &mut Pace) -> Bytes {
+        let now = Instant::now();
+        let opens_at = pace.opens_at(now);
+        if opens_at > now {
+            tokio::time::sleep_until(opens_at.into()).await;
+        }
         match self.outgoing.recv().await {
             Some(datagram) => datagram,
             None => std::future::pending().await,

@@ -13,6 +13,7 @@ use ringback_protocol::{Code, PeerId};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UdpSocket;
 
+use super::pace::Pace;
 use super::{Ends, Relay, RelayState, Seat, start};
 use crate::backoff::Backoff;
 use crate::happy_eyeballs;
@@ -115,6 +116,7 @@ async fn attempt(
 struct Joining {
     member: Member,
     started: Instant,
+    pace: Pace,
 }
 
 impl Joining {
@@ -131,6 +133,7 @@ impl Joining {
         Self {
             member,
             started: Instant::now(),
+            pace: Pace::new(Instant::now()),
         }
     }
 
@@ -147,7 +150,8 @@ impl Joining {
         while let Some(output) = self.member.poll_output() {
             match output {
                 MemberOutput::Send(datagram) => return Ok(Some(datagram)),
-                MemberOutput::Joined { present, .. } => {
+                MemberOutput::Joined { present, rate } => {
+                    self.pace.set_rate(rate.into(), Instant::now());
                     backoff.reset();
                     ends.set(RelayState::Joined { present });
                 }
@@ -205,10 +209,12 @@ async fn by_udp(
                 if datagram.first() == Some(&FIRST_BYTE) {
                     joining.member.handle_datagram(datagram, joining.now());
                 } else if is_joined && (1..=MAX_DATAGRAM).contains(&len) {
+                    joining.pace.heard(len, Instant::now());
                     ends.receive(Bytes::copy_from_slice(datagram));
                 }
             }
-            datagram = ends.next(), if is_joined => {
+            datagram = ends.next(&mut joining.pace), if is_joined => {
+                joining.pace.sent(datagram.len(), Instant::now());
                 let _ = socket.send(&datagram).await;
             }
             () = tokio::time::sleep_until(deadline.into()) => {
@@ -255,6 +261,7 @@ async fn by_tcp(
             out.clear();
         }
         let is_joined = joining.member.is_joined();
+        let deadline = joining.deadline();
         tokio::select! {
             read = read.read(&mut buffer) => {
                 let len = read.context("the connection to the relay broke off")?;
@@ -268,22 +275,27 @@ async fn by_tcp(
                             let now = joining.now();
                             joining.member.handle_datagram(datagram, now);
                         }
-                        Item::Datagram(datagram) => ends.receive(Bytes::copy_from_slice(datagram)),
+                        Item::Datagram(datagram) => {
+                            joining.pace.heard(datagram.len(), Instant::now());
+                            ends.receive(Bytes::copy_from_slice(datagram));
+                        }
                         // Of a later version.
                         Item::Control(_) => {}
                     }
                 }
             }
-            datagram = ends.next(), if is_joined => {
+            datagram = ends.next(&mut joining.pace), if is_joined => {
                 let mut next = Some(datagram);
                 while let Some(datagram) = next {
+                    let now = Instant::now();
+                    joining.pace.sent(datagram.len(), now);
                     out.extend(framed(&datagram).unwrap_or_default());
-                    next = (out.len() < WRITE - MAX_DATAGRAM)
+                    next = (out.len() < WRITE - MAX_DATAGRAM && joining.pace.is_open(now))
                         .then(|| ends.outgoing.try_recv().ok())
                         .flatten();
                 }
             }
-            () = tokio::time::sleep_until(joining.deadline().into()) => {
+            () = tokio::time::sleep_until(deadline.into()) => {
                 joining.member.handle_timeout(joining.now());
             }
         }

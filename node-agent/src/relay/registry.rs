@@ -11,6 +11,7 @@ use ringback_protocol::relay::{Batch, Item, MAX_BATCH, control, items};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
+use super::pace::Pace;
 use super::{Ends, Relay, RelayState, Seat, start};
 use crate::backoff::Backoff;
 use crate::link::printable;
@@ -93,6 +94,7 @@ async fn session(
     let mut next_ping = Instant::now() + PING_INTERVAL;
     let mut pong_by: Option<Instant> = None;
     let mut batch = Batch::default();
+    let mut pace = Pace::new(Instant::now());
     loop {
         let timer = [joined_by, pong_by]
             .into_iter()
@@ -105,7 +107,7 @@ async fn session(
                     .context("the connection to the relay broke off")?;
                 match message {
                     Message::Binary(message) => {
-                        let received = receive(&message, ends)?;
+                        let received = receive(&message, ends, &mut pace)?;
                         if received.is_joined {
                             joined_by = None;
                             backoff.reset();
@@ -123,15 +125,20 @@ async fn session(
                     _ => {}
                 }
             }
-            datagram = ends.next() => {
+            datagram = ends.next(&mut pace) => {
                 // All that waits goes in one message: messages are what the relay pays for.
                 let mut next = Some(datagram);
                 while let Some(datagram) = next {
+                    let now = Instant::now();
+                    pace.sent(datagram.len(), now);
                     if !batch.push(&datagram) {
                         send(&mut socket, &mut batch).await?;
                         let _ = batch.push(&datagram);
                     }
-                    next = ends.outgoing.try_recv().ok();
+                    next = match pace.is_open(now) {
+                        true => ends.outgoing.try_recv().ok(),
+                        false => None,
+                    };
                 }
                 send(&mut socket, &mut batch).await?;
             }
@@ -191,13 +198,20 @@ struct Received {
     mark: Option<u64>,
 }
 
-fn receive(message: &Bytes, ends: &Ends) -> Result<Received> {
+fn receive(message: &Bytes, ends: &Ends, pace: &mut Pace) -> Result<Received> {
     let mut received = Received::default();
+    let now = Instant::now();
     for item in items(message) {
         match item {
-            Item::Datagram(datagram) => ends.receive(message.slice_ref(datagram)),
+            Item::Datagram(datagram) => {
+                pace.heard(datagram.len(), now);
+                ends.receive(message.slice_ref(datagram));
+            }
             Item::Control(frame) => match Frame::decode(frame)? {
-                Frame::Joined(_) => received.is_joined = true,
+                Frame::Joined(joined) => {
+                    pace.set_rate(joined.rate_bytes_s, now);
+                    received.is_joined = true;
+                }
                 Frame::Mark(mark) => received.mark = Some(mark.number),
                 Frame::PeerPresence(PeerPresence { present }) => {
                     received.is_joined = true;
