@@ -49,6 +49,7 @@ mod seen_requests;
 mod service;
 mod serving;
 mod short_id;
+mod sparse;
 mod stream;
 
 pub use commands::run;

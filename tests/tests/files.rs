@@ -475,3 +475,54 @@ fn the_longest_names_arrive_under_their_names() -> Result<()> {
     }
     Ok(())
 }
+
+/// A log is fetched as far as it was when the transfer began.
+#[test]
+fn what_grows_is_fetched_as_far_as_it_was() -> Result<()> {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let stage = Stage::new(false)?;
+    let path = stage.docs.join("log");
+    fs::write(&path, vec![b'x'; 4 << 20])?;
+    let over = AtomicBool::new(false);
+    let ended = std::thread::scope(|scope| -> Result<Ended> {
+        scope.spawn(|| -> io::Result<()> {
+            use std::io::Write as _;
+            let mut log = File::options().append(true).open(&path)?;
+            while !over.load(Ordering::Relaxed) {
+                log.write_all(b"one more line\n")?;
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Ok(())
+        });
+        let ended = stage.run(&["get", "nas:docs/log", "--json"]);
+        over.store(true, Ordering::Relaxed);
+        Ok(ended)
+    })?;
+    assert_eq!(ended.code, 0, "{ended:?}");
+    let (whole, got) = (fs::read(&path)?, fs::read(stage.here.join("log"))?);
+    ensure!(got.len() >= 4 << 20 && whole.starts_with(&got));
+    Ok(())
+}
+
+#[test]
+fn holes_stay_holes_both_ways() -> Result<()> {
+    use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+    let stage = Stage::new(true)?;
+    let make = |path: &Path| -> Result<()> {
+        let file = File::create(path)?;
+        file.set_len(64 << 20)?;
+        file.write_all_at(b"in the middle", 40 << 20)?;
+        Ok(())
+    };
+    let taken = |path: &Path| -> Result<u64> { Ok(fs::metadata(path)?.blocks() * 512) };
+    make(&stage.docs.join("image"))?;
+    make(&stage.here.join("other"))?;
+    ensure!(stage.run(&["get", "nas:docs/image"]).code == 0);
+    ensure!(stage.run(&["send", "other", "nas:docs/"]).code == 0);
+    for path in [stage.here.join("image"), stage.docs.join("other")] {
+        let taken = taken(&path)?;
+        ensure!(taken < 4 << 20, "{} takes {taken} bytes", path.display());
+        ensure!(fs::metadata(&path)?.len() == 64 << 20);
+    }
+    Ok(())
+}

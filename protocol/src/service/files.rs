@@ -96,6 +96,7 @@ pub struct FileRequest {
     #[n(4)]
     pub version: Option<String>,
     /// Write, commit: bytes of the whole file. The same for every part of an upload.
+    /// Read, hash: the file may have grown since `version`; what counts is the first so many bytes.
     #[n(5)]
     pub size: Option<u64>,
     /// Commit: of the whole file.

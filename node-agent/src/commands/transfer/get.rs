@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Write as _;
-use std::os::unix::fs::{FileExt as _, FileTypeExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, UNIX_EPOCH};
@@ -23,6 +23,7 @@ use super::{read_answer, refused};
 use crate::commands::line::Line;
 use crate::failure::{Exit, Failure};
 use crate::permissions;
+use crate::sparse::write_sparse;
 
 /// Bytes of the longest name that the names of an unfinished file hold: those are at most 24 longer, and
 /// file systems take 255.
@@ -102,6 +103,7 @@ pub(super) async fn run(
     // The device reads the file for its hash while the bytes are under way.
     let their_hash = FileRequest {
         version: Some(entry.version.clone()),
+        size: Some(entry.size),
         ..FileRequest::new(Op::Hash, &remote.path)
     };
     let workers = futures_util::future::try_join_all(
@@ -235,6 +237,7 @@ async fn stream(
     }
     let request = FileRequest {
         version: Some(entry.version.clone()),
+        size: Some(entry.size),
         ..FileRequest::new(Op::Hash, &remote.path)
     };
     let theirs = ask(line, &remote.service, &request).await?.sha256;
@@ -263,6 +266,8 @@ async fn append(
 ) -> Result<()> {
     let request = FileRequest {
         offset: piece.0,
+        length: Some(piece.1 - piece.0),
+        size: Some(entry.size),
         version: Some(entry.version.clone()),
         ..FileRequest::new(Op::Read, &remote.path)
     };
@@ -346,6 +351,7 @@ async fn fetch(
     let request = FileRequest {
         offset: piece.0,
         length: Some(piece.1 - piece.0),
+        size: Some(entry.size),
         version: Some(entry.version.clone()),
         ..FileRequest::new(Op::Read, &remote.path)
     };
@@ -370,10 +376,7 @@ async fn fetch(
         };
         let (at, writing) = (piece.0, incoming.clone());
         let written = tokio::task::spawn_blocking(move || {
-            writing
-                .file
-                .write_all_at(&block[..filled], at)
-                .map(|()| block)
+            write_sparse(&writing.file, &block[..filled], at).map(|()| block)
         });
         block = written
             .await?

@@ -123,11 +123,12 @@ impl Root {
         Ok(entry(names.last().copied().unwrap_or_default(), &metadata))
     }
 
-    /// A file to read, if it is one, and of this version.
+    /// A file to read, if it is one, and of this version, or grown since if it `may_grow`.
     pub(super) fn open_file(
         &self,
         path: &str,
         version: Option<&str>,
+        may_grow: bool,
     ) -> Outcome<(std::fs::File, Entry)> {
         let names = checked(path)?;
         let Some(name) = names.last() else {
@@ -148,7 +149,7 @@ impl Root {
         let metadata = file.metadata()?;
         kind(&metadata)?;
         let entry = entry(name, &metadata);
-        if version.is_some_and(|version| version != entry.version) {
+        if version.is_some_and(|version| !is_still(version, &metadata, may_grow)) {
             return Err(Fault::new(FileError::Changed, ""));
         }
         Ok((file.into_std(), entry))
@@ -306,10 +307,24 @@ fn entry_kind(metadata: &Metadata) -> EntryKind {
     }
 }
 
+/// Is a file of this version still what it was? One that may grow is, while it is the same file and no
+/// shorter: what a program appends to is read as far as it was. Whether the beginning is the same, the
+/// SHA-256 tells.
+fn is_still(before: &str, now: &Metadata, may_grow: bool) -> bool {
+    if before == version(now) {
+        return true;
+    }
+    let mut parts = before.split('-').map(|part| u64::from_str_radix(part, 16));
+    let (Some(Ok(inode)), Some(Ok(size))) = (parts.next(), parts.next()) else {
+        return false;
+    };
+    may_grow && inode == now.ino() && size <= now.size()
+}
+
 /// Is an open file still what it was?
-pub(super) fn check_unchanged(file: &std::fs::File, before: &Entry) -> Outcome<()> {
+pub(super) fn check_unchanged(file: &std::fs::File, before: &Entry, may_grow: bool) -> Outcome<()> {
     let file = File::from_std(file.try_clone()?);
-    if version(&file.metadata()?) == before.version {
+    if is_still(&before.version, &file.metadata()?, may_grow) {
         Ok(())
     } else {
         Err(Fault::new(FileError::Changed, ""))

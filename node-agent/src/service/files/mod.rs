@@ -125,9 +125,10 @@ fn at_once(uploads: &Uploads, folder: &Folder, request: &FileRequest) -> Outcome
             root.rename(path, to).map(entry)
         }
         Op::Hash => {
-            let (file, entry) = root.open_file(path, request.version.as_deref())?;
-            let sha256 = transfer::hash(&file)?;
-            folder::check_unchanged(&file, &entry)?;
+            let may_grow = request.size.is_some();
+            let (file, entry) = root.open_file(path, request.version.as_deref(), may_grow)?;
+            let sha256 = transfer::hash(&file, request.size)?;
+            folder::check_unchanged(&file, &entry, may_grow)?;
             Ok(FileAnswer {
                 entry: Some(entry),
                 sha256: Some(sha256),

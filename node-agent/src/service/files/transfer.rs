@@ -49,13 +49,16 @@ pub(super) async fn read(
         mut version,
         offset: mut at,
         length,
+        size,
         ..
     } = request;
+    let may_grow = size.is_some();
     let mut end = None;
     loop {
         let place = guest.place().await;
         let (folder, path, wanted) = (folder.clone(), path.clone(), version.clone());
-        let opened = blocking(move || Root::open(&folder)?.open_file(&path, wanted.as_deref()));
+        let opened =
+            blocking(move || Root::open(&folder)?.open_file(&path, wanted.as_deref(), may_grow));
         let (file, entry) = match opened.await {
             Ok(opened) => opened,
             Err(fault) if end.is_none() => return answer(send, &fault.into()).await,
@@ -66,14 +69,15 @@ pub(super) async fn read(
             at.saturating_add(length.unwrap_or(u64::MAX))
                 .min(entry.size)
         });
-        version = Some(entry.version.clone());
+        version.get_or_insert_with(|| entry.version.clone());
         let (sender, mut pieces) = mpsc::channel::<Bytes>(QUEUE);
         let head = FileAnswer {
             entry: Some(entry.clone()),
             ..FileAnswer::default()
         };
-        let reading =
-            tokio::task::spawn_blocking(move || read_pieces(&file, &entry, at, upto, &sender));
+        let reading = tokio::task::spawn_blocking(move || {
+            read_pieces(&file, &entry, may_grow, at, upto, &sender)
+        });
         let mut rest = Bytes::new();
         if first {
             rest = send_piece(send, head.encode().into(), &place, patience).await?;
@@ -131,6 +135,7 @@ async fn send_piece(
 fn read_pieces(
     file: &File,
     entry: &Entry,
+    may_grow: bool,
     mut at: u64,
     end: u64,
     sender: &mpsc::Sender<Bytes>,
@@ -150,7 +155,7 @@ fn read_pieces(
             return Ok(());
         }
     }
-    check_unchanged(file, entry)
+    check_unchanged(file, entry, may_grow)
 }
 
 /// One part of an upload, as it was asked for.
@@ -275,13 +280,15 @@ fn write_all_pieces(part: &mut Part, pieces: &mut mpsc::Receiver<Bytes>) -> Outc
     part.sync()
 }
 
-/// The SHA-256 of a whole file.
-pub(super) fn hash(file: &File) -> io::Result<[u8; 32]> {
+/// The SHA-256 of a file: of all of it, or of its first `size` bytes.
+pub(super) fn hash(file: &File, size: Option<u64>) -> io::Result<[u8; 32]> {
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; PIECE];
     let mut at = 0;
+    let end = size.unwrap_or(u64::MAX);
     loop {
-        match file.read_at(&mut buffer, at)? {
+        let most = PIECE.min(usize::try_from(end.saturating_sub(at)).unwrap_or(PIECE));
+        match file.read_at(&mut buffer[..most], at)? {
             0 => return Ok(hasher.finalize().into()),
             read => {
                 hasher.update(&buffer[..read]);

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -25,6 +25,7 @@ use super::space::{self, Owed, Usage};
 use super::transfer;
 use crate::permissions;
 use crate::service::places::{Limits, Places};
+use crate::sparse::write_sparse;
 
 /// Operations at a time; each has a thread. More wait for their turn.
 const OPERATIONS: Limits = Limits {
@@ -185,7 +186,7 @@ impl Uploads {
             return Err(Fault::new(FileError::Incomplete, missing));
         }
         if let Some(sha256) = request.sha256
-            && transfer::hash(&file)? != sha256
+            && transfer::hash(&file, None)? != sha256
         {
             *over = true;
             files.remove();
@@ -294,7 +295,7 @@ impl Part {
             if *over {
                 return Err(Fault::new(FileError::Changed, "the upload is over"));
             }
-            self.file.write_all_at(bytes, self.unsynced.1)
+            write_sparse(&self.file, bytes, self.unsynced.1)
         };
         self.or_give_up(written.map_err(Fault::from))?;
         self.unsynced.1 += bytes.len() as u64;
