@@ -1,4 +1,4 @@
-//! The caller: seals a request, hands it to the registry, and takes the dial-back (DESIGN §4).
+//! The caller: seals a request, hands it to the registry, and takes the dial-back (PROTOCOL §5.3, §7, §8).
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

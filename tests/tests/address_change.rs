@@ -1,4 +1,4 @@
-//! S2: the router's public address and mapped ports change while a device is registered, and the
+//! The router's public address and mapped ports change while a device is registered, and the
 //! device list follows by itself within one keepalive interval; calls made after that are direct.
 
 use std::{

@@ -1,4 +1,4 @@
-//! A registry that lies, between real agents (PROTOCOL.md, DESIGN section 3): whatever it does,
+//! A registry that lies, between real agents (SECURITY.md): whatever it does,
 //! neither side connects to the wrong peer, the caller is told who is not to be trusted, and the
 //! device goes on working.
 

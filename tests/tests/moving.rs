@@ -70,7 +70,7 @@ fn await_path(connect: &Connect, path: &str, transport: &str) -> Result<Duration
     Ok(took)
 }
 
-/// Longest pauses that the issue allows: where another path was known before, and where not. The
+/// Longest pauses that are allowed: where another path was known before, and where not. The
 /// machine may be busy with other tests.
 const KNOWN: Duration = Duration::from_millis(1000);
 const UNKNOWN: Duration = Duration::from_millis(3000);

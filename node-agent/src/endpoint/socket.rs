@@ -1,4 +1,4 @@
-//! The one UDP socket of an agent (DESIGN: one socket serves QUIC, STUN and path probes).
+//! The one UDP socket of an agent for QUIC, STUN, path datagrams and WebRTC (RFC 7983).
 //!
 //! quinn sees one made-up IPv6 address per link and never learns which path its datagrams take:
 //! [`PathSocket`] maps that *virtual address* to the link's current path on the way out, and the way
