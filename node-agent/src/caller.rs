@@ -10,25 +10,24 @@ use parking_lot::Mutex;
 use ringback_protocol::call::{Call, Outcome, Progress};
 use ringback_protocol::candidate::Candidate;
 use ringback_protocol::envelope::{DIRECT_ONLY, LIFETIME, Proof, Request};
-use ringback_protocol::frame::{Failed, Frame};
 use ringback_protocol::name::NO_SERVICE;
 use ringback_protocol::receipt::{Nat, Receipt, Step};
-use ringback_protocol::refusal::Refusal;
 use ringback_protocol::reply::Reply;
 use ringback_protocol::secret::{PASSWORD_ID, Psk};
 use ringback_protocol::{Code, PeerId, SecretKey, UnixTime};
 use serde::{Deserialize, Serialize};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
-use crate::clock::unix_time;
+use crate::clock::{lasting, unix_time};
 use crate::delivery::Delivery;
 use crate::endpoint::{Addresses, Endpoint, Expecting};
+use crate::explanation::explain;
 use crate::failure::{Exit, Failure};
 use crate::fitting;
 use crate::link::{Link, WeakLink};
 use crate::password;
 use crate::port_mapping::Forwarding;
-use crate::registry::{Connection, Frames, Registry};
+use crate::signalling::Signalling;
 
 /// From the device's yes to the first authentic datagram.
 const PATH_TIMEOUT: Duration = Duration::from_secs(15);
@@ -106,23 +105,6 @@ impl OpenLinks {
         links.retain(|_, (link, _)| link.upgrade().is_some());
         links.insert(link.peer, (link.downgrade(), completed.clone()));
     }
-}
-
-/// How a request reaches the registry.
-#[derive(Debug, Clone)]
-pub(crate) enum Signalling {
-    /// One HTTPS request of its own.
-    Https(Registry),
-    /// The socket that this agent keeps open.
-    Agent(mpsc::Sender<Placement>),
-}
-
-/// A call to be placed over the agent's socket.
-#[derive(Debug)]
-pub(crate) struct Placement {
-    pub(crate) device: PeerId,
-    pub(crate) envelope: Vec<u8>,
-    pub(crate) frames: mpsc::Sender<Frame>,
 }
 
 /// How the caller learns its own addresses.
@@ -356,12 +338,8 @@ impl Caller {
                         bail!("the link could not be opened");
                     };
                     let paths = expecting.paths.clone();
-                    let link = Link::new(
-                        ring.device,
-                        connection,
-                        paths,
-                        self.endpoint.link_windows(),
-                    );
+                    let window = self.endpoint.link_windows().add(ring.device, &connection);
+                    let link = Link::new(ring.device, connection, paths, window);
                     let (sender, completed) = oneshot::channel();
                     let caller_nat = addresses.nat;
                     let rest = Rest { link: link.clone(), expecting, call, delivery, reply, log, caller_nat };
@@ -473,74 +451,6 @@ fn unanswered() -> Reply {
     }
 }
 
-/// An open way to the registry.
-pub(crate) enum Line {
-    Https(Box<Connection>),
-    Agent(mpsc::Sender<Placement>),
-}
-
-/// The frames that answer a request.
-pub(crate) enum Answers {
-    Https(Frames),
-    Agent(mpsc::Receiver<Frame>),
-}
-
-impl Signalling {
-    pub(crate) async fn open(&self) -> Result<Line> {
-        Ok(match self {
-            Self::Https(registry) => Line::Https(Box::new(Connection::open(registry).await?)),
-            Self::Agent(placements) => Line::Agent(placements.clone()),
-        })
-    }
-}
-
-impl Line {
-    pub(crate) async fn place(&mut self, device: &PeerId, envelope: Vec<u8>) -> Result<Answers> {
-        match self {
-            Self::Https(connection) => match connection.request(device, envelope).await? {
-                Ok(frames) => Ok(Answers::Https(frames)),
-                Err(problem) => Err(explain(Outcome::Failed(Failed {
-                    call: 0,
-                    code: problem.code,
-                    detail: problem.detail,
-                    retry_after_s: problem.retry_after_s,
-                    last_seen: problem.last_seen,
-                }))),
-            },
-            Self::Agent(placements) => {
-                let (sender, frames) = mpsc::channel(8);
-                let placement = Placement {
-                    device: *device,
-                    envelope,
-                    frames: sender,
-                };
-                placements
-                    .send(placement)
-                    .await
-                    .context("the agent is shutting down")?;
-                Ok(Answers::Agent(frames))
-            }
-        }
-    }
-}
-
-impl Answers {
-    /// The next frame. The end before an outcome is an error: the registry has died.
-    pub(crate) async fn next(&mut self) -> Result<Frame> {
-        let frame = match self {
-            Self::Https(frames) => frames.next().await?,
-            Self::Agent(frames) => frames.recv().await,
-        };
-        match frame {
-            Some(frame) => Ok(frame),
-            None => bail!(Failure::new(
-                Exit::Registry,
-                "the registry broke off before the device had answered"
-            )),
-        }
-    }
-}
-
 impl Location {
     async fn find(&self, endpoint: &Endpoint) -> Result<Addresses> {
         Ok(match self {
@@ -580,77 +490,6 @@ async fn derive(ring: &Ring) -> Result<Option<Psk>> {
         .map_err(|error| Failure::new(Exit::Usage, error.to_string()).into())
 }
 
-fn explain(outcome: Outcome) -> anyhow::Error {
-    match outcome {
-        Outcome::Accepted(_) => unreachable!("handled by the caller"),
-        Outcome::Refused(refusal) => explain_refusal(&refusal).about(&refusal.code),
-        Outcome::Failed(failed) => explain_failed(&failed).about(&failed.code),
-        Outcome::RegistryMisbehaved(what) => Failure::new(
-            Exit::Trust,
-            format!("the registry is not to be trusted: {what}"),
-        ),
-    }
-    .into()
-}
-
-fn explain_refusal(refusal: &Refusal) -> Failure {
-    match &refusal.code {
-        Code::WrongPassword => Failure::new(Exit::Refused, "wrong password"),
-        // It was sent once: somebody between has sent it again.
-        Code::Replayed => Failure::new(
-            Exit::Trust,
-            "the registry is not to be trusted: it has delivered the request twice",
-        ),
-        Code::UnknownCaller => Failure::new(
-            Exit::Refused,
-            "the device does not remember this caller (any more); give its password",
-        ),
-        Code::RateLimited => Failure::new(
-            Exit::Limited,
-            format!(
-                "the device takes no more attempts for now; try again in {}",
-                duration(refusal.retry_after_s)
-            ),
-        ),
-        Code::UnknownService => {
-            Failure::new(Exit::Refused, "the device exposes no service of this name")
-        }
-        code => Failure::new(
-            Exit::Refused,
-            format!("the device refuses: {}", code.title()),
-        ),
-    }
-}
-
-fn explain_failed(failed: &Failed) -> Failure {
-    match &failed.code {
-        Code::DeviceOffline => {
-            let since = failed
-                .last_seen
-                .map_or(String::new(), |at| format!(", last seen {} ago", ago(at)));
-            Failure::new(Exit::Offline, format!("the device is offline{since}"))
-        }
-        Code::UnknownDevice => {
-            Failure::new(Exit::Offline, "the registry does not know this device")
-        }
-        Code::NoAnswer => Failure::new(
-            Exit::Offline,
-            "the device has the request but did not answer in time",
-        ),
-        Code::RateLimited => Failure::new(
-            Exit::Limited,
-            format!(
-                "the registry takes no more requests for now; try again in {}",
-                duration(failed.retry_after_s)
-            ),
-        ),
-        code => Failure::new(
-            Exit::Registry,
-            format!("the registry refuses: {}", code.title()),
-        ),
-    }
-}
-
 fn no_path(expecting: &Expecting, addresses: &Addresses) -> Failure {
     let tried: Vec<SocketAddr> = expecting
         .paths
@@ -670,26 +509,4 @@ fn no_path(expecting: &Expecting, addresses: &Addresses) -> Failure {
             tried.len()
         ),
     )
-}
-
-pub(crate) fn duration(seconds: Option<u32>) -> String {
-    match seconds {
-        None => "a while".into(),
-        Some(s @ 0..120) => format!("{s} s"),
-        Some(s) => format!("{} min", s.div_ceil(60)),
-    }
-}
-
-pub(crate) fn ago(at: UnixTime) -> String {
-    lasting(unix_time(0).saturating_sub(at))
-}
-
-/// So many seconds, as people say it.
-pub(crate) fn lasting(seconds: u64) -> String {
-    match seconds {
-        s @ 0..120 => format!("{s} s"),
-        s @ 120..7200 => format!("{} min", s / 60),
-        s @ 7200..172_800 => format!("{} h", s / 3600),
-        s => format!("{} days", s / 86_400),
-    }
 }

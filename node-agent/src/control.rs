@@ -19,13 +19,13 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 
-use crate::beacon::OnBeacon;
 use crate::beacon::front::{BeaconStatus, Handle};
 use crate::caller::{Caller, Ring};
-use crate::device::{Agent, Presence};
+use crate::device::Agent;
 use crate::failure::{Exit, Failure};
 use crate::forward::{self, CallRequest, Event};
 use crate::port_mapping::{Forwarding, Mappings};
+use crate::presence::{OnBeacon, Presence};
 use crate::profile::Profile;
 use crate::serving::LinkStatus;
 

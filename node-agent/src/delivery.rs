@@ -11,9 +11,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::caller::Signalling;
 use crate::failure::{Exit, Failure};
 use crate::lan::Way;
+use crate::signalling::Signalling;
 
 /// The registry is given this long before the LAN is searched.
 const LAN_DELAY: Duration = Duration::from_millis(300);

@@ -6,43 +6,39 @@ use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use parking_lot::{Mutex, RwLock};
 use ringback_protocol::admission::{Admission, Admitted, Arrival, Seen};
 use ringback_protocol::envelope::DIRECT_ONLY;
-use ringback_protocol::frame::{Answer, Answered, Deliver, Frame, Place, Refuse, Refused};
+use ringback_protocol::frame::{Answer, Answered, Deliver, Frame, Refuse, Refused};
 use ringback_protocol::refusal::Refusal;
-use ringback_protocol::registration::{CloseReason, Output};
 use ringback_protocol::reply::Reply;
 use ringback_protocol::rtc::{CHANNEL_PATIENCE_S, Description, MAX_CHANNELS};
 use ringback_protocol::secret::PASSWORD_ID;
 use ringback_protocol::stream::{Opening, StreamRefused};
 use ringback_protocol::{Code, PeerId, SecretKey, UnixTime};
-use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use crate::beacon::OnBeacon;
-use crate::caller::{Caller, Location, OpenLinks, Placement, Signalling, ago, lasting};
+use crate::caller::{Caller, Location, OpenLinks};
 use crate::clock::{moment, unix_time};
 use crate::contacts::Contacts;
 use crate::copy;
 use crate::endpoint::Endpoint;
-use crate::failure::{Exit, Failure};
 use crate::lan;
-use crate::link::{self, Link};
+use crate::link::Link;
 use crate::link_places::{LinkPlace, LinkPlaces};
 use crate::port_mapping::Forwarding;
+use crate::presence::{OnBeacon, Presence};
 use crate::profile::Profile;
-use crate::reconnect::{self, Ended, Reconnect};
 use crate::refusals::{self, RefusalLog};
-use crate::registry::{Problem, Registry, RegistrySocket, Replaced, connect_socket};
-use crate::relay::OwnRelay;
+use crate::registry::Registry;
 use crate::remembered::RememberedCallers;
 use crate::rtc::{BrowserLink, Ending};
 use crate::seen_requests::SeenRequests;
 use crate::service::{self, Connections, Dials, Ready, Sending, Service, Shells, Uploads};
 use crate::serving::{AdmittedBy, LinkStatus, ServedLink};
+use crate::signalling::{Placement, Signalling};
 use crate::stream::Stream;
 
 /// From the device's yes to the established link.
@@ -83,67 +79,6 @@ pub(crate) struct Agent {
 pub(crate) struct Inbound {
     pub(crate) frames: mpsc::Receiver<Frame>,
     pub(crate) placements: mpsc::Receiver<Placement>,
-}
-
-/// Is the device in the registry's list?
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", tag = "state")]
-pub(crate) enum Presence {
-    Connecting,
-    Registered {
-        name: String,
-        /// Unix seconds.
-        since: u64,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        rival: Option<Rival>,
-    },
-    Offline {
-        reason: String,
-    },
-    /// The registry will not have this device.
-    Rejected {
-        code: Code,
-        detail: String,
-    },
-}
-
-/// Another agent that registers with this device's key, as after a disk was cloned.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Rival {
-    /// Where it registers from; empty if the registry can not tell.
-    address: String,
-    /// Unix seconds: when this agent took the place from it.
-    seen: u64,
-}
-
-/// What to do about an agent with the same key.
-pub(crate) const CLONE_ADVICE: &str = "two hosts can not be one device: remove the file `key` from the profile of one and enrol it with a code of its own";
-
-impl Rival {
-    fn seen(address: &str) -> Self {
-        Self {
-            address: link::printable(address),
-            seen: unix_time(0),
-        }
-    }
-}
-
-impl std::fmt::Display for Rival {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let seen = ago(self.seen);
-        if self.address.is_empty() {
-            write!(
-                f,
-                "another agent with this device's key was registered {seen} ago"
-            )
-        } else {
-            let address = &self.address;
-            write!(
-                f,
-                "another agent with this device's key was registered from {address} {seen} ago"
-            )
-        }
-    }
 }
 
 /// Where a request came from, and its answer goes to.
@@ -410,12 +345,11 @@ impl Agent {
         let (dialled, ()) = tokio::join!(tokio::time::timeout(DIAL_TIMEOUT, dial), answer);
         match dialled {
             Ok(Ok((connection, paths))) => {
-                let link = Link::new(
-                    admitted.caller,
-                    connection,
-                    paths,
-                    self.endpoint.link_windows(),
-                );
+                let window = self
+                    .endpoint
+                    .link_windows()
+                    .add(admitted.caller, &connection);
+                let link = Link::new(admitted.caller, connection, paths, window);
                 self.serve(ServedLink::Agent(link), call.right).await;
             }
             Ok(Err(error)) => {
@@ -734,222 +668,4 @@ impl lan::Decide for Arc<Agent> {
         tokio::spawn(self.clone().handle_request(AnswerTo::Lan(sender), decision));
         lan::Decision { admitted, answer }
     }
-}
-
-/// Keeps the device registered until the process ends, whatever happens to the registry.
-pub(crate) async fn stay_registered(agent: Arc<Agent>, mut inbound: Inbound) {
-    let mut reconnect = Reconnect::new(Instant::now());
-    loop {
-        let before = Instant::now();
-        let mut registered = None;
-        let Err(error) = session(&agent, &mut inbound, &mut registered).await;
-        tracing::info!(after = ?before.elapsed(), "the registry's connection ended: {error:#}");
-        let ended = how_it_ended(&error);
-        let pause = reconnect::jittered(reconnect.pause(ended, registered, Instant::now()));
-        agent.presence.send_replace(match rejection_in(&error) {
-            Some(Rejection { code, detail }) => Presence::Rejected { code, detail },
-            None if ended == Ended::Replaced => Presence::Offline {
-                reason: format!("{error:#}; it is tried again in {} s", pause.as_secs()),
-            },
-            None => Presence::Offline {
-                reason: format!("{error:#}"),
-            },
-        });
-        tokio::time::sleep(pause).await;
-    }
-}
-
-/// How a registry's connection ended, by its error.
-pub(crate) fn how_it_ended(error: &anyhow::Error) -> Ended {
-    match rejection_in(error) {
-        Some(rejection) if rejection.code == Code::KeyInUse => Ended::KeyInUse,
-        Some(_) => Ended::Refused,
-        None if error.is::<Replaced>() => Ended::Replaced,
-        None => Ended::Lost,
-    }
-}
-
-/// The registry will not have this device.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("{detail}")]
-struct Rejection {
-    code: Code,
-    detail: String,
-}
-
-/// Said on the socket, or before it has opened (§5.8).
-fn rejection_in(error: &anyhow::Error) -> Option<Rejection> {
-    if let Some(rejection) = error.downcast_ref::<Rejection>() {
-        return Some(rejection.clone());
-    }
-    let problem = error.downcast_ref::<Problem>()?;
-    let is_for_good = matches!(
-        problem.code,
-        Code::BadSignature | Code::NotEnrolled | Code::Revoked
-    );
-    is_for_good.then(|| Rejection {
-        code: problem.code.clone(),
-        detail: link::printable(&problem.detail),
-    })
-}
-
-/// One socket to the registry, from the first byte to its end. `since`: when it was registered.
-async fn session(
-    agent: &Arc<Agent>,
-    inbound: &mut Inbound,
-    since: &mut Option<Instant>,
-) -> Result<std::convert::Infallible> {
-    let mut addresses = agent.endpoint.addresses();
-    let mut public = addresses.borrow_and_update().public;
-    let mut socket = connect_socket(&agent.registry, &agent.key, public).await?;
-    let mut placed: HashMap<u64, mpsc::Sender<Frame>> = HashMap::new();
-    let mut next_call = 0;
-    loop {
-        while let Some(output) = socket.drain().await? {
-            handle_output(agent, output, &mut placed)?;
-        }
-        let registered = matches!(*agent.presence.borrow(), Presence::Registered { .. });
-        if registered {
-            since.get_or_insert_with(Instant::now);
-        }
-        tokio::select! {
-            ended = socket.wait() => ended?,
-            Some(frame) = inbound.frames.recv() => socket.send(&frame).await?,
-            Some(placement) = inbound.placements.recv(), if registered => {
-                next_call += 1;
-                placed.retain(|_, frames| !frames.is_closed());
-                place(&mut socket, next_call, placement, &mut placed).await?;
-            }
-            Ok(()) = addresses.changed() => {
-                let old = std::mem::replace(&mut public, addresses.borrow_and_update().public);
-                if let (Some(old), Some(new)) = (old, public) && old.ip() != new.ip() {
-                    // Nobody knows this connection any more, and many routers do not even say so.
-                    bail!("the public address has changed");
-                }
-                if let Some(public) = public {
-                    socket.set_public(public);
-                }
-                // A new mapping may mean that the old connection is dead.
-                socket.check();
-            }
-        }
-    }
-}
-
-async fn place(
-    socket: &mut RegistrySocket,
-    call: u64,
-    placement: Placement,
-    placed: &mut HashMap<u64, mpsc::Sender<Frame>>,
-) -> Result<()> {
-    let Placement {
-        device,
-        envelope,
-        frames,
-    } = placement;
-    placed.insert(call, frames);
-    socket
-        .send(
-            &Place {
-                call,
-                device,
-                envelope,
-            }
-            .into(),
-        )
-        .await
-}
-
-fn handle_output(
-    agent: &Arc<Agent>,
-    output: Output,
-    placed: &mut HashMap<u64, mpsc::Sender<Frame>>,
-) -> Result<()> {
-    match output {
-        Output::Send(_) | Output::SendPing => unreachable!("sent by the socket"),
-        Output::Time(time_ms) => warn_of_clock(time_ms),
-        Output::Registered(registered) => {
-            tracing::info!(name = registered.name, "registered");
-            let relays = registered.beacons.iter().filter(|beacon| beacon.relay);
-            let relays = relays.map(|beacon| OwnRelay {
-                id: beacon.id,
-                udp: Some(beacon.udp.clone()),
-                tcp: beacon.tcp.clone(),
-            });
-            agent.endpoint.set_own_relays(relays.collect());
-            let stun = agent.endpoint.stun_servers();
-            stun.send_if_modified(|known| {
-                let news = known.is_empty() && !registered.stun.is_empty();
-                if news {
-                    known.clone_from(&registered.stun);
-                }
-                news
-            });
-            agent.presence.send_replace(Presence::Registered {
-                name: registered.name,
-                since: unix_time(0),
-                rival: registered.rival.map(|address| Rival::seen(&address)),
-            });
-        }
-        Output::Deliver(deliver) => agent.deliver(&deliver),
-        // For beacons; this is a device.
-        Output::Beacon(_) => {}
-        Output::Placed(frame) => {
-            let (call, ended) = match &frame {
-                Frame::Delivered(f) => (f.call, false),
-                Frame::Answered(f) => (f.call, true),
-                Frame::Refused(f) => (f.call, true),
-                Frame::Failed(f) => (f.call, true),
-                _ => return Ok(()),
-            };
-            if let Some(frames) = placed.get(&call) {
-                // The call may have been given up.
-                let _ = frames.try_send(frame);
-            }
-            if ended {
-                placed.remove(&call);
-            }
-        }
-        Output::Close(CloseReason::Rejected(rejected)) => {
-            let detail = link::printable(&rejected.detail);
-            bail!(Rejection {
-                code: rejected.code,
-                detail
-            })
-        }
-        Output::Close(CloseReason::Dead) => bail!("the registry does not answer any more"),
-        Output::Close(CloseReason::Misbehaved(what)) => {
-            bail!("the registry does not keep to the protocol: {what}")
-        }
-    }
-    Ok(())
-}
-
-pub(crate) fn warn_of_clock(time_ms: u64) {
-    let off = i128::from(time_ms / 1000) - i128::from(unix_time(0));
-    if off.abs() > 60 {
-        let direction = if off > 0 { "behind" } else { "ahead of" };
-        tracing::warn!(
-            "this host's clock is {} {direction} the registry's; set it (NTP), or calls may be refused",
-            lasting(u64::try_from(off.unsigned_abs()).unwrap_or(u64::MAX))
-        );
-    }
-}
-
-/// The rejection that ends `up` at its start.
-pub(crate) fn rejection(code: &Code, detail: &str) -> Failure {
-    let message = match code {
-        Code::NotEnrolled => {
-            "the registry does not know this device; ask its owner for a code and run: ringback up --enroll CODE".into()
-        }
-        Code::Revoked => "the registry's owner has revoked this device; a new code enrols it again".into(),
-        // What is signed names the address: a registry can not pass its challenge to another one.
-        Code::BadSignature => format!(
-            "the registry does not take this device's signature: it goes by another address than the one given here ({})",
-            link::printable(detail)
-        ),
-        Code::KeyInUse => format!("{}; {CLONE_ADVICE}", link::printable(detail)),
-        code => format!("the registry refuses this device: {} ({})", code.title(), link::printable(detail)),
-    };
-    Failure::new(Exit::Registry, message)
 }

@@ -12,7 +12,7 @@ use ringback_protocol::{Code, PeerId};
 
 use crate::endpoint::Paths;
 use crate::failure::{Exit, Failure};
-use crate::link_windows::LinkWindows;
+use crate::link_windows::LinkWindow;
 use crate::stream::{Stream, StreamReader, StreamWriter};
 
 /// Application close codes (PROTOCOL §11).
@@ -38,6 +38,7 @@ pub(crate) struct LinkEnd {
     pub(crate) peer: PeerId,
     pub(crate) connection: Connection,
     pub(crate) paths: Paths,
+    _window: LinkWindow,
 }
 
 impl Deref for Link {
@@ -94,24 +95,19 @@ pub(crate) struct Answer {
 }
 
 impl Link {
-    /// A link that has been established; it shares `windows` with all others of this process.
+    /// A link that has been established.
     pub(crate) fn new(
         peer: PeerId,
         connection: Connection,
         paths: Paths,
-        windows: &LinkWindows,
+        window: LinkWindow,
     ) -> Self {
-        let link = Self(Arc::new(LinkEnd {
+        Self(Arc::new(LinkEnd {
             peer,
             connection,
             paths,
-        }));
-        windows.add(&link);
-        link
-    }
-
-    pub(crate) fn as_weak(&self) -> Weak<LinkEnd> {
-        Arc::downgrade(&self.0)
+            _window: window,
+        }))
     }
 
     pub(crate) fn downgrade(&self) -> WeakLink {

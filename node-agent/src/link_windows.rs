@@ -2,13 +2,11 @@
 //! each may have on its way to somebody who does not read it, and the less its peer may send before it
 //! is read.
 
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
-use quinn::VarInt;
+use quinn::{Connection, VarInt};
 use ringback_protocol::PeerId;
-
-use crate::link::{Link, LinkEnd};
 
 /// Bytes in each direction, of one link at most; for all links of one peer; and for all together.
 const OF_ONE_LINK: u32 = 32 << 20;
@@ -21,32 +19,63 @@ pub(crate) const AT_FIRST: u32 = 1 << 20;
 
 /// The links of a process. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct LinkWindows(Arc<Mutex<Vec<Weak<LinkEnd>>>>);
+pub(crate) struct LinkWindows(Arc<Mutex<Vec<Member>>>);
+
+#[derive(Debug, Clone)]
+struct Member {
+    peer: PeerId,
+    connection: Connection,
+}
+
+/// One link's share of what all may have; it falls to the others when this is dropped.
+#[derive(Debug)]
+pub(crate) struct LinkWindow {
+    windows: LinkWindows,
+    /// [`Connection::stable_id`].
+    id: usize,
+}
 
 impl LinkWindows {
     /// A link has been established.
-    pub(crate) fn add(&self, link: &Link) {
-        self.0.lock().push(link.as_weak());
+    pub(crate) fn add(&self, peer: PeerId, connection: &Connection) -> LinkWindow {
+        let connection = connection.clone();
+        let id = connection.stable_id();
+        self.0.lock().push(Member { peer, connection });
         self.share_out();
+        LinkWindow {
+            windows: self.clone(),
+            id,
+        }
     }
 
     /// Gives each open link its share anew.
     pub(crate) fn share_out(&self) {
-        let links: Vec<Arc<LinkEnd>> = {
-            let mut links = self.0.lock();
-            links.retain(|link| link.strong_count() > 0);
-            links.iter().filter_map(Weak::upgrade).collect()
+        let open: Vec<Member> = {
+            let members = self.0.lock();
+            let open = members
+                .iter()
+                .filter(|member| member.connection.close_reason().is_none());
+            open.cloned().collect()
         };
-        let open: Vec<_> = links
-            .iter()
-            .filter(|link| link.connection.close_reason().is_none())
-            .collect();
-        let peers: Vec<PeerId> = open.iter().map(|link| link.peer).collect();
-        for link in &open {
-            let share = share(&peers, &link.peer);
-            link.connection.set_receive_window(VarInt::from_u32(share));
-            link.connection.set_send_window(u64::from(share));
+        let peers: Vec<PeerId> = open.iter().map(|member| member.peer).collect();
+        for Member { peer, connection } in &open {
+            let share = share(&peers, peer);
+            connection.set_receive_window(VarInt::from_u32(share));
+            connection.set_send_window(u64::from(share));
         }
+    }
+}
+
+impl Drop for LinkWindow {
+    fn drop(&mut self) {
+        // The last handle of a connection closes it: not under the lock.
+        let gone: Vec<Member> = {
+            let mut members = self.windows.0.lock();
+            let ours = |member: &mut Member| member.connection.stable_id() == self.id;
+            members.extract_if(.., ours).collect()
+        };
+        drop(gone);
+        self.windows.share_out();
     }
 }
 

@@ -4,7 +4,6 @@
 mod attempts;
 
 use std::collections::{BTreeSet, HashSet, VecDeque};
-use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::envelope::{CallKeys, Envelope, EnvelopeError, MAX_LIFETIME, Request};
@@ -13,17 +12,10 @@ use crate::secret::Psk;
 use crate::{Code, PeerId, SecretKey, UnixTime};
 use attempts::Attempts;
 
-/// Failures of one caller key within [`CALLER_WINDOW`] after which it must wait.
-pub const CALLER_FAILURES: usize = 5;
-/// Seconds.
-pub const CALLER_WINDOW: u64 = 300;
-/// Failures of all strangers together within [`TOTAL_WINDOW`] after which their secrets are refused: of
-/// those that the registry relays, and as many of those on the LAN.
-pub const TOTAL_FAILURES: usize = 60;
-/// The same of strangers from one source of the LAN.
-pub const SOURCE_FAILURES: usize = 20;
-/// Seconds.
-pub const TOTAL_WINDOW: u64 = 600;
+pub use attempts::{
+    Arrival, CALLER_FAILURES, CALLER_WINDOW, SOURCE_FAILURES, TOTAL_FAILURES, TOTAL_WINDOW,
+};
+
 /// Seconds that a caller's clock may be ahead.
 pub const MAX_AHEAD: u64 = 5;
 
@@ -51,15 +43,6 @@ impl From<UnixTime> for Moment {
             uptime: Duration::from_secs(unix),
         }
     }
-}
-
-/// The way that a request has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Arrival {
-    /// Relayed; where it comes from is not told.
-    Registry,
-    /// From this address of the LAN.
-    Lan(IpAddr),
 }
 
 /// A request that was admitted, as an agent keeps it over a restart.

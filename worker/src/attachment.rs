@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 use worker::WebSocket;
 
-use crate::directory_object::EnrolledAs;
 use crate::limits::{Count, RequestWindow, Window};
 use crate::lineage::{Holder, Lineage};
+use crate::role::EnrolledAs;
 
 /// Milliseconds from Challenge to Register (§6.1).
 pub const REGISTRATION_MS: u64 = 10_000;

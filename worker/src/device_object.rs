@@ -15,7 +15,7 @@
 //! of a socket, one to count each registration and request, and none for heartbeats, which the
 //! runtime answers by itself.
 //!
-//! Files: `registration` and `socket` are the life of a socket, `relaying` what goes through
+//! Files: `shared` is what the others share; `registration` and `socket` are the life of a socket, `relaying` what goes through
 //! it, `callers` who was answered before, `waiting` the requests of devices without a socket, `beacon` what a beacon's socket does
 //! besides.
 
@@ -23,209 +23,27 @@ mod beacon;
 mod callers;
 mod registration;
 mod relaying;
+mod ringing;
+mod shared;
 mod socket;
 mod waiting;
 
-use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use ringback_protocol::frame::Frame;
-use ringback_protocol::{Code, PeerId};
-use serde::{Deserialize, Serialize};
-use worker::wasm_bindgen::JsValue;
+use ringback_protocol::PeerId;
 use worker::worker_sys::WebSocketRequestResponsePair;
 use worker::{
-    Date, DurableObject, Env, Headers, Method, Request, RequestInit, Response, State, WebSocket,
-    WebSocketIncomingMessage, durable_object, js_sys, wasm_bindgen,
+    DurableObject, Env, Request, Response, State, WebSocket, WebSocketIncomingMessage,
+    durable_object, wasm_bindgen,
 };
 
-use self::beacon::KnownDevices;
-use self::relaying::Ringing;
-use self::waiting::{FetchWindows, Waiting};
-use crate::attachment::{Attachment, Stage};
-use crate::calls::CallTable;
-use crate::ice::Turn;
-use crate::limits::{AnsweredCallers, RequestWindow, Source};
+use self::ringing::Ringing;
+use self::shared::Shared;
+use crate::attachment::Attachment;
+use crate::clock::now_ms;
+use crate::device::{close, header};
+use crate::limits::Source;
 use crate::problem::Problem;
-
-pub const BINDING: &str = "DEVICES";
-/// The WebSocket subprotocol of §6.
-pub const SUBPROTOCOL: &str = "ringback.1";
-/// Bytes of the agent version that are kept.
-const MAX_AGENT: usize = 64;
-
-/// Close codes of §6.
-pub(crate) mod close {
-    pub(crate) const REPLACED: u16 = 4001;
-    pub(crate) const REJECTED: u16 = 4003;
-    pub(crate) const DEAD: u16 = 4008;
-}
-
-/// Headers between the frontend and the object; the frontend builds these requests from nothing, so
-/// none comes from outside.
-mod header {
-    pub(super) const DEVICE: &str = "ringback-device";
-    pub(super) const CALLER: &str = "ringback-caller";
-    /// The caller takes ICE servers.
-    pub(super) const BROWSER: &str = "ringback-browser";
-    pub(super) const ORIGIN: &str = "ringback-origin";
-    pub(super) const FROM: &str = "ringback-from";
-    /// The device that a beacon is told of.
-    pub(super) const SUBJECT: &str = "ringback-subject";
-}
-
-/// A device's registered socket, for the directory's list.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Presence {
-    pub session: u64,
-    /// Unix time of the last sign of life.
-    pub seen: u64,
-}
-
-/// Opens a socket for the device, which `from` (an address as text, or empty) has dialed at `origin`.
-pub async fn socket(
-    env: &Env,
-    device: &PeerId,
-    origin: &str,
-    from: &str,
-) -> worker::Result<Response> {
-    let headers = headers_for(device)?;
-    headers.set("upgrade", "websocket")?;
-    headers.set(header::ORIGIN, origin)?;
-    headers.set(header::FROM, from)?;
-    fetch(env, device, Method::Get, "socket", headers, None).await
-}
-
-/// Relays an envelope whose signature by `caller` is verified, and which has come from there (an
-/// address as text; empty if another device has placed it). The answer is a stream (§5.3) or a
-/// problem. A browser that is admitted is told of TURN servers.
-pub async fn request(
-    env: &Env,
-    device: &PeerId,
-    caller: &PeerId,
-    from: &str,
-    envelope: &[u8],
-    is_browser: bool,
-) -> worker::Result<Response> {
-    let headers = headers_for(device)?;
-    headers.set(header::CALLER, &caller.to_string())?;
-    headers.set(header::FROM, from)?;
-    if is_browser {
-        headers.set(header::BROWSER, "1")?;
-    }
-    let body = js_sys::Uint8Array::from(envelope);
-    fetch(
-        env,
-        device,
-        Method::Post,
-        "requests",
-        headers,
-        Some(body.into()),
-    )
-    .await
-}
-
-/// Is the device there? Closes a socket that has been silent for too long.
-pub async fn presence(env: &Env, device: &PeerId) -> worker::Result<Option<Presence>> {
-    fetch(
-        env,
-        device,
-        Method::Get,
-        "presence",
-        headers_for(device)?,
-        None,
-    )
-    .await?
-    .json()
-    .await
-}
-
-/// The requests that wait for a device without a socket, as length-prefixed frames (§5.4). Its
-/// signature is verified.
-pub async fn fetch_waiting(env: &Env, device: &PeerId) -> worker::Result<Response> {
-    fetch(
-        env,
-        device,
-        Method::Get,
-        "waiting",
-        headers_for(device)?,
-        None,
-    )
-    .await
-}
-
-/// The answers of a device without a socket. Their signature is verified.
-pub async fn answers(env: &Env, device: &PeerId, body: &[u8]) -> worker::Result<Response> {
-    let body = js_sys::Uint8Array::from(body);
-    fetch(
-        env,
-        device,
-        Method::Post,
-        "answers",
-        headers_for(device)?,
-        Some(body.into()),
-    )
-    .await
-}
-
-/// Asks a beacon to notify `device`; false if the beacon has no socket.
-pub async fn notify(env: &Env, beacon: &PeerId, device: &PeerId) -> worker::Result<bool> {
-    let headers = headers_for(beacon)?;
-    headers.set(header::SUBJECT, &device.to_string())?;
-    fetch(env, beacon, Method::Post, "notify", headers, None)
-        .await?
-        .json()
-        .await
-}
-
-/// Tells a beacon that the directory has revoked `device`.
-pub async fn disown(env: &Env, beacon: &PeerId, device: &PeerId) -> worker::Result<()> {
-    let headers = headers_for(beacon)?;
-    headers.set(header::SUBJECT, &device.to_string())?;
-    fetch(env, beacon, Method::Post, "disown", headers, None)
-        .await
-        .map(drop)
-}
-
-/// Closes the sockets of a device that the directory has revoked.
-pub async fn revoke(env: &Env, device: &PeerId) -> worker::Result<()> {
-    fetch(
-        env,
-        device,
-        Method::Post,
-        "revoke",
-        headers_for(device)?,
-        None,
-    )
-    .await
-    .map(drop)
-}
-
-fn headers_for(device: &PeerId) -> worker::Result<Headers> {
-    let headers = Headers::new();
-    headers.set(header::DEVICE, &device.to_string())?;
-    Ok(headers)
-}
-
-async fn fetch(
-    env: &Env,
-    device: &PeerId,
-    method: Method,
-    what: &str,
-    headers: Headers,
-    body: Option<JsValue>,
-) -> worker::Result<Response> {
-    let mut init = RequestInit::new();
-    init.with_method(method)
-        .with_headers(headers)
-        .with_body(body);
-    let request = Request::new_with_init(&format!("https://device/{what}"), &init)?;
-    env.durable_object(BINDING)?
-        .get_by_name(&device.to_string())?
-        .fetch_with_request(request)
-        .await
-}
 
 #[durable_object(websocket)]
 pub struct DeviceObject {
@@ -244,20 +62,8 @@ impl DurableObject for DeviceObject {
             WebSocketRequestResponsePair::new("ping", "pong").expect("two short texts are a pair");
         state.set_websocket_auto_response(&pair);
         crate::log::loaded("device object");
-        let shared = Shared {
-            state,
-            env,
-            calls: RefCell::new(CallTable::new(now_ms())),
-            placed: Cell::new(0),
-            missing: RefCell::default(),
-            answered: RefCell::default(),
-            waiting: RefCell::default(),
-            fetched: RefCell::default(),
-            known: RefCell::default(),
-            turn: Turn::default(),
-        };
         Self {
-            shared: Rc::new(shared),
+            shared: Rc::new(Shared::new(state, env)),
         }
     }
 
@@ -345,70 +151,4 @@ impl DurableObject for DeviceObject {
         self.shared.ended(&socket, seen_ms).await;
         Ok(())
     }
-}
-
-/// The object's insides, shared with the streams and tasks that outlive an event.
-struct Shared {
-    state: State,
-    env: Env,
-    calls: RefCell<CallTable>,
-    /// Calls that this device has placed and that are under way.
-    placed: Cell<usize>,
-    /// Requests while the device has no socket, and so no attachment to count them in; `None` until
-    /// it was read from storage.
-    missing: RefCell<Option<RequestWindow>>,
-    /// `None` until it was read from storage.
-    answered: RefCell<Option<AnsweredCallers>>,
-    /// Requests that the device comes for, by call.
-    waiting: RefCell<BTreeMap<u64, Waiting>>,
-    fetched: RefCell<FetchWindows>,
-    known: RefCell<KnownDevices>,
-    /// For admitted browsers.
-    turn: Turn,
-}
-
-impl Shared {
-    /// Closes sockets that have not registered in time. Done when another one comes: a timer would
-    /// keep the object awake, for whoever opens a socket and says nothing.
-    fn close_overdue(&self) {
-        let now_ms = now_ms();
-        for (socket, attachment) in self.attachments() {
-            if attachment.patience_ms(now_ms) == Some(0) {
-                let late = Problem::new(Code::BadFrame, "no registration within 10 s");
-                self.reject(&socket, late);
-            }
-        }
-    }
-}
-
-fn send(socket: &WebSocket, frame: impl Into<Frame>) -> worker::Result<()> {
-    socket.send_with_bytes(frame.into().encode())
-}
-
-fn close_socket(socket: &WebSocket, attachment: &mut Attachment, code: u16, reason: &str) {
-    attachment.stage = Stage::Closed;
-    attachment.store(socket).ok();
-    socket.close(Some(code), Some(reason)).ok();
-}
-
-fn is_open(socket: &WebSocket) -> bool {
-    socket.as_ref().ready_state() == worker::web_sys::WebSocket::OPEN
-}
-
-/// The text variable `STUN_SERVERS`: `host:port`, separated by commas.
-pub fn stun_servers(env: &Env) -> Vec<String> {
-    let listed = env
-        .var("STUN_SERVERS")
-        .map(|servers| servers.to_string())
-        .unwrap_or_default();
-    listed
-        .split(',')
-        .map(str::trim)
-        .filter(|server| !server.is_empty())
-        .map(str::to_owned)
-        .collect()
-}
-
-fn now_ms() -> u64 {
-    Date::now().as_millis()
 }

@@ -13,222 +13,44 @@
 //! What may be lost at any line: memory. It holds the window of failed codes and the times of
 //! presence checks, both of which may start from nothing.
 //!
-//! Files: `storage` has the tables; `devices`, `enrolment`, `beacons` and `relay` the
-//! answers; `owners` the pages that watch the list.
+//! Files: `schema` has the tables, `storage` their rows; `devices`, `enrolment`, `beacons` and `relay` the
+//! answers; `owners` the sockets of pages that watch the list, and `watching` what is said on
+//! them.
 
 mod beacons;
 mod devices;
 mod enrolment;
 mod owners;
 mod relay;
+mod schema;
 mod storage;
+mod watching;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::rc::Rc;
 
-use minicbor::{Decode, Encode};
 use ringback_protocol::{Code, PeerId};
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use worker::worker_sys::WebSocketRequestResponsePair;
 use worker::{
-    Date, DurableObject, Env, Headers, Method, Request, RequestInit, Response, SqlStorage, State,
-    WebSocket, WebSocketIncomingMessage, durable_object, wasm_bindgen,
+    DurableObject, Env, Request, Response, SqlStorage, State, WebSocket, WebSocketIncomingMessage,
+    durable_object, wasm_bindgen,
 };
 
-pub use beacons::ListedBeacon;
 pub use owners::SUBPROTOCOL;
-pub use relay::{Lease, Spent, Terms};
 
 use owners::Owners;
 
+use crate::directory::Ask;
 use crate::limits::Window;
-use crate::policy::PolicyChange;
 use crate::problem::Problem;
-use crate::tally::Tally;
-
-pub const BINDING: &str = "DIRECTORY";
-/// The one object of the namespace.
-const NAME: &str = "directory";
-
-/// What an enrolled key is for (§5.2).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, Encode, Decode)]
-#[serde(rename_all = "lowercase")]
-#[cbor(index_only)]
-pub enum EnrolledAs {
-    #[default]
-    #[n(0)]
-    Device,
-    #[n(1)]
-    Beacon,
-}
-
-impl EnrolledAs {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Device => "device",
-            Self::Beacon => "beacon",
-        }
-    }
-}
 
 /// The last sign of life of a device, and when it was asked for; Unix times.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Heard {
     seen: u64,
     asked: u64,
-}
-
-/// What the frontend and the other objects ask of the directory.
-#[derive(Debug, Serialize, Deserialize)]
-pub enum Ask {
-    /// A device has proven its key. Answer: [`Online`].
-    Online {
-        device: PeerId,
-        agent: String,
-        public: Option<SocketAddr>,
-    },
-    /// Its public address has changed.
-    Update {
-        device: PeerId,
-        session: u64,
-        public: SocketAddr,
-    },
-    /// Two agents register with its key, from there.
-    Cloned {
-        device: PeerId,
-        addresses: [String; 2],
-    },
-    /// Its socket is gone; last sign of life at that Unix time.
-    Offline {
-        device: PeerId,
-        session: u64,
-        last_seen: u64,
-    },
-    /// How a device without a socket can be called: [`Reach`], or a [`Problem`].
-    Missing {
-        device: PeerId,
-    },
-    /// A device has placed a request that went to another.
-    Relayed,
-    /// What the frontend has answered.
-    Counted(Tally),
-    /// A beacon says where it listens.
-    Beacon {
-        beacon: PeerId,
-        udp: String,
-        tcp: Option<String>,
-        relay: bool,
-    },
-    /// A device has registered with this beacon, from this address; without one the beacon only
-    /// asks whether the device is enrolled.
-    Seen {
-        beacon: PeerId,
-        device: PeerId,
-        public: Option<SocketAddr>,
-    },
-    /// It has fallen silent there.
-    Gone {
-        beacon: PeerId,
-        device: PeerId,
-    },
-    /// The signature is verified. Answer: `{device, name}`.
-    Enrol {
-        device: PeerId,
-        digest: Option<String>,
-        name: Option<String>,
-    },
-    Alias {
-        name: String,
-    },
-    NewCode {
-        name: Option<String>,
-        ttl_s: u64,
-        role: EnrolledAs,
-    },
-    List,
-    Rename {
-        device: PeerId,
-        name: String,
-    },
-    Revoke {
-        device: PeerId,
-    },
-    /// What anybody may know. Answer: `{registration, beacons}`.
-    Registry,
-    /// Answer: [`Roster`](crate::roster::Roster).
-    Roster,
-    Policy,
-    SetPolicy(PolicyChange),
-    /// With what the frontend has counted and not told yet.
-    Usage(Tally),
-    /// A peer wants to join a relay room; in the device's role it names itself. Answer: [`Terms`].
-    Join {
-        device: Option<PeerId>,
-        spent: Option<Spent>,
-        wants_lease: bool,
-    },
-    /// A room tells what it has spent, and may want more. Answer: [`Terms`].
-    Lease {
-        device: PeerId,
-        spent: Spent,
-    },
-    /// A room has ended.
-    Spent(Spent),
-}
-
-/// A device's registration, as the directory has written it down.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Online {
-    pub session: u64,
-    pub name: String,
-    pub role: EnrolledAs,
-    /// Nobody gave it a code: the registry is open.
-    pub is_self_enrolled: bool,
-    pub beacons: Vec<ListedBeacon>,
-}
-
-/// How a device without a socket can be called.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Reach {
-    /// The beacon that it is on.
-    pub beacon: PeerId,
-    pub is_self_enrolled: bool,
-}
-
-/// Asks the directory.
-pub async fn ask<T: DeserializeOwned>(env: &Env, ask: &Ask) -> Result<T, Problem> {
-    let exchange = async {
-        let body = serde_json::to_string(ask)?;
-        let mut init = RequestInit::new();
-        init.with_method(Method::Post).with_body(Some(body.into()));
-        let request = Request::new_with_init("https://directory/", &init)?;
-        let mut response = env
-            .durable_object(BINDING)?
-            .get_by_name(NAME)?
-            .fetch_with_request(request)
-            .await?;
-        response.json::<Result<T, Problem>>().await
-    };
-    exchange
-        .await
-        .unwrap_or_else(|error| Err(Problem::internal("asking the directory", &error)))
-}
-
-/// Opens a socket for a page that watches the list (§5.6).
-pub async fn socket(env: &Env) -> worker::Result<Response> {
-    let headers = Headers::new();
-    headers.set("upgrade", "websocket")?;
-    let mut init = RequestInit::new();
-    init.with_method(Method::Get).with_headers(headers);
-    let request = Request::new_with_init("https://directory/socket", &init)?;
-    env.durable_object(BINDING)?
-        .get_by_name(NAME)?
-        .fetch_with_request(request)
-        .await
 }
 
 #[durable_object(websocket)]
@@ -252,7 +74,7 @@ impl std::fmt::Debug for DirectoryObject {
 impl DurableObject for DirectoryObject {
     fn new(state: State, env: Env) -> Self {
         let sql = state.storage().sql();
-        storage::prepare(&sql).expect("the tables can be made");
+        schema::prepare(&sql).expect("the tables can be made");
         let pair =
             WebSocketRequestResponsePair::new("ping", "pong").expect("two short texts are a pair");
         state.set_websocket_auto_response(&pair);
@@ -429,12 +251,4 @@ fn name_taken(name: &str) -> Problem {
         Code::NameTaken,
         format!("the name {name} belongs to another device"),
     )
-}
-
-fn now_ms() -> u64 {
-    Date::now().as_millis()
-}
-
-fn now() -> u64 {
-    now_ms() / 1000
 }

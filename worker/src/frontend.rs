@@ -12,21 +12,23 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use worker::wasm_bindgen::JsValue;
 use worker::{
-    Context, Date, Env, Headers, Request, Response, ResponseBody, ResponseBuilder, event, js_sys,
+    Context, Env, Headers, Request, Response, ResponseBody, ResponseBuilder, event, js_sys,
 };
 
 use crate::allowance::{self, Class};
 use crate::calls::caller_of;
+use crate::clock::now_ms;
 use crate::cross_origin::AllowedPage;
-use crate::directory_object::{Ask, EnrolledAs, ask};
+use crate::directory::{Ask, ask};
 use crate::enrolment_code::EnrolmentCode;
 use crate::limits::Source;
 use crate::policy::{Policy, PolicyChange};
 use crate::problem::Problem;
+use crate::role::EnrolledAs;
 use crate::routes::{self, Match, Operation};
 use crate::signed::{self, Upgrade};
 use crate::{
-    device_object, directory_object, ice, openapi, origin, owner, relay_object, roster, tally,
+    device, directory, directory_object, ice, openapi, origin, owner, relay_object, roster, tally,
 };
 
 /// Bytes of the largest request body (§14).
@@ -137,12 +139,12 @@ async fn respond(request: &mut Request, env: &Env) -> Result<Response, Problem> 
         Operation::Enrol => enrol(request, env, &client, &origin).await,
         Operation::Socket => {
             let device = device()?;
-            check_websocket(request, device_object::SUBPROTOCOL)?;
+            check_websocket(request, device::SUBPROTOCOL)?;
             let signer = upgrade(request).signer(&origin, &path, Some(&device), now_ms())?;
             if signer.is_none() || !roster::is_enrolled(env, &device).await {
                 unproven().await?;
             }
-            device_object::socket(env, &device, &origin, &client.address)
+            device::socket(env, &device, &origin, &client.address)
                 .await
                 .map_err(fault)
         }
@@ -157,7 +159,7 @@ async fn respond(request: &mut Request, env: &Env) -> Result<Response, Problem> 
                 }
                 None => unproven().await?,
             }
-            directory_object::socket(env).await.map_err(fault)
+            directory::socket(env).await.map_err(fault)
         }
         Operation::NewTicket => {
             let expires_at = now_ms() / 1000 + signed::TICKET_S;
@@ -174,7 +176,7 @@ async fn respond(request: &mut Request, env: &Env) -> Result<Response, Problem> 
             // Browsers send it with every POST, and nobody else has a use for TURN.
             let is_browser = header(request, "origin").is_some();
             let from = &client.address;
-            device_object::request(env, &device, &caller, from, &envelope, is_browser)
+            device::request(env, &device, &caller, from, &envelope, is_browser)
                 .await
                 .map_err(fault)
         }
@@ -184,9 +186,7 @@ async fn respond(request: &mut Request, env: &Env) -> Result<Response, Problem> 
             if !roster::is_enrolled(env, &device).await {
                 unproven().await?;
             }
-            device_object::fetch_waiting(env, &device)
-                .await
-                .map_err(fault)
+            device::fetch_waiting(env, &device).await.map_err(fault)
         }
         Operation::Answers => {
             let device = device()?;
@@ -194,15 +194,13 @@ async fn respond(request: &mut Request, env: &Env) -> Result<Response, Problem> 
             if !roster::is_enrolled(env, &device).await {
                 unproven().await?;
             }
-            device_object::answers(env, &device, &body)
-                .await
-                .map_err(fault)
+            device::answers(env, &device, &body).await.map_err(fault)
         }
         Operation::Relay => {
             let room = parameter
                 .parse::<Room>()
                 .map_err(|error| bad_request(error.to_string()))?;
-            check_websocket(request, device_object::SUBPROTOCOL)?;
+            check_websocket(request, device::SUBPROTOCOL)?;
             match upgrade(request).signer(&origin, &path, None, now_ms())? {
                 Some(peer) if roster::is_enrolled(env, &peer).await => {}
                 Some(_) => allowance::admit(env, Class::Signed, client.source).await?,
@@ -250,7 +248,7 @@ async fn registry(env: &Env) -> Result<Response, Problem> {
         "version": env!("CARGO_PKG_VERSION"),
         "protocol_versions": [VERSION],
         "time": now_ms() / 1000,
-        "stun_servers": device_object::stun_servers(env),
+        "stun_servers": ice::stun_servers(env),
         "ice_servers": ice::public(env),
     });
     if let Some(lan_origin) = ice::text(env, "LAN_ORIGIN") {
@@ -462,10 +460,6 @@ fn direct_address(request: &Request) -> Option<String> {
     let address = property(&property(request.inner(), "cf")?, "clientIp")?.as_string()?;
     let address = address.parse::<std::net::SocketAddr>().ok()?;
     Some(address.ip().to_string())
-}
-
-fn now_ms() -> u64 {
-    Date::now().as_millis()
 }
 
 fn header(request: &Request, name: &str) -> Option<String> {

@@ -11,8 +11,6 @@ use futures_util::future::{Either, select};
 use serde_json::{Value, json};
 use worker::{Delay, Env, Fetch, Headers, Method, Request, RequestInit};
 
-use crate::device_object::stun_servers;
-
 /// Milliseconds that the answer to a call may wait for credentials.
 const PATIENCE_MS: u64 = 1_500;
 /// Seconds that minted credentials are good for. A link lives on them as long as it is relayed, and
@@ -36,6 +34,20 @@ pub fn public(env: &Env) -> Value {
         return json!([]);
     }
     json!([{ "urls": urls }])
+}
+
+/// The text variable `STUN_SERVERS`: `host:port`, separated by commas.
+pub fn stun_servers(env: &Env) -> Vec<String> {
+    let listed = env
+        .var("STUN_SERVERS")
+        .map(|servers| servers.to_string())
+        .unwrap_or_default();
+    listed
+        .split(',')
+        .map(str::trim)
+        .filter(|server| !server.is_empty())
+        .map(str::to_owned)
+        .collect()
 }
 
 /// The TURN servers as told last. Kept in the memory of a device's object.

@@ -13,6 +13,9 @@
 //! an object. The directory is the authority on who may register and under which name; a device's
 //! object knows only its sockets, a room only who is in it.
 //!
+//! [`directory`] and [`device`] are how the objects are asked from outside; so no object needs to
+//! know another one's inside.
+//!
 //! Between the two, so that strangers wake no objects: [`signed`] proofs, the [`allowance`] of an
 //! address, and the [`roster`], a copy of what the directory knows.
 //!
@@ -22,8 +25,11 @@
 pub mod allowance;
 pub mod attachment;
 pub mod calls;
+pub mod clock;
 pub mod cross_origin;
+pub mod device;
 pub mod device_object;
+pub mod directory;
 pub mod directory_object;
 pub mod enrolment_code;
 pub mod frontend;
@@ -37,6 +43,7 @@ pub mod owner;
 pub mod policy;
 pub mod problem;
 pub mod relay_object;
+pub mod role;
 pub mod roster;
 pub mod routes;
 pub mod signed;

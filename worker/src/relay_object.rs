@@ -32,7 +32,7 @@ use ringback_protocol::relay::{self, MAX_BATCH, Room};
 use ringback_protocol::{Code, PeerId};
 use worker::worker_sys::WebSocketRequestResponsePair;
 use worker::{
-    Date, DurableObject, Env, Headers, Method, Request, RequestInit, Response, State, WebSocket,
+    DurableObject, Env, Headers, Method, Request, RequestInit, Response, State, WebSocket,
     WebSocketIncomingMessage, durable_object, wasm_bindgen,
 };
 
@@ -40,7 +40,8 @@ use self::attachment::{Attachment, Stage};
 use self::backlog::Backlog;
 use self::meter::Meter;
 use self::outflow::Outflow;
-use crate::device_object::close;
+use crate::clock::now_ms;
+use crate::device::close;
 use crate::problem::Problem;
 
 pub const BINDING: &str = "RELAYS";
@@ -212,8 +213,4 @@ fn is_open(socket: &WebSocket) -> bool {
 fn too_large() -> Problem {
     let detail = format!("a message has at most {MAX_BATCH} bytes");
     Problem::new(Code::TooLarge, detail)
-}
-
-fn now_ms() -> u64 {
-    Date::now().as_millis()
 }

@@ -12,9 +12,10 @@ use std::collections::{HashMap, HashSet};
 use ringback_protocol::{Code, PeerId};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use worker::{Date, Env};
+use worker::Env;
 
-use crate::directory_object::{Ask, ask};
+use crate::clock::now_ms;
+use crate::directory::{Ask, ask};
 use crate::problem::Problem;
 
 /// Milliseconds that a copy is good for.
@@ -101,10 +102,6 @@ fn keep(generation: u64, set: impl FnOnce(&mut Kept)) {
             set(kept);
         }
     });
-}
-
-fn now_ms() -> u64 {
-    Date::now().as_millis()
 }
 
 #[derive(Debug, Default)]

@@ -6,6 +6,7 @@ mod deploy;
 mod entropy;
 mod fuzz;
 mod lab;
+mod map;
 mod page;
 mod say;
 mod setup;
@@ -55,6 +56,8 @@ enum Command {
     /// Measure, in the NAT lab
     #[command(disable_help_flag = true)]
     Bench(lab::Arguments),
+    /// Show what each module of a crate uses, as floors; fail if modules use each other
+    Map(map::Arguments),
     /// Give every decoder and state machine that strangers reach made-up inputs, each for a minute
     Fuzz(fuzz::Arguments),
     /// Deploy the registry to your own Workers account
@@ -82,6 +85,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Demo(arguments) => demo::run(&arguments)?,
         Command::Nat(arguments) => lab::run("nat", &arguments)?,
         Command::Bench(arguments) => lab::run("bench", &arguments)?,
+        Command::Map(arguments) => map::run(&arguments)?,
         Command::Fuzz(arguments) => fuzz::run(&arguments)?,
         Command::Deploy(arguments) => deploy::run(&arguments)?,
         Command::Test(arguments) => return test::run(&arguments),

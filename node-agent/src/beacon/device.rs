@@ -17,15 +17,16 @@ use tokio::net::UdpSocket;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::gateway::network;
-use super::{OnBeacon, requests};
+use super::requests;
 use crate::backoff::Backoff;
-use crate::caller::Placement;
 use crate::cli::BeaconChoice;
 use crate::clock::unix_time;
-use crate::commands::up::{ENROLLED, EnrolledAs};
-use crate::device::{Agent, Inbound, Presence};
+use crate::device::{Agent, Inbound};
+use crate::enrolment::{ENROLLED, EnrolledAs};
 use crate::nat64;
+use crate::presence::{OnBeacon, Presence};
 use crate::registry::Connection;
+use crate::signalling::Placement;
 
 /// The file that keeps the intervals which were found.
 const KEPT: &str = "keepalive.json";

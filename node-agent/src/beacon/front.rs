@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::registry::{self, Listening};
 use super::udp::{Received, Sender, Udp};
 use super::{stun, tcp};
-use crate::device::Presence;
+use crate::presence::Presence;
 use crate::registry::Registry;
 
 /// Frames that wait for the registry's socket.

@@ -13,14 +13,3 @@ mod requests;
 mod stun;
 mod tcp;
 mod udp;
-
-/// What `ringback status` shows of a device that lives on a beacon.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub(crate) struct OnBeacon {
-    pub(crate) id: ringback_protocol::PeerId,
-    pub(crate) address: std::net::SocketAddr,
-    /// Between two keepalives.
-    pub(crate) interval_s: u64,
-    /// A search for a longer interval is under way.
-    pub(crate) searching: bool,
-}

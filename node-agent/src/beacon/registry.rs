@@ -9,8 +9,8 @@ use ringback_protocol::{Code, PeerId, SecretKey};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::device::how_it_ended;
 use crate::link::printable;
+use crate::presence::how_it_ended;
 use crate::reconnect::{self, Ended, Reconnect};
 use crate::registry::{Registry, connect_socket};
 

@@ -14,9 +14,10 @@ use ringback_protocol::frame::{Failed, Frame, FrameReader, length_prefixed};
 use ringback_protocol::registration::{sign_answers, sign_fetch};
 use tokio::sync::{Notify, mpsc};
 
-use crate::caller::Placement;
-use crate::device::{Agent, warn_of_clock};
+use crate::clock::warn_of_clock;
+use crate::device::Agent;
 use crate::registry::Connection;
+use crate::signalling::Placement;
 
 /// How long the connection is kept for answers: the registry waits 15 s for one.
 const KEEP: Duration = Duration::from_secs(16);

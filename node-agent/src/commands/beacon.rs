@@ -15,8 +15,9 @@ use crate::beacon::front::{BeaconServer, Options};
 use crate::cli::{Beacon, Global, RegistryArgs};
 use crate::config::Config;
 use crate::control;
-use crate::device::{self, Presence};
+use crate::enrolment::enroll;
 use crate::failure::{Exit, Failure};
+use crate::presence::{self, Presence};
 use crate::profile::Profile;
 
 /// For the first answer of the registry, before `beacon` says that it keeps trying.
@@ -81,7 +82,7 @@ pub(super) async fn run(global: &Global, profile: &Profile, beacon: Beacon) -> R
     tokio::pin!(stop);
     if let Some(code) = &beacon.enroll {
         tokio::select! {
-            enrolled = up::enroll(&registry, &key, code, beacon.name.as_deref()) => { enrolled?; }
+            enrolled = enroll(&registry, &key, code, beacon.name.as_deref()) => say!("enrolled as {}", enrolled?),
             ended = &mut stop => bail!(ended),
         }
     }
@@ -101,7 +102,7 @@ pub(super) async fn run(global: &Global, profile: &Profile, beacon: Beacon) -> R
         ended = &mut stop => bail!(ended),
     };
     if let Presence::Rejected { code, detail } = &registered {
-        bail!(device::rejection(code, detail));
+        bail!(presence::rejection(code, detail));
     }
     // A name goes with a code: without one the beacon has the name that the registry knows.
     let wished = beacon.name.as_deref().filter(|_| beacon.enroll.is_none());
@@ -171,7 +172,7 @@ async fn watch(mut presence: tokio::sync::watch::Receiver<Presence>) -> Result<(
                     say!("the registry is away, trying again: {reason}");
                 }
                 Presence::Rejected { code, detail } => {
-                    say!("{}", device::rejection(&code, &detail));
+                    say!("{}", presence::rejection(&code, &detail));
                 }
                 Presence::Connecting => {}
             }

@@ -8,8 +8,8 @@ use serde::Serialize;
 
 use super::services;
 use super::terminal::{self, say};
-use crate::caller::ago;
 use crate::cli::{CallerAction, Global};
+use crate::clock::ago;
 use crate::clock::unix_time;
 use crate::contacts::Contacts;
 use crate::control::{AnyStatus, Ask, Control};

@@ -14,8 +14,8 @@ use ringback_protocol::receipt::{PathKind, Receipt};
 use ringback_protocol::{PeerId, SecretKey};
 use serde::Serialize;
 
-use super::connect::{self, Prepared};
 use super::page::{Mark, Page};
+use super::preparation::{self, Prepared};
 use super::{target, terminal};
 use crate::caller::{Caller, Completed};
 use crate::cli::{Doctor, Global, Target};
@@ -172,7 +172,7 @@ struct Explained {
 }
 
 async fn call(global: &Global, profile: &Profile, target: &Target, device: &str) -> Result<()> {
-    let prepared = connect::prepare(profile, target, device, NO_SERVICE).await?;
+    let prepared = preparation::prepare(profile, target, device, NO_SERVICE).await?;
     let Prepared {
         resolved,
         registry,
@@ -181,12 +181,12 @@ async fn call(global: &Global, profile: &Profile, target: &Target, device: &str)
     } = prepared;
     // A path of its own, even if the agent has a link to the device: what is asked for is how a
     // path comes about.
-    let (caller, mapping) = connect::own_caller(profile, target, &registry, &config).await?;
+    let (caller, mapping) = preparation::own_caller(profile, target, &registry, &config).await?;
     let waiting = Waiting::show(global, "calling, and waiting for the best path");
     let result = best(&caller, &resolved.ring).await;
     drop(waiting);
     let public = public(&caller.endpoint);
-    connect::close_caller(&caller, mapping).await;
+    preparation::close_caller(&caller, mapping).await;
     let Completed {
         receipt,
         candidates,

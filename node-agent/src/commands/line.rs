@@ -5,7 +5,8 @@ use anyhow::Result;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Mutex;
 
-use super::connect::{self, Prepared, Shown};
+use super::connect::Shown;
+use super::preparation::{self, Prepared};
 use super::target;
 use crate::caller::{Caller, Dialled, Ring};
 use crate::cli::{Global, Target};
@@ -49,7 +50,7 @@ impl Line {
         device: &str,
         service: &str,
     ) -> Result<Self> {
-        let prepared = connect::prepare(profile, target, device, service).await?;
+        let prepared = preparation::prepare(profile, target, device, service).await?;
         let Prepared {
             resolved,
             registry,
@@ -61,7 +62,7 @@ impl Line {
             Some(_) => Way::Agent,
             None => {
                 let (caller, mapping) =
-                    connect::own_caller(profile, target, &registry, &config).await?;
+                    preparation::own_caller(profile, target, &registry, &config).await?;
                 Way::Own {
                     caller: Box::new(caller),
                     mapping: Mutex::new(mapping),
@@ -114,7 +115,7 @@ impl Line {
             caller, mapping, ..
         } = &self.way
         {
-            connect::close_caller(caller, mapping.lock().await.take()).await;
+            preparation::close_caller(caller, mapping.lock().await.take()).await;
         }
     }
 

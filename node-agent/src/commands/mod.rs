@@ -8,6 +8,7 @@ mod contacts;
 mod doctor;
 mod line;
 mod page;
+mod preparation;
 mod services;
 mod shell;
 mod status;

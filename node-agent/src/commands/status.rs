@@ -4,12 +4,12 @@ use anyhow::{Result, bail};
 
 use super::terminal;
 use crate::beacon::front::BeaconStatus;
-use crate::caller::ago;
 use crate::cli::Global;
+use crate::clock::ago;
 use crate::control::{AnyStatus, Ask, Control, Status};
-use crate::device::Presence;
 use crate::failure::{Exit, Failure};
 use crate::port_mapping::{Mappings, Trouble};
+use crate::presence::Presence;
 use crate::profile::Profile;
 
 pub(super) async fn run(global: &Global, profile: &Profile) -> Result<()> {

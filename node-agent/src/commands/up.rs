@@ -3,15 +3,10 @@
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use base64::Engine as _;
-use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use hyper::Method;
+use ringback_protocol::SecretKey;
 use ringback_protocol::beacon::FLOOR;
-use ringback_protocol::candidate::{Candidate, Kind};
-use ringback_protocol::registration::{canonical_code, sign_enrolment};
 use ringback_protocol::secret::Psk;
-use ringback_protocol::{Code, SecretKey};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use toml_edit::value;
 
 use super::stop::stopped;
@@ -21,19 +16,23 @@ use crate::beacon::{self, device::Pace};
 use crate::cli::{Global, Up};
 use crate::config::{Config, KEEPALIVE_S};
 use crate::control;
-use crate::device::{self, Agent, Presence};
+use crate::device::Agent;
 use crate::endpoint::{Endpoint, Relays};
+use crate::enrolment::{ENROLLED, EnrolledAs, enroll};
 use crate::failure::{Ended, Exit, Failure};
 use crate::fitting;
 use crate::lan;
-use crate::link::{close, printable};
+use crate::link::close;
 use crate::network_watch;
 use crate::password;
 use crate::password_strength;
-use crate::port_mapping::{self, Forwarding, PortMapping};
+use crate::port_mapping::{self, PortMapping};
+use crate::presence::{self, Presence};
 use crate::profile::Profile;
-use crate::registry::{Connection, Registry};
+use crate::registry::Registry;
+use crate::registry_session::stay_registered;
 use crate::remembered::RememberedCallers;
+use crate::upkeep::{check_mappings, follow_mappings, follow_network};
 
 /// Where somebody else keeps the mapping.
 const ON_DOUBT_ONLY: Duration = Duration::from_secs(24 * 3600);
@@ -90,6 +89,7 @@ pub(super) async fn run(global: &Global, profile: Profile, up: Up) -> Result<()>
             enrolled = enroll(&agent.registry, &agent.key, code, up.name.as_deref()) => {
                 // Only this answer tells it where there is no socket to register on.
                 let name = enrolled?;
+                say!("enrolled as {name}");
                 profile.store(ENROLLED, &EnrolledAs { registry: agent.registry.origin(), name })?;
             }
             ended = &mut stop => bail!(ended),
@@ -145,7 +145,7 @@ pub(super) async fn run(global: &Global, profile: Profile, up: Up) -> Result<()>
         // The beacon keeps the mapping and sees the address; STUN servers are asked on doubt only.
         (tokio::spawn(on_beacon), ON_DOUBT_ONLY)
     } else {
-        let registering = tokio::spawn(device::stay_registered(agent.clone(), inbound));
+        let registering = tokio::spawn(stay_registered(agent.clone(), inbound));
         (registering, interval)
     };
     let endpoint = agent.endpoint.clone();
@@ -171,47 +171,6 @@ pub(super) async fn run(global: &Global, profile: Profile, up: Up) -> Result<()>
     tokio::join!(agent.close_browsers(), release);
     close.await;
     served
-}
-
-/// Offers what the router maps to peers, for as long as it does.
-pub(super) async fn follow_mappings(
-    endpoint: Endpoint,
-    mut mappings: tokio::sync::watch::Receiver<port_mapping::Mappings>,
-) {
-    loop {
-        let now = mappings.borrow_and_update().clone();
-        let udp = now.udp_address().map(|to| Candidate::udp(Kind::Mapped, to));
-        let tcp = now.tcp_address().map(|to| Candidate::tcp(Kind::Mapped, to));
-        let mapped: Vec<Candidate> = udp.into_iter().chain(tcp).collect();
-        endpoint.set_mapped(&mapped);
-        if mappings.changed().await.is_err() {
-            return;
-        }
-    }
-}
-
-/// Has the links look for their way anew whenever the host's network changes.
-pub(super) async fn follow_network(
-    endpoint: Endpoint,
-    mut network: tokio::sync::watch::Receiver<network_watch::Network>,
-) {
-    network.mark_unchanged();
-    while network.changed().await.is_ok() {
-        endpoint.network_changed();
-    }
-}
-
-/// A new public address suggests that the router has started anew, and lost its mappings.
-async fn check_mappings(endpoint: Endpoint, forwarding: Forwarding) {
-    let mut addresses = endpoint.addresses();
-    let mut last = addresses.borrow_and_update().public;
-    while addresses.changed().await.is_ok() {
-        let public = addresses.borrow_and_update().public;
-        if public != last && last.is_some() {
-            forwarding.check();
-        }
-        last = public;
-    }
 }
 
 /// Takes requests from the LAN and tells it so. Without that the device is called as always.
@@ -253,7 +212,7 @@ async fn stay(
         ended = &mut stop => bail!(ended),
     };
     match &registered {
-        Presence::Rejected { code, detail } => bail!(device::rejection(code, detail)),
+        Presence::Rejected { code, detail } => bail!(presence::rejection(code, detail)),
         Presence::Registered { .. } | Presence::Connecting | Presence::Offline { .. } => {
             // Made only now: nobody would have seen it if the device had not been let in.
             let new_password = match profile.password()? {
@@ -302,14 +261,14 @@ async fn watch(
                     say!("registered as {name}");
                     say_kept_name(wished, name);
                     if let Some(rival) = rival {
-                        say!("{rival}; {}", device::CLONE_ADVICE);
+                        say!("{rival}; {}", presence::CLONE_ADVICE);
                     }
                 }
                 Presence::Offline { reason } => {
                     say!("the registry is away, trying again: {reason}");
                 }
                 Presence::Rejected { code, detail } => {
-                    say!("{}", device::rejection(code, detail));
+                    say!("{}", presence::rejection(code, detail));
                 }
                 Presence::Connecting => {}
             }
@@ -337,58 +296,6 @@ fn make_password() -> String {
             .collect()
     };
     [group(), group(), group()].join("-")
-}
-
-/// The file with the name that this device was enrolled under.
-pub(crate) const ENROLLED: &str = "enrolled.json";
-
-/// What [`ENROLLED`] holds.
-#[derive(Default, Serialize, Deserialize)]
-pub(crate) struct EnrolledAs {
-    pub(crate) registry: String,
-    pub(crate) name: String,
-}
-
-#[derive(Deserialize)]
-struct Enrolled {
-    name: String,
-}
-
-/// Uses the owner's code (PROTOCOL §5.2).
-pub(super) async fn enroll(
-    registry: &Registry,
-    key: &SecretKey,
-    code: &str,
-    name: Option<&str>,
-) -> Result<String> {
-    let signature = sign_enrolment(key, &registry.origin(), code);
-    let mut body = serde_json::json!({
-        "code": canonical_code(code),
-        "device": key.id(),
-        "signature": BASE64_URL_SAFE_NO_PAD.encode(signature),
-    });
-    if let Some(name) = name {
-        body["name"] = name.into();
-    }
-    let mut connection = Connection::open(registry).await?;
-    match connection
-        .json::<Enrolled>(Method::POST, "/v1/enrollments", Some(&body))
-        .await?
-    {
-        Ok(enrolled) => {
-            let name = printable(&enrolled.name);
-            say!("enrolled as {name}");
-            Ok(name)
-        }
-        Err(problem) => {
-            let message = match problem.code {
-                Code::BadCode => "the enrolment code is unknown, used or expired; ask the registry's owner for another".into(),
-                Code::NameTaken => "the registry has another device of this name; choose one with --name".into(),
-                code => format!("the registry does not enrol this device: {} ({})", code.title(), printable(&problem.detail)),
-            };
-            bail!(Failure::new(Exit::Registry, message))
-        }
-    }
 }
 
 /// What was given once need not be given again.

@@ -24,7 +24,7 @@ use super::socket::PathSocket;
 use crate::keepalive::keep_alive;
 use crate::lan::Door;
 use crate::nat64;
-use crate::places::Places;
+use crate::source_places::SourcePlaces;
 
 /// Bytes of the largest datagram in a frame.
 pub(crate) const MAX_DATAGRAM: usize = 2048;
@@ -96,7 +96,7 @@ pub(super) async fn accept(
     door: Arc<OnceLock<Door>>,
 ) {
     let [unproven, of_lan] =
-        [UNPROVEN, UNPROVEN_OF_LAN].map(|(in_all, each)| Places::new(in_all, each));
+        [UNPROVEN, UNPROVEN_OF_LAN].map(|(in_all, each)| SourcePlaces::new(in_all, each));
     loop {
         let accepted = listener.accept().await;
         let Ok((stream, from)) = accepted else {

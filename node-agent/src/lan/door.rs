@@ -21,7 +21,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use super::is_local;
 use crate::network_watch::Network;
-use crate::places::{self, Places};
+use crate::source_places::{SourcePlace, SourcePlaces};
 
 /// Requests that wait for their answer: of callers that the device knows; of strangers in all and of
 /// one source, whose oldest make room.
@@ -56,7 +56,7 @@ pub(crate) struct Door {
     device: PeerId,
     network: watch::Receiver<Network>,
     known: Arc<Semaphore>,
-    strangers: Places,
+    strangers: SourcePlaces,
     requests: Arc<Mutex<Requests>>,
     device_decides: Arc<dyn Decide>,
 }
@@ -77,7 +77,7 @@ impl Door {
             device,
             network,
             known: Arc::new(Semaphore::new(MAX_KNOWN)),
-            strangers: Places::new(MAX_STRANGERS, MAX_OF_SOURCE),
+            strangers: SourcePlaces::new(MAX_STRANGERS, MAX_OF_SOURCE),
             requests: Arc::default(),
             device_decides: decide,
         }
@@ -138,7 +138,7 @@ impl Door {
 /// One of the requests that wait for their answer.
 enum Place {
     Known(#[expect(dead_code, reason = "held")] OwnedSemaphorePermit),
-    Stranger(places::Place),
+    Stranger(SourcePlace),
 }
 
 impl Place {

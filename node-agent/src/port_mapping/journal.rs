@@ -12,12 +12,13 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::router::{self, Asked, Deletion};
-use super::{Method, Place, Transport};
+use super::mapping::{Method, Place, Transport};
 use crate::clock::unix_time;
 
-const PREFIX: &str = "port-mapping-";
-const SUFFIX: &str = ".journal";
+pub(super) const PREFIX: &str = "port-mapping-";
+pub(super) const SUFFIX: &str = ".journal";
+/// How much longer than its lease a mapping is taken for existing: clocks differ.
+const EXPIRY_MARGIN_S: u64 = 60;
 
 /// All that is needed to delete a mapping.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,7 +50,7 @@ impl Entry {
             && self.nonce == other.nonce
     }
 
-    fn is_over(&self) -> bool {
+    pub(super) fn is_over(&self) -> bool {
         self.expires_at != 0 && self.expires_at < unix_time(0)
     }
 }
@@ -117,182 +118,50 @@ impl Journal {
         self.file.sync_data()
     }
 
-    /// The end of this process's mappings: what is noted is to be deleted.
-    pub(super) fn into_leftover(self) -> Leftovers {
-        Leftovers(vec![self])
-    }
-}
-
-/// Journals of processes that have ended without deleting their mappings.
-pub(super) struct Leftovers(Vec<Journal>);
-
-impl Leftovers {
-    /// Those in a profile; held, so that no other process deals with them at the same time.
-    pub(super) fn find(dir: &Path) -> Self {
-        let files = fs::read_dir(dir).into_iter().flatten().flatten();
-        let journals = files.filter_map(|file| {
-            let name = file.file_name();
-            let name = name.to_str()?;
-            if !name.starts_with(PREFIX) {
-                return None;
-            }
-            let path = file.path();
-            let file = OpenOptions::new()
-                .read(true)
-                .append(true)
-                .open(&path)
-                .ok()?;
-            file.try_lock().ok()?;
-            if !name.ends_with(SUFFIX) {
-                // Its process died between two system calls, or is between them now.
-                return None;
-            }
-            Some(read(path, file))
-        });
-        Self(journals.collect())
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// Deletes what can be deleted from here; the notes of all else stay until it is over.
-    pub(super) async fn delete(&mut self, place: Place, asked: &Asked) {
-        for journal in &mut self.0 {
-            for entry in journal.entries.clone() {
-                let gone = entry.is_over()
-                    || (entry.place == place
-                        && router::delete(asked, &entry).await == Deletion::Gone);
-                if gone {
-                    journal.note_gone(&entry);
+    /// A journal as another process has left it, locked.
+    pub(super) fn reopened(path: PathBuf, mut file: File) -> Self {
+        let mut text = String::new();
+        // What can not be read can not be deleted: as if it were not there.
+        let _ = file.read_to_string(&mut text);
+        let mut entries: Vec<Entry> = Vec::new();
+        for line in text.lines() {
+            match serde_json::from_str(line) {
+                Ok(Note::Making(entry)) => {
+                    entries.retain(|known| !known.is_same_mapping(&entry));
+                    entries.push(entry);
                 }
+                Ok(Note::Gone(entry)) => entries.retain(|known| !known.is_same_mapping(&entry)),
+                Err(_) => {}
             }
         }
-        self.remove_empty();
-    }
-
-    /// Takes it that a place has none of these mappings.
-    pub(super) fn forget(&mut self, place: Place) {
-        for journal in &mut self.0 {
-            journal.entries.retain(|entry| entry.place != place);
-        }
-        self.remove_empty();
-    }
-
-    fn remove_empty(&mut self) {
-        self.0.retain(|journal| {
-            let is_empty = journal.entries.is_empty();
-            if is_empty {
-                // It is locked: nobody else reads it. If it can not be removed, nothing is in it.
-                let _ = fs::remove_file(&journal.path);
-            }
-            !is_empty
-        });
-    }
-}
-
-fn read(path: PathBuf, mut file: File) -> Journal {
-    let mut text = String::new();
-    // What can not be read can not be deleted: as if it were not there.
-    let _ = file.read_to_string(&mut text);
-    let mut entries: Vec<Entry> = Vec::new();
-    for line in text.lines() {
-        match serde_json::from_str(line) {
-            Ok(Note::Making(entry)) => {
-                entries.retain(|known| !known.is_same_mapping(&entry));
-                entries.push(entry);
-            }
-            Ok(Note::Gone(entry)) => entries.retain(|known| !known.is_same_mapping(&entry)),
-            Err(_) => {}
-        }
-    }
-    Journal {
-        nonce: [0; 3],
-        path,
-        file,
-        entries,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::net::Ipv4Addr;
-
-    use super::*;
-
-    fn entry(port: u16) -> Entry {
-        Entry {
-            method: Method::NatPmp,
-            place: Place {
-                router: Ipv4Addr::new(192, 168, 1, 1),
-                local: Ipv4Addr::new(192, 168, 1, 3),
-            },
-            transport: Transport::Udp,
-            port,
-            external_port: 0,
+        Self {
             nonce: [0; 3],
-            expires_at: unix_time(0) + 3600,
+            path,
+            file,
+            entries,
         }
     }
 
-    #[test]
-    fn a_dead_process_leaves_what_it_had_not_crossed_out() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut journal = Journal::create(dir.path()).unwrap();
-        journal.note_making(&entry(1)).unwrap();
-        journal.note_making(&entry(2)).unwrap();
-        journal.note_gone(&entry(1));
-        assert!(
-            Leftovers::find(dir.path()).is_empty(),
-            "its process is alive"
-        );
-        journal.file.write_all(b"{\"making\":{\"meth").unwrap();
-        drop(journal);
-        let leftovers = Leftovers::find(dir.path());
-        assert_eq!(leftovers.0.len(), 1);
-        assert_eq!(leftovers.0[0].entries, [entry(2)]);
-        assert!(
-            Leftovers::find(dir.path()).is_empty(),
-            "one process at a time"
-        );
+    /// The mappings that are noted.
+    pub(super) fn entries(&self) -> &[Entry] {
+        &self.entries
     }
 
-    #[tokio::test]
-    async fn what_is_over_needs_no_router() {
-        let dir = tempfile::tempdir().unwrap();
-        let over = Entry {
-            expires_at: unix_time(0) - 1,
-            ..entry(1)
-        };
-        Journal::create(dir.path())
-            .unwrap()
-            .note_making(&over)
-            .unwrap();
-        let mut leftovers = Leftovers::find(dir.path());
-        let elsewhere = Place {
-            router: Ipv4Addr::new(10, 0, 0, 1),
-            local: Ipv4Addr::new(10, 0, 0, 2),
-        };
-        leftovers.delete(elsewhere, &Asked::default()).await;
-        assert!(leftovers.is_empty());
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    /// Takes it that these mappings are not there any more.
+    pub(super) fn retain(&mut self, keep: impl FnMut(&Entry) -> bool) {
+        self.entries.retain(keep);
     }
 
-    #[tokio::test]
-    async fn another_networks_mapping_stays_noted() {
-        let dir = tempfile::tempdir().unwrap();
-        Journal::create(dir.path())
-            .unwrap()
-            .note_making(&entry(1))
-            .unwrap();
-        let elsewhere = Place {
-            router: Ipv4Addr::new(10, 0, 0, 1),
-            local: Ipv4Addr::new(10, 0, 0, 2),
-        };
-        Leftovers::find(dir.path())
-            .delete(elsewhere, &Asked::default())
-            .await;
-        let leftovers = Leftovers::find(dir.path());
-        assert_eq!(leftovers.0[0].entries, [entry(1)]);
+    /// Removes the file.
+    pub(super) fn remove(&self) -> io::Result<()> {
+        fs::remove_file(&self.path)
+    }
+}
+
+/// When a mapping that is made now is surely over, in Unix seconds.
+pub(super) fn expiry(lease_s: u32) -> u64 {
+    match lease_s {
+        0 => 0,
+        lease_s => unix_time(0) + u64::from(lease_s) + EXPIRY_MARGIN_S,
     }
 }

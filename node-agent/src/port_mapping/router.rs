@@ -9,11 +9,10 @@ use crab_nat::{
     InternetProtocol, PortMapping, PortMappingOptions, PortMappingType, TimeoutConfig, natpmp, pcp,
 };
 
-use super::journal::{Entry, Journal};
+use super::journal::{Entry, Journal, expiry};
+use super::mapping::{Mapping, Method, Place, Settings, Transport, is_public};
 use super::ssdp::Search;
 use super::upnp::Igd;
-use super::{Mapping, Method, Place, Settings, Transport, is_public};
-use crate::clock::unix_time;
 
 /// A router answers in a few milliseconds: 250 ms, and 500 ms after one repetition.
 const TIMING: TimeoutConfig = TimeoutConfig {
@@ -29,8 +28,6 @@ const PATIENT_UPNP_SEARCH: Duration = Duration::from_secs(4);
 const DELETION_SEARCH: Duration = Duration::from_millis(800);
 /// For the steps of a mapping by UPnP after that.
 const UPNP_LIMIT: Duration = Duration::from_secs(3);
-/// How much longer than its lease a mapping is taken for existing: clocks differ.
-const EXPIRY_MARGIN_S: u64 = 60;
 
 /// What is known of the router.
 #[derive(Debug, Default)]
@@ -393,14 +390,6 @@ async fn map_by_upnp(
         }
     }
     Ok(Some(held))
-}
-
-/// When a mapping that is made now is surely over, in Unix seconds.
-pub(super) fn expiry(lease_s: u32) -> u64 {
-    match lease_s {
-        0 => 0,
-        lease_s => unix_time(0) + u64::from(lease_s) + EXPIRY_MARGIN_S,
-    }
 }
 
 fn protocol(transport: Transport) -> InternetProtocol {

@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 use url::{Host, Url};
 use xml::reader::{EventReader, XmlEvent};
 
-use super::Place;
+use super::mapping::Place;
 use super::upnp::Igd;
 
 const GROUP: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(239, 255, 255, 250), 1900);

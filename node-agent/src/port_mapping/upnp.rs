@@ -9,9 +9,8 @@ use igd_next::{
     AddPortError, GetExternalIpError, PortMappingEntry, PortMappingProtocol, RequestError,
 };
 
-use super::journal::{Entry, Journal};
-use super::router::expiry;
-use super::{Method, Place, Settings, Transport};
+use super::journal::{Entry, Journal, expiry};
+use super::mapping::{Method, Place, Settings, Transport};
 
 /// What routers show beside the mapping.
 const DESCRIPTION: &str = "ringback";

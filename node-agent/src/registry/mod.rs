@@ -284,6 +284,3 @@ fn is_loopback(host: &Host<&str>) -> bool {
         Host::Ipv6(ip) => ip.is_loopback(),
     }
 }
-
-/// Shared by all connections of a process: parsing the system's CAs takes milliseconds.
-type Roots = Arc<rustls::RootCertStore>;

@@ -10,7 +10,8 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, NamedGroup, RootCertStore};
 use tokio_rustls::TlsConnector;
 
-use super::Roots;
+/// Shared by all connections of a process: parsing the system's CAs takes milliseconds.
+type Roots = Arc<RootCertStore>;
 
 /// The usual connector, and the one for a short first flight: it offers X25519 first, and the
 /// post-quantum exchange only if the registry insists.

@@ -27,7 +27,8 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::device::{Agent, Presence};
+use crate::device::Agent;
+use crate::presence::Presence;
 use address::Address;
 pub(crate) use dial::Dials;
 pub(crate) use files::Uploads;

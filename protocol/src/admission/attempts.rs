@@ -4,11 +4,28 @@ use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::{
-    Arrival, CALLER_FAILURES, CALLER_WINDOW, SOURCE_FAILURES, TOTAL_FAILURES, TOTAL_WINDOW,
-};
 use crate::candidate::counted_as;
 use crate::{PeerId, label};
+
+/// Failures of one caller key within [`CALLER_WINDOW`] after which it must wait.
+pub const CALLER_FAILURES: usize = 5;
+/// Seconds.
+pub const CALLER_WINDOW: u64 = 300;
+/// Failures of all strangers together within [`TOTAL_WINDOW`] after which their secrets are refused: of
+/// those that the registry relays, and as many of those on the LAN.
+pub const TOTAL_FAILURES: usize = 60;
+/// The same of strangers from one source of the LAN.
+pub const SOURCE_FAILURES: usize = 20;
+/// Seconds.
+pub const TOTAL_WINDOW: u64 = 600;
+/// The way that a request has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arrival {
+    /// Relayed; where it comes from is not told.
+    Registry,
+    /// From this address of the LAN.
+    Lan(IpAddr),
+}
 
 /// Failed attempts, as long as they count.
 #[derive(Debug, Default)]

@@ -4,6 +4,7 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use super::FIRST_BYTE;
+use crate::Code;
 use crate::candidate::canonical;
 
 pub(super) const HELLO: u8 = 0x01;
@@ -64,6 +65,15 @@ pub enum Standing {
 }
 
 impl Standing {
+    /// By the registry's answer about a device: none, or why it is not one.
+    pub(crate) fn by_registry(refused: Option<&Code>) -> Self {
+        match refused {
+            None => Self::Good,
+            Some(Code::Revoked) => Self::Revoked,
+            Some(_) => Self::NotEnrolled,
+        }
+    }
+
     pub(super) fn to_byte(self) -> u8 {
         match self {
             Self::Good => 0,

@@ -1,16 +1,17 @@
 //! A beacon's side of its socket (§6.3): it tells of devices, and is told which of them to notify.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use ringback_protocol::frame::{Frame, Known, Notify};
 use ringback_protocol::{Code, PeerId};
 use worker::WebSocket;
 
-use super::{Shared, now_ms, send};
+use super::shared::{Shared, send};
 use crate::attachment::{Attachment, Stage};
-use crate::directory_object::{self as directory, Ask, EnrolledAs};
+use crate::clock::now_ms;
+use crate::directory::{self, Ask};
 use crate::limits;
+use crate::role::EnrolledAs;
 
 /// Bytes of the longest `host:port`.
 const MAX_PLACE: usize = 260;
@@ -19,10 +20,6 @@ const MAX_PLACE: usize = 260;
 const KNOWN_MS: u64 = 3_600_000;
 /// Devices that are remembered so.
 const MAX_KNOWN: usize = 10_000;
-
-/// Enrolled devices on this beacon: the address, and when the directory was asked. In memory: to
-/// lose it costs a question to the directory for each.
-pub(super) type KnownDevices = HashMap<PeerId, (SocketAddr, u64)>;
 
 impl Shared {
     /// Only for a socket that is registered in the role of a beacon.

@@ -9,7 +9,7 @@ use ringback_protocol::refusal::Refusal;
 use ringback_protocol::{Code, PeerId};
 use serde_bytes::ByteBuf;
 
-use super::Shared;
+use super::shared::Shared;
 use crate::calls::Event;
 use crate::limits::AnsweredCallers;
 

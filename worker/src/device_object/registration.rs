@@ -8,14 +8,18 @@ use ringback_protocol::registration::verify_challenge;
 use ringback_protocol::{Code, PeerId};
 use worker::{Response, ResponseBuilder, WebSocket, WebSocketPair};
 
-use super::{
-    MAX_AGENT, SUBPROTOCOL, Shared, close, close_socket, is_open, now_ms, send, stun_servers,
-};
+use super::shared::{Shared, close_socket, is_open, send};
 use crate::attachment::{Attachment, REGISTRATION_MS, Registration, Stage};
-use crate::directory_object::{self as directory, Ask, Online};
+use crate::clock::now_ms;
+use crate::device::{SUBPROTOCOL, close};
+use crate::directory::{self, Ask, Online};
+use crate::ice::stun_servers;
 use crate::limits::{self, Exceeded};
 use crate::lineage::{Holder, Lineage};
 use crate::problem::Problem;
+
+/// Bytes of the agent version that are kept.
+const MAX_AGENT: usize = 64;
 
 /// Sockets of one device that may be registering at a time (§14).
 const MAX_REGISTERING: usize = 8;

@@ -14,32 +14,15 @@ use ringback_protocol::frame::{
 use ringback_protocol::{Code, PeerId};
 use worker::{Delay, Env, Response, ResponseBuilder, WebSocket};
 
-use super::{Shared, now_ms, request, send};
+use super::ringing::Ringing;
+use super::shared::{Shared, send};
 use crate::attachment::{Attachment, Stage};
 use crate::calls::{Call, Event, MAX_PLACED, Step, caller_of};
-use crate::directory_object::{self as directory, Ask};
-use crate::limits::{Exceeded, RequestWindow, Source};
+use crate::clock::now_ms;
+use crate::device::request;
+use crate::directory::{self, Ask};
+use crate::limits::Exceeded;
 use crate::problem::Problem;
-
-/// A request, as far as it is known before it is opened.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Ringing {
-    pub(super) device: PeerId,
-    pub(super) caller: PeerId,
-    pub(super) source: Option<Source>,
-    /// The caller takes ICE servers.
-    pub(super) is_browser: bool,
-    /// The device has answered this caller before.
-    pub(super) is_answered: bool,
-}
-
-impl Ringing {
-    pub(super) fn count_in(&self, window: &mut RequestWindow, now_ms: u64) -> Result<(), Problem> {
-        window
-            .admit(&self.caller, self.source, self.is_answered, now_ms)
-            .map_err(|exceeded| Problem::rate_limited("too many requests to this device", exceeded))
-    }
-}
 
 /// Requests to the device (§5.3, §6.2).
 impl Shared {

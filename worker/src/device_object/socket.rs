@@ -8,12 +8,15 @@ use ringback_protocol::{Code, PeerId};
 use worker::wasm_bindgen::{JsCast as _, JsValue};
 use worker::{WebSocket, js_sys};
 
-use super::{Presence, Shared, close, close_socket, is_open, now_ms, send};
+use super::shared::{Shared, close_socket, is_open, send};
 use crate::attachment::{Attachment, MAX_BAD_FRAMES, Registration, SILENCE_MS, Stage};
 use crate::calls::Event;
-use crate::directory_object::{self as directory, Ask, EnrolledAs};
+use crate::clock::now_ms;
+use crate::device::{Presence, close};
+use crate::directory::{self, Ask};
 use crate::limits;
 use crate::problem::Problem;
+use crate::role::EnrolledAs;
 
 /// Frames from the device (§6).
 impl Shared {

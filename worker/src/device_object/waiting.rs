@@ -9,16 +9,17 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use minicbor::{Decode, Encode};
 use ringback_protocol::frame::{Deliver, Frame, FrameReader, length_prefixed};
 use ringback_protocol::{Code, PeerId};
 use worker::{Delay, Response, ResponseBuilder};
 
-use super::relaying::Ringing;
-use super::{Shared, notify, now_ms};
+use super::ringing::{Ringing, Waiting};
+use super::shared::Shared;
 use crate::calls::Event;
-use crate::directory_object::{self as directory, Ask, Reach};
-use crate::limits::{self, RequestWindow, Window};
+use crate::clock::now_ms;
+use crate::device::notify;
+use crate::directory::{self, Ask, Reach};
+use crate::limits::{self, RequestWindow};
 use crate::problem::Problem;
 
 /// The session of calls that go to no socket; the directory counts from 1.
@@ -27,21 +28,6 @@ const NO_SESSION: u64 = 0;
 const WINDOW_KEY: &str = "requests";
 /// Times that a beacon is asked to notify, a second apart, while it has no socket.
 const NOTIFY_TRIES: usize = 3;
-
-/// A request until its caller's stream ends.
-#[derive(Debug, Clone)]
-pub(super) struct Waiting {
-    envelope: Vec<u8>,
-}
-
-/// Fetches and answers of the last minute; memory will do, both need the device's key.
-#[derive(Debug, Default, Encode, Decode)]
-pub(super) struct FetchWindows {
-    #[n(0)]
-    fetches: Window,
-    #[n(1)]
-    answers: Window,
-}
 
 impl Shared {
     pub(super) async fn relay_without_socket(

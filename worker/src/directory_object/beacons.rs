@@ -2,39 +2,21 @@
 
 use std::net::SocketAddr;
 
-use ringback_protocol::{Code, PeerId, frame};
-use serde::{Deserialize, Serialize};
+use ringback_protocol::{Code, PeerId};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::storage::{Row, integer, text};
-use super::{Answer, DirectoryObject, EnrolledAs, Heard, not_enrolled, now, revoked};
+use super::{Answer, DirectoryObject, Heard, not_enrolled, revoked};
+use crate::clock::now;
+use crate::directory::ListedBeacon;
 use crate::problem::Problem;
+use crate::role::EnrolledAs;
 
 /// Seconds that the devices of a beacon stay listed when its socket is gone: it connects anew.
 const RECONNECT_S: u64 = 60;
 /// Beacons that a device is told of.
 const MAX_LISTED: usize = 8;
-
-/// A beacon as everybody is told of it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct ListedBeacon {
-    pub id: PeerId,
-    pub udp: String,
-    pub tcp: Option<String>,
-    pub relay: bool,
-    pub online: bool,
-}
-
-impl From<ListedBeacon> for frame::ListedBeacon {
-    fn from(beacon: ListedBeacon) -> Self {
-        Self {
-            udp: beacon.udp,
-            tcp: beacon.tcp,
-            relay: beacon.relay,
-            id: beacon.id,
-        }
-    }
-}
 
 #[derive(Deserialize)]
 struct BeaconRow {

@@ -9,10 +9,11 @@ use serde_json::{Value, json};
 
 use super::storage::{Row, integer, text};
 use super::{
-    Answer, DirectoryObject, Heard, Online, Reach, enrolled, name_taken, not_enrolled, now,
-    revoked, unknown_device,
+    Answer, DirectoryObject, Heard, enrolled, name_taken, not_enrolled, revoked, unknown_device,
 };
-use crate::device_object;
+use crate::clock::now;
+use crate::device;
+use crate::directory::{Online, Reach};
 use crate::problem::Problem;
 use crate::roster::{self, Roster};
 
@@ -230,7 +231,7 @@ impl DirectoryObject {
         let presences = join_all(
             doubtful
                 .iter()
-                .map(|(device, _)| device_object::presence(&self.env, device)),
+                .map(|(device, _)| device::presence(&self.env, device)),
         )
         .await;
         for ((device, session), presence) in doubtful.into_iter().zip(presences) {
@@ -331,9 +332,9 @@ impl DirectoryObject {
             self.changed(device)?;
             crate::log::event("revoked", device, "");
         }
-        device_object::revoke(&self.env, device).await?;
+        device::revoke(&self.env, device).await?;
         if let Some(beacon) = row.beacon {
-            device_object::disown(&self.env, &beacon, device).await?;
+            device::disown(&self.env, &beacon, device).await?;
         }
         Ok(Value::Null)
     }

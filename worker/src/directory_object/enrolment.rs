@@ -5,12 +5,12 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::storage::{CodeRow, integer, text};
-use super::{
-    Answer, DirectoryObject, EnrolledAs, Failure, enrolled, name_taken, now, now_ms, revoked,
-};
+use super::{Answer, DirectoryObject, Failure, enrolled, name_taken, revoked};
+use crate::clock::{now, now_ms};
 use crate::enrolment_code::EnrolmentCode;
 use crate::limits;
 use crate::problem::Problem;
+use crate::role::EnrolledAs;
 
 impl DirectoryObject {
     pub(super) fn enrol(

@@ -7,12 +7,14 @@
 //! until the day ends: too little is forwarded then, never too much.
 
 use ringback_protocol::{Code, PeerId};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use worker::SqlStorageValue;
 
 use super::storage::integer;
-use super::{Answer, DirectoryObject, not_enrolled, now, revoked};
+use super::{Answer, DirectoryObject, not_enrolled, revoked};
+use crate::clock::now;
+use crate::directory::{Lease, Spent, Terms};
 use crate::policy::{Policy, PolicyChange, Registration, RelayPolicy};
 use crate::problem::Problem;
 use crate::tally::Tally;
@@ -37,37 +39,6 @@ mod free_plan {
     pub(super) const MESSAGES: u64 = 20;
     /// Memory that an object is billed for, in GB.
     pub(super) const OBJECT_GB: f64 = 0.128;
-}
-
-/// What a room has used since it told last.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Spent {
-    /// The day of the lease that the bytes are of.
-    pub day: u64,
-    pub relayed: u64,
-    /// Of the lease, not needed any more.
-    pub returned: u64,
-    pub dropped: u64,
-    pub rooms: u64,
-    pub sockets: u64,
-    pub messages: u64,
-    pub awake_ms: u64,
-}
-
-/// Bytes that a room may forward without asking again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Lease {
-    /// Days since 1970, UTC.
-    pub day: u64,
-    pub bytes: u64,
-}
-
-/// On what terms a room relays.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Terms {
-    pub rate_bytes_s: u64,
-    pub remaining_bytes: u64,
-    pub lease: Option<Lease>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -9,9 +9,10 @@ use worker::WebSocket;
 
 use super::attachment::{Attachment, Member, Side, Stage};
 use super::meter::Verdict;
-use super::{Shared, leave, now_ms, reject, send, too_large};
-use crate::device_object::close;
-use crate::directory_object::{self as directory, Ask, Spent, Terms};
+use super::{Shared, leave, reject, send, too_large};
+use crate::clock::now_ms;
+use crate::device::close;
+use crate::directory::{self, Ask, Spent, Terms};
 use crate::limits::Exceeded;
 use crate::problem::Problem;
 

@@ -13,9 +13,10 @@ use super::attachment::{Attachment, JOIN_MS, Member, Side, Stage};
 use super::backlog::Backlog;
 use super::meter::Meter;
 use super::outflow::Outflow;
-use super::{Seat, Shared, is_open, leave, now_ms, reject, send, too_large};
-use crate::device_object::{SUBPROTOCOL, close};
-use crate::directory_object::{self as directory, Ask, Terms};
+use super::{Seat, Shared, is_open, leave, reject, send, too_large};
+use crate::clock::now_ms;
+use crate::device::{SUBPROTOCOL, close};
+use crate::directory::{self, Ask, Terms};
 use crate::limits::Exceeded;
 use crate::problem::Problem;
 

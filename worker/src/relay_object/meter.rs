@@ -4,7 +4,7 @@
 
 use minicbor::{Decode, Encode};
 
-use crate::directory_object::{Lease, Spent, Terms};
+use crate::directory::{Lease, Spent, Terms};
 
 /// Events closer together than this keep the object in memory.
 const AWAKE_MS: u64 = 10_000;

@@ -5,8 +5,8 @@ use ringback_protocol::receipt::PathKind;
 
 use super::super::{BeaconFound, Examination};
 use super::{Check, Level};
-use crate::caller::{ago, lasting};
-use crate::device::{CLONE_ADVICE, Presence};
+use crate::clock::{ago, lasting};
+use crate::presence::{CLONE_ADVICE, Presence};
 
 /// Seconds of difference between the clocks that nobody notices, and that calls bear.
 const CLOCK_NOTE: i64 = 3;

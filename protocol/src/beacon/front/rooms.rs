@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use super::limits::Bucket;
-use super::{Counters, Report, Source, table::standing};
+use super::report::{Counters, Report, Source};
 use crate::beacon::datagram::{Join, Joined, RELAY_PING, Standing};
 use crate::beacon::member::origin;
 use crate::registration::verify_join;
@@ -306,7 +306,7 @@ impl Rooms {
     /// The registry's word about a device; rooms of one that it does not know are closed.
     pub(super) fn known(&mut self, device: &PeerId, code: Option<&Code>, now: Duration) -> Sends {
         self.asked.remove(device);
-        let standing = standing(code);
+        let standing = Standing::by_registry(code);
         let lifetime = if standing == Standing::Good {
             KNOWN_FOR
         } else {

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
-use super::{Counters, Report, Source, interval};
+use super::report::{Counters, Report, Source};
+use crate::beacon::MAX_INTERVAL;
 use crate::beacon::datagram::{
     Body, KEEPALIVE, LEAVE, NOTIFIED, NOTIFY, PROBE, PROBED, REGISTER, REGISTERED, Reader, Standing,
 };
@@ -352,7 +353,7 @@ impl Table {
         let Some(row) = self.rows.get_mut(device.as_bytes()) else {
             return;
         };
-        let standing = standing(code);
+        let standing = Standing::by_registry(code);
         let was_stranger = row.standing != Standing::Good;
         let is_stranger = standing != Standing::Good;
         row.standing = standing;
@@ -548,12 +549,9 @@ impl Row {
     }
 }
 
-pub(super) fn standing(code: Option<&Code>) -> Standing {
-    match code {
-        None => Standing::Good,
-        Some(Code::Revoked) => Standing::Revoked,
-        Some(_) => Standing::NotEnrolled,
-    }
+/// Seconds as a device tells them, within what a beacon takes.
+fn interval(seconds: u16) -> Duration {
+    Duration::from_secs(seconds.max(1).into()).min(MAX_INTERVAL)
 }
 
 fn count<T>(why: Unopened, counters: &mut Counters) -> Option<T> {

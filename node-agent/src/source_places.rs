@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 /// Cheap to clone; all clones are of the same places.
 #[derive(Debug, Clone)]
-pub(crate) struct Places {
+pub(crate) struct SourcePlaces {
     taken: Arc<Mutex<Vec<Taken>>>,
     in_all: usize,
     of_one_source: usize,
@@ -25,12 +25,12 @@ struct Taken {
 
 /// One place; it is given back when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct SourcePlace {
     taken: Arc<Mutex<Vec<Taken>>>,
     lost: Arc<Notify>,
 }
 
-impl Places {
+impl SourcePlaces {
     /// At least one each.
     pub(crate) fn new(in_all: usize, of_one_source: usize) -> Self {
         Self {
@@ -42,7 +42,7 @@ impl Places {
 
     /// Takes a place for somebody at `address`. If its source has as many as it may, the source's
     /// oldest goes; if all are taken, the oldest of the source that has most of them.
-    pub(crate) fn take(&self, address: IpAddr) -> Place {
+    pub(crate) fn take(&self, address: IpAddr) -> SourcePlace {
         let source = counted_as(address);
         let mut taken = self.taken.lock();
         let own = taken.iter().filter(|place| place.source == source).count();
@@ -63,7 +63,7 @@ impl Places {
             lost: lost.clone(),
         });
         drop(taken);
-        Place {
+        SourcePlace {
             taken: self.taken.clone(),
             lost,
         }
@@ -78,14 +78,14 @@ fn greediest(taken: &[Taken]) -> Option<IpAddr> {
     sources.rev().max_by_key(|source| count(*source))
 }
 
-impl Place {
+impl SourcePlace {
     /// Comes when somebody else has got the place.
     pub(crate) async fn lost(&self) {
         self.lost.notified().await;
     }
 }
 
-impl Drop for Place {
+impl Drop for SourcePlace {
     fn drop(&mut self) {
         let mut taken = self.taken.lock();
         taken.retain(|place| !Arc::ptr_eq(&place.lost, &self.lost));
@@ -98,13 +98,13 @@ mod tests {
 
     use super::*;
 
-    fn is_lost(place: &Place) -> bool {
+    fn is_lost(place: &SourcePlace) -> bool {
         place.lost().now_or_never().is_some()
     }
 
     #[test]
     fn a_source_that_takes_more_than_it_may_loses_its_own() {
-        let places = Places::new(4, 2);
+        let places = SourcePlaces::new(4, 2);
         let other = places.take("192.0.2.9".parse().unwrap());
         let own: Vec<_> = (0..10)
             .map(|_| places.take("192.0.2.1".parse().unwrap()))
@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn whoever_has_an_ipv6_address_has_all_of_its_network() {
-        let places = Places::new(100, 2);
+        let places = SourcePlaces::new(100, 2);
         let taken: Vec<_> = (0..4)
             .map(|host: u16| places.take(format!("2001:db8::{host:x}").parse().unwrap()))
             .collect();
@@ -125,7 +125,7 @@ mod tests {
 
     #[test]
     fn who_has_most_makes_room_and_what_is_given_back_is_free() {
-        let places = Places::new(3, 3);
+        let places = SourcePlaces::new(3, 3);
         let [one, two]: [IpAddr; 2] = ["192.0.2.1", "192.0.2.2"].map(|ip| ip.parse().unwrap());
         let (a, b, c) = (places.take(one), places.take(two), places.take(two));
         let new = places.take("192.0.2.3".parse().unwrap());
