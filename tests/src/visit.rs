@@ -276,8 +276,14 @@ impl Visit {
 
     /// Chooses a file for upload, as by the button.
     pub fn upload(&self, file: &Path) -> Result<()> {
+        self.upload_all(&[file])
+    }
+
+    /// Chooses several files for upload.
+    pub fn upload_all(&self, files: &[&Path]) -> Result<()> {
         self.page.until_role("button", "Upload")?;
-        self.page.choose_files("#upload-files", &[file])
+        self.page
+            .choose_files("input[type=file]:not([hidden] *)", files)
     }
 
     /// Waits until a transfer says so, such as `verified`.
@@ -302,6 +308,6 @@ impl Visit {
     }
 }
 
-/// The terminal of the service in front.
-const TERMINAL: &str = "[...document.querySelectorAll('.service:not([hidden]) .terminal')]\
+/// The terminal that is seen.
+const TERMINAL: &str = "[...document.querySelectorAll('.terminal:not([hidden] *)')]\
      .find(place => place.terminal)?.terminal";

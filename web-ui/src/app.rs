@@ -20,9 +20,9 @@ use crate::{
     figures,
     order::sorted,
     owner::{self, Device, News},
-    route::{self, Route},
+    route::{self, Place, Route},
     session,
-    state::{App, Notice, Owner, Presence, Reading, Stage},
+    state::{App, Call, Entry, Notice, Owner, Presence, Reading, Stage},
 };
 
 /// Where the owner secret is kept for as long as the owner wants.
@@ -36,6 +36,15 @@ pub(crate) fn Page() -> impl IntoView {
     read_address(app);
     let back = move |_| read_address(app);
     browser::listen_forever(browser::window().as_ref(), "popstate", back);
+    // Asked of the person only where something would be lost; what it asks is the browser's.
+    let leaving = move |event: web_sys::Event| {
+        if app.is_busy() {
+            event.prevent_default();
+            // What browsers of before 2023 go by.
+            let _ = js_sys::Reflect::set(&event, &"returnValue".into(), &JsValue::TRUE);
+        }
+    };
+    browser::listen_forever(browser::window().as_ref(), "beforeunload", leaving);
     spawn_local(async move {
         match session::registry().await {
             Ok(registry) => app.registry.set(Reading::Here(registry.info().clone())),
@@ -55,8 +64,27 @@ pub(crate) fn Page() -> impl IntoView {
         }
     });
     Effect::new(move || {
+        let place = app.place.get();
+        if let Some(call) = app.call_in_front()
+            && call.is_linked()
+            && call
+                .services
+                .with(|services| matches!(services, Reading::Here(_)))
+        {
+            call.arrive(app, &place);
+        }
+    });
+    Effect::new(move || {
         let title = match app.route.get() {
-            Route::Device(target) => format!("{} · Ringback", app.title(&target)),
+            Route::Device(target) => {
+                let words = app.place.with(Place::words);
+                let place = if words.is_empty() {
+                    words
+                } else {
+                    format!("{words} · ")
+                };
+                format!("{place}{} · Ringback", app.title(&target))
+            }
             Route::SignIn => "Sign in · Ringback".into(),
             Route::Contacts => "Contacts · Ringback".into(),
             Route::Settings => "This browser · Ringback".into(),
@@ -72,6 +100,7 @@ pub(crate) fn Page() -> impl IntoView {
         <Bar />
         <main id="main" tabindex="-1">
             <Screen />
+            <Devices />
         </main>
         <Notices />
     }
@@ -88,12 +117,31 @@ fn Screen() -> impl IntoView {
         Route::SignIn => view! { <SignInScreen /> }.into_any(),
         Route::Contacts => view! { <ContactsScreen /> }.into_any(),
         Route::Settings => view! { <SettingsScreen /> }.into_any(),
-        Route::Device(target) => {
-            let call = app.call(&target);
-            view! { <CallScreen call /> }.into_any()
-        }
+        Route::Device(_) => ().into_any(),
     };
     view! { {move || screen()} }
+}
+
+/// The device on the screen, and those that are linked: what is open on them stays as it is while
+/// something else is seen.
+#[component]
+fn Devices() -> impl IntoView {
+    let app = App::current();
+    let in_front = move |call: Call| app.call_in_front().is_some_and(|it| it.is_same(call));
+    let held = move || {
+        let calls = app.calls.get();
+        let is_held = |call: &Call| in_front(*call) || call.is_linked();
+        calls.into_iter().filter(is_held).collect()
+    };
+    let screen = move |call: Call| {
+        view! {
+            <div class="held" hidden=move || !in_front(call)>
+                <CallScreen call />
+            </div>
+        }
+        .into_any()
+    };
+    rows(held, |call| call.target.get_value(), screen)
 }
 
 #[component]
@@ -221,13 +269,14 @@ pub(crate) fn sign_out(app: App) {
     app.devices.set(Vec::new());
 }
 
-/// Takes the route from the address bar, and a secret out of it.
+/// Takes what to show from the address bar, and a secret out of it.
 fn read_address(app: App) {
     let location = browser::window().location();
     let path = location.pathname().unwrap_or_default();
     let fragment = location.hash().unwrap_or_default();
     let mut route = Route::parse(&path);
-    if !fragment.is_empty() {
+    let place = Place::parse(&fragment);
+    if !fragment.is_empty() && place.is_none() {
         // `/#rb1…` is the short form of a device's link.
         let short = route::Pasted::parse(&format!("/{fragment}"));
         if let (Route::Home, Some(pasted)) = (&route, short) {
@@ -236,12 +285,9 @@ fn read_address(app: App) {
         if let Some(password) = route::secret(&fragment, "p") {
             app.link_password.set_value(Some(password));
         }
-        if let Ok(history) = browser::window().history() {
-            let clean = route.path();
-            let _ = history.replace_state_with_url(&JsValue::NULL, "", Some(&clean));
-        }
+        app.write_address(&route, &Place::Services, Entry::Instead);
     }
-    app.route.set(route);
+    app.arrive(route, place.unwrap_or_default());
 }
 
 /// Keeps the device list as the registry tells it, until the owner signs out.

@@ -2,8 +2,9 @@
 //!
 //! `app` is the frame, `state` what the page knows (one enum per screen), `session` the only caller
 //! of the browser's client, `components` what is seen. Services speak on streams of a link: `shell`,
-//! `folder` and `transfer`, `bridge`. What decides without a browser is compiled and tested natively,
-//! too: [`figures`], [`order`], [`pieces`], [`plain`], [`route`], [`sentence`], [`cookies`], [`site`].
+//! `folder` and `transfer`, `bridge`; `terminal` and `browse` are what goes on of them unseen. What decides without a browser is compiled and tested natively,
+//! too: [`figures`], [`order`], [`pieces`], [`plain`], [`queue`],
+//! [`route`], [`sentence`], [`cookies`], [`site`].
 
 #![allow(
     clippy::needless_pass_by_value,
@@ -17,6 +18,7 @@ pub mod figures;
 pub mod order;
 pub mod pieces;
 pub mod plain;
+pub mod queue;
 pub mod route;
 pub mod sentence;
 pub mod site;
@@ -25,6 +27,8 @@ pub mod site;
 mod app;
 #[cfg(target_arch = "wasm32")]
 mod bridge;
+#[cfg(target_arch = "wasm32")]
+mod browse;
 #[cfg(target_arch = "wasm32")]
 mod browser;
 #[cfg(target_arch = "wasm32")]
@@ -43,6 +47,8 @@ mod session;
 mod shell;
 #[cfg(target_arch = "wasm32")]
 mod state;
+#[cfg(target_arch = "wasm32")]
+mod terminal;
 #[cfg(target_arch = "wasm32")]
 mod transfer;
 

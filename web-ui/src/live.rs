@@ -126,13 +126,6 @@ impl<T: 'static> Kept<T> {
     {
         self.with_value(T::clone)
     }
-
-    pub(crate) fn try_get_value(self) -> Option<T>
-    where
-        T: Clone,
-    {
-        self.try_with_value(T::clone)
-    }
 }
 
 fn erased<T: 'static>(value: T) -> Erased {

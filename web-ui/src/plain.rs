@@ -32,6 +32,15 @@ pub fn file_name(name: &str) -> String {
     }
 }
 
+/// `name (2).ext` of `name.ext`.
+pub fn numbered(name: &str, number: u32) -> String {
+    let (stem, extension) = match name.rfind('.') {
+        Some(at) if at > 0 => name.split_at(at),
+        _ => (name, ""),
+    };
+    format!("{stem} ({number}){extension}")
+}
+
 fn visible(letter: char) -> char {
     match letter {
         '\u{200b}'..='\u{200f}'
@@ -72,5 +81,12 @@ mod tests {
         assert_eq!(file_name("a<b>.txt"), "a_b_.txt");
         assert_eq!(file_name("..."), "download");
         assert_eq!(file_name("report.pdf"), "report.pdf");
+    }
+
+    #[test]
+    fn a_number_stands_before_the_extension() {
+        assert_eq!(numbered("report.tar.gz", 2), "report.tar (2).gz");
+        assert_eq!(numbered("README", 3), "README (3)");
+        assert_eq!(numbered(".profile", 2), ".profile (2)");
     }
 }

@@ -1,5 +1,6 @@
-//! Addresses of the page. Secrets stand behind `#` only, which browsers do not send; they are
-//! taken out of the address bar as soon as they are read.
+//! Addresses of the page. The path names the screen. Behind `#`, which browsers do not send, stands
+//! what only the two ends of a link may know: a secret, which is taken out of the address bar as soon
+//! as it is read, or the [`Place`] on a device's screen, with the names of its folders and files.
 
 /// What the address names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +35,64 @@ impl Route {
             Self::Contacts => "/contacts".into(),
             Self::Settings => "/settings".into(),
             Self::Device(target) => format!("/d/{target}"),
+        }
+    }
+}
+
+/// What of a device's screen is in front.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Place {
+    /// All that the device exposes.
+    #[default]
+    Services,
+    Service {
+        name: String,
+        /// What the service makes of it: `pictures/` is a folder and `pictures/sunset.png` a file in
+        /// it; `2` is the second terminal.
+        below: String,
+    },
+}
+
+impl Place {
+    pub fn of(name: &str, below: &str) -> Self {
+        Self::Service {
+            name: name.to_owned(),
+            below: below.to_owned(),
+        }
+    }
+
+    /// `None`: the fragment is none of a place.
+    pub fn parse(fragment: &str) -> Option<Self> {
+        let path = fragment.strip_prefix('#').unwrap_or(fragment);
+        let path = path.strip_prefix('/')?;
+        let (name, below) = path.split_once('/').unwrap_or((path, ""));
+        if name.is_empty() {
+            return Some(Self::Services);
+        }
+        Some(Self::Service {
+            name: decode(name)?,
+            below: decode(below)?,
+        })
+    }
+
+    /// What stands behind the address of the device's screen.
+    pub fn fragment(&self) -> String {
+        match self {
+            Self::Services => String::new(),
+            Self::Service { name, below } if below.is_empty() => format!("#/{}", encode(name)),
+            Self::Service { name, below } => format!("#/{}/{}", encode(name), encode(below)),
+        }
+    }
+
+    /// What is in front, in a few words, for the title of the tab; empty for all of the device.
+    pub fn words(&self) -> String {
+        match self {
+            Self::Services => String::new(),
+            Self::Service { name, below } => {
+                let last = below.trim_end_matches('/').rsplit('/').next();
+                let last = last.filter(|last| !last.is_empty()).unwrap_or(name);
+                crate::plain::plain(last, 64)
+            }
         }
     }
 }
@@ -85,6 +144,19 @@ pub fn secret(fragment: &str, key: &str) -> Option<String> {
     decode(value).filter(|text| !text.is_empty())
 }
 
+/// Everything that is not a plain letter, digit or `/` as `%XX`.
+fn encode(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'-' | b'.' | b'_' | b'~' | b'/' => encoded.push(byte.into()),
+            byte if byte.is_ascii_alphanumeric() => encoded.push(byte.into()),
+            byte => encoded.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    encoded
+}
+
 fn decode(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -130,6 +202,34 @@ mod tests {
         assert_eq!(Route::parse("/d/<script>"), Route::Unknown);
         assert_eq!(Route::parse("/d/"), Route::Unknown);
         assert_eq!(Route::parse("/elsewhere"), Route::Unknown);
+    }
+
+    #[test]
+    fn places_go_both_ways() {
+        for place in [
+            Place::Services,
+            Place::of("docs", ""),
+            Place::of("docs", "pictures/"),
+            Place::of("docs", "pictures/Grüße & 100 %/#1?.png"),
+            Place::of("shell", "2"),
+        ] {
+            let fragment = place.fragment();
+            let read = Place::parse(&fragment);
+            // No place at all is the device's own.
+            assert_eq!(read.unwrap_or_default(), place, "{fragment}");
+        }
+        assert_eq!(Place::parse("#/"), Some(Place::Services));
+        assert_eq!(Place::parse("#p=secret"), None);
+        assert_eq!(Place::parse("#/docs/%zz"), None);
+        assert_eq!(Place::parse("#/docs/%ff"), None);
+    }
+
+    #[test]
+    fn a_title_names_the_innermost() {
+        assert_eq!(Place::Services.words(), "");
+        assert_eq!(Place::of("docs", "").words(), "docs");
+        assert_eq!(Place::of("docs", "a/b/").words(), "b");
+        assert_eq!(Place::of("docs", "a/b.png").words(), "b.png");
     }
 
     #[test]

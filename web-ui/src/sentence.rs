@@ -291,6 +291,14 @@ fn words(code: &str) -> (&'static str, &'static str) {
             "There is not enough room in this browser's storage.",
             "Free some disk space, then resume.",
         ),
+        "another_tab" => (
+            "Another tab of this browser carries this file.",
+            "It goes on there.",
+        ),
+        "folder_denied" => (
+            "This page may not write into the folder that you chose.",
+            "Resume to try again, or download the file by itself.",
+        ),
         "unreadable" => (
             "The file on this computer can not be read.",
             "It may have been moved or changed. Choose it again.",

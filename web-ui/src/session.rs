@@ -1,7 +1,7 @@
 //! Calls and links: the only caller of the browser's client (`wasm-pkg`).
 //!
 //! A link that is lost is made anew with what it was proven with; services wait for it by
-//! [`Call::link_other_than`] and go on where they were.
+//! [`Call::next_link`] and go on where they were.
 
 use std::cell::RefCell;
 
@@ -20,6 +20,7 @@ use ringback_wasm::{
 use crate::{
     browser,
     order::sorted,
+    route::Place,
     sentence::Failure,
     state::{App, Call, Gauge, Reading, Sample, Seen, Stage},
 };
@@ -141,15 +142,27 @@ impl Call {
     }
 
     /// Hangs up: everything that is open over the link ends.
-    pub(crate) fn hang_up(self) {
+    pub(crate) fn hang_up(self, app: App) {
         self.give_up();
         if let Some(link) = self.link.get_untracked() {
             link.close();
         }
         self.link.set(None);
-        self.opened.set(Vec::new());
-        self.front.set(None);
+        self.pause_transfers();
+        self.close_services();
         self.stage.set(Stage::Asking(None));
+        app.go_instead(Place::Services);
+    }
+
+    /// The link, once there is another than `old`; at once if there is. A call that has ended is waited
+    /// for until it is made again.
+    pub(crate) async fn next_link(self, old: Option<u64>) -> (u64, Link) {
+        loop {
+            if let Some(here) = self.link_other_than(old).await {
+                return here;
+            }
+            self.changed().await;
+        }
     }
 
     /// The link, once there is another than `old`; at once if there is. `None`: the call has ended.
@@ -169,10 +182,15 @@ impl Call {
             ) {
                 return None;
             }
-            let (sender, changed) = oneshot::channel();
-            self.waiting.update_value(|waiting| waiting.push(sender));
-            let _ = changed.await;
+            self.changed().await;
         }
+    }
+
+    /// Another link, or the end of them.
+    async fn changed(self) {
+        let (sender, changed) = oneshot::channel();
+        self.waiting.update_value(|waiting| waiting.push(sender));
+        let _ = changed.await;
     }
 
     pub(crate) async fn reload_services(self) {

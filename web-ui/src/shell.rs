@@ -23,7 +23,6 @@ pub(crate) enum Event {
     Resized,
     /// Bytes of output that are on the screen.
     Shown(usize),
-    Closed,
 }
 
 /// The terminal as the shell needs it.
@@ -33,15 +32,14 @@ pub(crate) trait Screen {
     fn write(&self, bytes: &[u8]);
     /// A line of the page's own, apart from the device's.
     fn remark(&self, text: &str);
-    fn clear(&self);
+    /// Ready for another shell; what was shown stays.
+    fn renew(&self);
 }
 
 /// How it ended.
 pub(crate) enum End {
     Exited(Exited),
     Failed(Failure),
-    /// The terminal was closed here.
-    Closed,
 }
 
 struct Shell {
@@ -77,9 +75,7 @@ pub(crate) async fn run(
     let mut lost = None;
     let mut breaks = 0;
     loop {
-        let Some((number, link)) = call.link_other_than(lost).await else {
-            return End::Failed(Failure::new("link_lost", ""));
-        };
+        let (number, link) = call.next_link(lost).await;
         let came = shell.came;
         match shell.attach(&link, service, screen, &mut events).await {
             Ok(end) => return end,
@@ -155,10 +151,7 @@ impl Shell {
                 Either::Right((event, unread)) => {
                     reading = unread;
                     match event {
-                        None | Some(Event::Closed) => {
-                            stream.reset();
-                            return Ok(End::Closed);
-                        }
+                        None => return Ok(End::Failed(Failure::new("stream_reset", ""))),
                         Some(Event::Input(bytes)) => {
                             self.unconfirmed.extend(bytes);
                             if started {
@@ -202,7 +195,7 @@ impl Shell {
             self.confirm_input(input);
         } else {
             if self.session.is_some() {
-                screen.clear();
+                screen.renew();
                 screen.remark("the old shell is gone; this is a new one");
                 // What was typed was meant for the old one.
                 self.unconfirmed.clear();

@@ -1,22 +1,42 @@
 //! What the page knows, one enum for each screen that has states. All of it lives as long as the
 //! page, so that a link and its transfers go on while another screen is shown.
 
+use std::collections::BTreeMap;
+
 use futures::{channel::oneshot, future::AbortHandle};
 use leptos::prelude::{Owner as ReactiveOwner, *};
 use ringback_wasm::{Contact, Link, LinkState, Receipt, RegistryInfo, Service, Step};
 
 use crate::{
+    browse::Browse,
     browser::{self, Keep},
     live::{Kept, Live},
     owner::Device,
-    route::Route,
+    route::{Place, Route},
     sentence::Failure,
+    terminal::Terminal,
+    transfer::Transfer,
 };
+
+/// How an address gets into the tab's history.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Entry {
+    New,
+    /// New, and the one before it is what it was opened over.
+    Over,
+    /// The one that is there is not one to come back to.
+    Instead,
+}
+
+/// The mark of [`Entry::Over`] in the history.
+const OVER: &str = "over";
 
 /// Everything, copied freely: the values are in the reactive system's arena.
 #[derive(Clone, Copy)]
 pub(crate) struct App {
     pub(crate) route: Live<Route>,
+    /// What of the device's screen the address names.
+    pub(crate) place: Live<Place>,
     pub(crate) registry: Live<Reading<RegistryInfo>>,
     pub(crate) owner: Live<Owner>,
     pub(crate) devices: Live<Vec<Device>>,
@@ -141,10 +161,22 @@ impl Gauge {
 }
 
 /// A service that is open in the tab.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Copy)]
 pub(crate) struct Opened {
     pub(crate) number: u32,
-    pub(crate) service: Service,
+    /// Terminals of one service are numbered from 1; others are open once.
+    pub(crate) nth: u32,
+    pub(crate) service: Kept<Service>,
+    pub(crate) session: Session,
+}
+
+/// What goes on for as long as a service is open, whether it is seen or not.
+#[derive(Clone, Copy)]
+pub(crate) enum Session {
+    Terminal(Terminal),
+    Files(Browse),
+    /// All of it is in the view.
+    View,
 }
 
 /// One device's call and link.
@@ -164,6 +196,16 @@ pub(crate) struct Call {
     pub(crate) opened: Live<Vec<Opened>>,
     /// The number of the opened service that is in front; `None`: the tiles.
     pub(crate) front: Live<Option<u32>>,
+    /// What was seen of it last.
+    pub(crate) place: Kept<Place>,
+    /// Files on their way, in the order of their turns.
+    pub(crate) transfers: Live<Vec<Transfer>>,
+    /// Counts what has happened to any of them, at a pace that a view of all of them can follow.
+    pub(crate) moved: Live<u32>,
+    /// [`Call::moved`] will count.
+    pub(crate) is_moving: Kept<bool>,
+    /// How many terminals of each service were opened on this page.
+    shells: Kept<BTreeMap<String, u32>>,
     pub(crate) remember: Kept<bool>,
     pub(crate) numbered: Kept<u64>,
     pub(crate) abort: Kept<Option<AbortHandle>>,
@@ -175,6 +217,7 @@ impl App {
         let root = ReactiveOwner::current().expect("the page runs in the reactive system");
         Self {
             route: Live::new(Route::Home),
+            place: Live::new(Place::Services),
             registry: Live::new(Reading::Waiting),
             owner: Live::new(Owner::Out),
             devices: Live::new(Vec::new()),
@@ -197,14 +240,93 @@ impl App {
         self.root.with_value(|root| root.with(make))
     }
 
+    /// Another screen. A device that is linked shows what was seen of it last.
     pub(crate) fn go(self, route: Route) {
-        let path = route.path();
-        if let Ok(history) = browser::window().history() {
-            let _ = history.push_state_with_url(&wasm_bindgen::JsValue::NULL, "", Some(&path));
-        }
-        self.route.set(route);
+        let place = match &route {
+            Route::Device(target) => self.call(target).place.get_value(),
+            _ => Place::Services,
+        };
+        self.write_address(&route, &place, Entry::New);
+        self.arrive(route, place);
         browser::window().scroll_to_with_x_and_y(0.0, 0.0);
         browser::focus("main");
+    }
+
+    /// Another place on the device's screen.
+    pub(crate) fn go_to(self, place: Place) {
+        self.go_by(place, Entry::New);
+    }
+
+    /// The same, for what is closed by going [`Self::back_from`] it.
+    pub(crate) fn go_over(self, place: Place) {
+        self.go_by(place, Entry::Over);
+    }
+
+    fn go_by(self, place: Place, entry: Entry) {
+        if self.place.get_untracked() != place {
+            self.write_address(&self.route.get_untracked(), &place, entry);
+            self.place.set(place);
+        }
+    }
+
+    /// Back to `place`, over which this was opened: one step, if it was opened from there.
+    pub(crate) fn back_from(self, place: Place) {
+        let history = browser::window().history();
+        let is_over = |history: &web_sys::History| {
+            history
+                .state()
+                .is_ok_and(|state| state.as_string().as_deref() == Some(OVER))
+        };
+        match history {
+            Ok(history) if is_over(&history) => {
+                let _ = history.back();
+            }
+            _ => self.go_instead(place),
+        }
+    }
+
+    /// The same, where the address that was is not one to come back to.
+    pub(crate) fn go_instead(self, place: Place) {
+        self.write_address(&self.route.get_untracked(), &place, Entry::Instead);
+        self.place.set(place);
+    }
+
+    /// Shows what an address names.
+    pub(crate) fn arrive(self, route: Route, place: Place) {
+        let route = match route {
+            // A device that is called already is the same by whichever of its names.
+            Route::Device(target) => Route::Device(self.call(&target).target.get_value()),
+            other => other,
+        };
+        self.place.set(place);
+        self.route.set(route);
+    }
+
+    pub(crate) fn write_address(self, route: &Route, place: &Place, entry: Entry) {
+        let Ok(history) = browser::window().history() else {
+            return;
+        };
+        let none = wasm_bindgen::JsValue::NULL;
+        let url = format!("{}{}", route.path(), place.fragment());
+        let _ = match entry {
+            Entry::New => history.push_state_with_url(&none, "", Some(&url)),
+            Entry::Over => history.push_state_with_url(&OVER.into(), "", Some(&url)),
+            Entry::Instead => history.replace_state_with_url(&none, "", Some(&url)),
+        };
+    }
+
+    /// The call that is on the screen.
+    pub(crate) fn call_in_front(self) -> Option<Call> {
+        let Route::Device(target) = self.route.get() else {
+            return None;
+        };
+        Some(self.call(&target))
+    }
+
+    /// Whether something would be lost with the tab.
+    pub(crate) fn is_busy(self) -> bool {
+        self.calls
+            .with_untracked(|calls| calls.iter().any(|call| call.is_busy()))
     }
 
     pub(crate) fn say(self, text: impl Into<String>) {
@@ -241,11 +363,13 @@ impl App {
 
     /// The call of `target`, made if there is none.
     pub(crate) fn call(self, target: &str) -> Call {
+        let id = self.id_of(target);
         let known = self.calls.with_untracked(|calls| {
-            calls
-                .iter()
-                .copied()
-                .find(|call| call.target.with_value(|known| known == target))
+            let is_same = |call: &&Call| {
+                call.target.with_value(|known| known == target)
+                    || id.is_some() && call.device_id() == id
+            };
+            calls.iter().find(is_same).copied()
         });
         if let Some(call) = known {
             return call;
@@ -253,6 +377,27 @@ impl App {
         let call = self.keep(|| Call::new(target));
         self.calls.update(|calls| calls.push(call));
         call
+    }
+
+    /// The device ID of `target`, as far as it is known here.
+    fn id_of(self, target: &str) -> Option<String> {
+        if target.starts_with("rb1") {
+            return Some(target.to_owned());
+        }
+        let noted = self.contacts.with_untracked(|contacts| {
+            let contact = contacts
+                .iter()
+                .find(|it| it.name.as_deref() == Some(target))?;
+            Some(contact.id.to_string())
+        });
+        noted.or_else(|| {
+            self.devices.with_untracked(|devices| {
+                let device = devices
+                    .iter()
+                    .find(|it| it.name.as_deref() == Some(target))?;
+                Some(device.id.clone())
+            })
+        })
     }
 
     /// What `target`, an ID or a name, is called by people here.
@@ -272,6 +417,18 @@ impl App {
             &title.unwrap_or_else(|| crate::figures::short_id(target)),
             64,
         )
+    }
+
+    /// Whether a service of this kind is shown in the tab.
+    pub(crate) fn shows(self, service: &Service) -> bool {
+        match service.kind.as_str() {
+            SHELL | "files" | "dial" => true,
+            // Without an origin of its own a LAN's page could reach this one.
+            "http" => self.registry.with_untracked(
+                |registry| matches!(registry, Reading::Here(info) if info.lan_origin.is_some()),
+            ),
+            _ => false,
+        }
     }
 
     pub(crate) fn contact(self, target: &str) -> Option<Contact> {
@@ -298,11 +455,21 @@ impl Call {
             services: Live::new(Reading::Waiting),
             opened: Live::new(Vec::new()),
             front: Live::new(None),
+            place: Kept::new(Place::Services),
+            transfers: Live::new(Vec::new()),
+            moved: Live::new(0),
+            is_moving: Kept::new(false),
+            shells: Kept::new(BTreeMap::new()),
             remember: Kept::new(false),
             numbered: Kept::new(0),
             abort: Kept::new(None),
             waiting: Kept::new(Vec::new()),
         }
+    }
+
+    pub(crate) fn is_same(self, other: Self) -> bool {
+        self.target
+            .with_value(|own| other.target.with_value(|it| it == own))
     }
 
     /// Links of this call are numbered from 1.
@@ -315,32 +482,164 @@ impl Call {
             .with(|stage| matches!(stage, Stage::Linked | Stage::Recalling))
     }
 
-    /// Opens a service in the tab, or brings it to the front; terminals open anew each time.
-    pub(crate) fn show(self, service: &Service) {
+    /// The key of the device that is linked.
+    fn device_id(self) -> Option<String> {
+        self.link
+            .with_untracked(|link| link.as_ref().map(|link| link.device().to_string()))
+    }
+
+    /// A shell or a transfer would end with the tab.
+    fn is_busy(self) -> bool {
+        let linked = self
+            .stage
+            .with_untracked(|stage| matches!(stage, Stage::Linked | Stage::Recalling));
+        let shells = || {
+            self.opened.with_untracked(|opened| {
+                let runs = |it: &Opened| matches!(it.session, Session::Terminal(shell) if shell.is_running());
+                opened.iter().any(runs)
+            })
+        };
+        let transfers = || {
+            self.transfers
+                .with_untracked(|list| list.iter().any(|it| it.goes_on()))
+        };
+        linked && (shells() || transfers())
+    }
+
+    /// Brings to the front what an address names, and opens it first if it has to be.
+    pub(crate) fn arrive(self, app: App, place: &Place) {
+        let Place::Service { name, below } = place else {
+            self.place.set_value(Place::Services);
+            return self.front.set(None);
+        };
+        let nth = below.parse().unwrap_or(1);
+        let is_here = |it: &&Opened| {
+            it.service.with_value(|service| {
+                service.name == *name && (service.kind != SHELL || it.nth == nth)
+            })
+        };
+        let known = self
+            .opened
+            .with_untracked(|opened| opened.iter().find(is_here).copied());
+        let service = self.services.with_untracked(|services| match services {
+            Reading::Here(list) => list.iter().find(|it| it.name == *name).cloned(),
+            _ => None,
+        });
+        let opened = match (known, service) {
+            (Some(opened), _) => opened,
+            (None, Some(service)) if service.kind == SHELL && nth <= self.shells_of(name) => {
+                // It was closed here; another one in its place would not be what was left.
+                return app.go_instead(Place::Services);
+            }
+            (None, Some(service)) if app.shows(&service) => self.open(app, service, nth),
+            (None, _) => {
+                let name = crate::plain::plain(name, 40);
+                app.say(format!("This device shows no “{name}” here."));
+                return app.go_instead(Place::Services);
+            }
+        };
+        self.place.set_value(place.clone());
+        self.front.set(Some(opened.number));
+        if let Session::Files(browse) = opened.session {
+            browse.arrive(below);
+        }
+    }
+
+    fn open(self, app: App, service: Service, nth: u32) -> Opened {
+        let number = browser::fresh_number();
+        let is_shell = service.kind == SHELL;
+        if is_shell {
+            let name = service.name.clone();
+            self.shells.update_value(|shells| {
+                let most = shells.entry(name).or_default();
+                *most = nth.max(*most);
+            });
+        }
+        let opened = app.keep(|| Opened {
+            number,
+            nth,
+            session: match service.kind.as_str() {
+                SHELL => Session::Terminal(Terminal::new(self, number, &service.name)),
+                "files" => Session::Files(Browse::new(app, self, &service.name)),
+                _ => Session::View,
+            },
+            service: Kept::new(service),
+        });
+        self.opened.update(|list| list.push(opened));
+        opened
+    }
+
+    /// How many terminals of a service were opened on this page.
+    fn shells_of(self, name: &str) -> u32 {
+        self.shells
+            .with_value(|shells| shells.get(name).copied().unwrap_or(0))
+    }
+
+    /// Where a tile leads to: terminals open anew each time.
+    pub(crate) fn place_of(self, service: &Service) -> Place {
         let open = self.opened.with_untracked(|opened| {
             opened
                 .iter()
-                .find(|it| it.service == *service && service.kind != "shell")
-                .map(|it| it.number)
+                .find(|it| it.service.with_value(|known| known.name == service.name))
+                .copied()
         });
-        let number = open.unwrap_or_else(|| {
-            let number = browser::fresh_number();
-            self.opened.update(|opened| {
-                opened.push(Opened {
-                    number,
-                    service: service.clone(),
-                });
-            });
-            number
-        });
-        self.front.set(Some(number));
+        match (service.kind.as_str(), open) {
+            (SHELL, _) => terminal_place(&service.name, self.shells_of(&service.name) + 1),
+            (_, Some(opened)) => opened.place(),
+            (_, None) => Place::of(&service.name, ""),
+        }
     }
 
-    pub(crate) fn close_service(self, number: u32) {
-        self.opened
-            .update(|opened| opened.retain(|it| it.number != number));
+    pub(crate) fn close_service(self, app: App, number: u32) {
+        self.opened.update(|opened| {
+            opened.retain(|it| {
+                let stays = it.number != number;
+                if !stays {
+                    it.close();
+                }
+                stays
+            });
+        });
         if self.front.get_untracked() == Some(number) {
-            self.front.set(None);
+            app.go_instead(Place::Services);
+        }
+    }
+
+    pub(crate) fn close_services(self) {
+        for opened in self.opened.get_untracked() {
+            opened.close();
+        }
+        self.opened.set(Vec::new());
+        self.front.set(None);
+        self.place.set_value(Place::Services);
+    }
+}
+
+const SHELL: &str = "shell";
+
+fn terminal_place(name: &str, nth: u32) -> Place {
+    let below = if nth > 1 {
+        nth.to_string()
+    } else {
+        String::new()
+    };
+    Place::of(name, &below)
+}
+
+impl Opened {
+    /// Where it is, as it stands now.
+    pub(crate) fn place(self) -> Place {
+        let name = self.service.with_value(|service| service.name.clone());
+        match self.session {
+            Session::Terminal(_) => terminal_place(&name, self.nth),
+            Session::Files(browse) => Place::of(&name, &browse.below()),
+            Session::View => Place::of(&name, ""),
+        }
+    }
+
+    fn close(self) {
+        if let Session::Terminal(terminal) = self.session {
+            terminal.close();
         }
     }
 }

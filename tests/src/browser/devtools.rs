@@ -50,6 +50,8 @@ struct State {
     allowed: Vec<String>,
     /// What was waited for in vain.
     troubles: Vec<String>,
+    /// Kinds of dialogs that wait for the person's answer, such as `beforeunload`, by session.
+    dialogs: Vec<(String, String)>,
     downloads: HashMap<String, String>,
     saved: VecDeque<Result<(String, String), String>>,
     ended: bool,
@@ -176,6 +178,26 @@ impl DevTools {
         saved
             .context("no file was saved")?
             .map_err(|error| anyhow!(error))
+    }
+
+    /// The kind of the dialog that waits for an answer in a target, as soon as there is one.
+    pub(super) fn await_dialog(&self, session: &str) -> Result<String> {
+        self.await_state(PATIENCE, |state| {
+            let at = state.dialogs.iter().position(|(of, _)| of == session)?;
+            Some(state.dialogs.remove(at).1)
+        })
+        .context("the browser asks nothing")
+    }
+
+    /// Whether a dialog waits for an answer.
+    pub(super) fn has_dialog(&self, session: &str) -> bool {
+        self.lock().dialogs.iter().any(|(of, _)| of == session)
+    }
+
+    /// Sends a command of which nobody waits for the answer.
+    pub(super) fn begin(&self, session: &str, method: &str, parameters: &Value) -> Result<()> {
+        self.send(Some(session), method, parameters, false)
+            .map(drop)
     }
 
     pub(super) fn allow(&self, part: &str) {
@@ -349,6 +371,10 @@ impl DevTools {
                     .insert(text("guid"), text("suggestedFilename"));
             }
             "Browser.downloadProgress" => state.progress(&parameters),
+            "Page.javascriptDialogOpening" => {
+                let kind = parameters["type"].as_str().unwrap_or_default();
+                state.dialogs.push((session, kind.to_owned()));
+            }
             _ => {
                 let place = state
                     .targets

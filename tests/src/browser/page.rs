@@ -64,7 +64,59 @@ impl Page {
     pub fn reload(&self) -> Result<()> {
         self.eval::<Value>("void (globalThis.ringbackOld = true)")?;
         self.call("Page.reload", &json!({}))?;
+        self.until_reloaded()
+    }
+
+    /// Begins to load the document again, which the page may have the browser ask about first.
+    pub fn begin_reload(&self) -> Result<()> {
+        self.eval::<Value>("void (globalThis.ringbackOld = true)")?;
+        self.tools
+            .begin(&self.target.session, "Page.reload", &json!({}))
+    }
+
+    /// Waits until the document is loaded again.
+    pub fn until_reloaded(&self) -> Result<()> {
         self.until("!globalThis.ringbackOld && document.readyState === 'complete'")
+    }
+
+    /// Begins to close the tab, as a person does, whom the page may have asked first.
+    pub fn begin_close(&self) -> Result<()> {
+        self.tools
+            .begin(&self.target.session, "Page.close", &json!({}))
+    }
+
+    /// The kind of the dialog that the browser shows over the page, such as `beforeunload`; the
+    /// answer is given.
+    pub fn answer_dialog(&self, accept: bool) -> Result<String> {
+        let kind = self.tools.await_dialog(&self.target.session)?;
+        self.call("Page.handleJavaScriptDialog", &json!({ "accept": accept }))?;
+        Ok(kind)
+    }
+
+    /// Whether the browser shows a dialog over the page.
+    pub fn has_dialog(&self) -> bool {
+        self.tools.has_dialog(&self.target.session)
+    }
+
+    /// Whether the tab is gone.
+    pub fn is_gone(&self) -> bool {
+        let targets = self.tools.targets();
+        targets.iter().all(|target| target.id != self.target.id)
+    }
+
+    /// Steps through the tab's history, as by its buttons.
+    pub fn step(&self, by: i32) -> Result<()> {
+        let history = self.call("Page.getNavigationHistory", &json!({}))?;
+        let at = history["currentIndex"].as_i64().context("no history")? + i64::from(by);
+        let entry = usize::try_from(at)
+            .ok()
+            .and_then(|at| history["entries"].get(at));
+        let entry = entry.context("there is no such entry")?;
+        self.call(
+            "Page.navigateToHistoryEntry",
+            &json!({ "entryId": entry["id"] }),
+        )
+        .map(drop)
     }
 
     /// The value of an expression; promises are awaited.

@@ -19,7 +19,8 @@ use crate::{
     figures,
     live::Live,
     plain::plain,
-    state::{App, Call, Opened, Reading, Stage},
+    route::Place,
+    state::{App, Call, Opened, Reading, Session, Stage},
 };
 
 #[component]
@@ -40,10 +41,10 @@ pub(crate) fn LinkScreen(call: Call) -> impl IntoView {
         view! {
             <section
                 class="service"
-                aria-label=plain(&opened.service.name, 64)
+                aria-label=opened.service.with_value(|service| plain(&service.name, 64))
                 hidden=move || front.get() != Some(opened.number)
             >
-                {service_view(call, opened.clone())}
+                {service_view(call, opened)}
             </section>
         }
         .into_any()
@@ -64,7 +65,7 @@ pub(crate) fn LinkScreen(call: Call) -> impl IntoView {
             <Recalling call />
             <nav class="tabs" aria-label="Open services">
                 <button type="button" class="tab" aria-pressed=move || (front.get().is_none()).to_string()
-                    on:click=move |_| front.set(None)>
+                    on:click=move |_| app.go_to(Place::Services)>
                     "Services"
                 </button>
                 {rows(move || call.opened.get(), number, move |opened| view! { <Tab call opened /> }.into_any())}
@@ -87,20 +88,31 @@ pub(crate) fn LinkScreen(call: Call) -> impl IntoView {
 }
 
 fn service_view(call: Call, opened: Opened) -> AnyView {
-    let Opened { number, service } = opened;
-    match service.kind.as_str() {
-        "shell" => view! { <TerminalView call number service /> }.into_any(),
-        "files" => view! { <Files call service /> }.into_any(),
-        "http" => view! { <LanPage call service /> }.into_any(),
-        "dial" => view! { <Connect call service /> }.into_any(),
-        _ => ().into_any(),
+    let number = opened.number;
+    let service = opened.service.get_value();
+    match (opened.session, service.kind.as_str()) {
+        (Session::Terminal(terminal), _) => {
+            view! { <TerminalView call number terminal /> }.into_any()
+        }
+        (Session::Files(browse), _) => view! { <Files browse /> }.into_any(),
+        (Session::View, "http") => view! { <LanPage call service /> }.into_any(),
+        (Session::View, "dial") => view! { <Connect call service /> }.into_any(),
+        (Session::View, _) => ().into_any(),
     }
 }
 
 #[component]
 fn Tab(call: Call, opened: Opened) -> impl IntoView {
+    let app = App::current();
     let number = opened.number;
-    let name = plain(&opened.service.name, 32);
+    let (name, kind) = opened
+        .service
+        .with_value(|service| (plain(&service.name, 32), service.kind.clone()));
+    // The second terminal is told from the first.
+    let name = match opened.nth {
+        1 => name,
+        nth => format!("{name} {nth}"),
+    };
     let close = format!("Close {name}");
     view! {
         <span class="tab-pair">
@@ -108,13 +120,13 @@ fn Tab(call: Call, opened: Opened) -> impl IntoView {
                 type="button"
                 class="tab"
                 aria-pressed=move || (call.front.get() == Some(number)).to_string()
-                on:click=move |_| call.front.set(Some(number))
+                on:click=move |_| app.go_to(opened.place())
             >
-                {icon(sign(&opened.service.kind))}
+                {icon(sign(&kind))}
                 <span>{name}</span>
             </button>
             <button type="button" class="quiet square tab-close" aria-label=close
-                on:click=move |_| call.close_service(number)>
+                on:click=move |_| call.close_service(app, number)>
                 {icon(Icon::Close)}
             </button>
         </span>
@@ -200,25 +212,29 @@ fn Tiles(call: Call) -> impl IntoView {
 fn Tile(call: Call, service: Service, port: Live<Option<Service>>) -> impl IntoView {
     let app = App::current();
     let (title, text) = words(&service);
-    let lan = Memo::new(move |_| {
-        app.registry.with(|registry| match registry {
-            Reading::Here(info) => info.lan_origin.is_some(),
-            _ => false,
-        })
-    });
     let kind = service.kind.clone();
-    let open = move |_| match service.kind.as_str() {
-        "shell" | "files" | "dial" => call.show(&service),
-        // Without an origin of its own a LAN's page could reach this one: it is not shown here.
-        "http" if lan.get_untracked() => call.show(&service),
-        _ => port.set(Some(service.clone())),
+    let name = service.name.clone();
+    let moving = move || {
+        let all = call.transfers_of(&name);
+        all.into_iter().filter(|it| it.goes_on()).count()
+    };
+    let open = move |_| {
+        if app.shows(&service) {
+            app.go_to(call.place_of(&service));
+        } else {
+            port.set(Some(service.clone()));
+        }
     };
     view! {
         <li>
             <button type="button" class="tile" on:click=open>
                 <span class="tile-sign">{icon(sign(&kind))}</span>
                 <span class="tile-title">{title}</span>
-                <span class="tile-text">{text}</span>
+                <span class="tile-text">{move || match moving() {
+                    0 => text.clone(),
+                    1 => "1 transfer going on".to_owned(),
+                    some => format!("{some} transfers going on"),
+                }}</span>
             </button>
         </li>
     }

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     figures,
     live::Live,
-    state::{Call, Stage},
+    state::{App, Call, Stage},
 };
 
 /// In a word, and whether data flows.
@@ -38,6 +38,7 @@ pub(crate) fn condition(call: Call) -> (String, bool) {
 /// `receipt`: it is wanted.
 #[component]
 pub(crate) fn LinkPanel(call: Call, receipt: Live<bool>) -> impl IntoView {
+    let app = App::current();
     let rtt = move || {
         call.gauge
             .with(|gauge| gauge.rtt_ms)
@@ -87,7 +88,7 @@ pub(crate) fn LinkPanel(call: Call, receipt: Live<bool>) -> impl IntoView {
                 <button type="button" class="button small" on:click=move |_| receipt.set(true)>
                     "Receipt"
                 </button>
-                <button type="button" class="button small danger-quiet" on:click=move |_| call.hang_up()>
+                <button type="button" class="button small danger-quiet" on:click=move |_| call.hang_up(app)>
                     {icon(Icon::HangUp)} <span>"Hang up"</span>
                 </button>
             </div>

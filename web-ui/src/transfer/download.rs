@@ -24,7 +24,9 @@ use web_sys::{Blob, HtmlAnchorElement, Url};
 use super::{
     PIECE, STREAMS, State, Transfer,
     disk::{self, Store},
-    hex, name_of,
+    hex,
+    hold::Hold,
+    name_of,
 };
 use crate::{
     browser::{self, Keep},
@@ -36,6 +38,8 @@ use crate::{
 
 /// Where records are kept; behind it comes the name of the stored file.
 const RECORD: &str = "ringback.download.";
+/// The bit of a file's mode that lets everybody read it.
+const OTHERS_READ: u16 = 0o004;
 /// Bytes after which what has arrived is noted.
 const NOTE_EVERY: u64 = 1 << 20;
 
@@ -50,6 +54,8 @@ pub(crate) struct Record {
     pub(crate) size: u64,
     pub(crate) version: String,
     pub(crate) have: Vec<Range>,
+    /// Others than its owner can not read it on the device.
+    pub(crate) private: bool,
     /// It was handed to the user, and can be removed with the next page.
     pub(crate) done: bool,
 }
@@ -70,6 +76,8 @@ impl Record {
             size: number(of, "size")? as u64,
             version: text(of, "version")?,
             have: list(of, "have", range)?,
+            // Not in the records of earlier pages.
+            private: flag(of, "private").unwrap_or(false),
             done: flag(of, "done")?,
         })
     }
@@ -82,14 +90,16 @@ pub(super) struct Download {
     noted: Rc<Cell<u64>>,
 }
 
-/// Downloads from this service that earlier pages have left; what is done with is removed.
-pub(crate) fn unfinished(target: &str, service: &str) -> Vec<Record> {
+/// Downloads from this service that earlier pages have left; what is done with is removed. Those that
+/// another page has are its own business.
+pub(crate) async fn unfinished(target: &str, service: &str) -> Vec<Record> {
+    let held = Hold::all().await;
     let Some(storage) = browser::window().local_storage().ok().flatten() else {
         return Vec::new();
     };
     let keys: Vec<String> = (0..storage.length().unwrap_or(0))
         .filter_map(|at| storage.key(at).ok()?)
-        .filter(|key| key.starts_with(RECORD))
+        .filter(|key| key.starts_with(RECORD) && !held.contains(key))
         .collect();
     let mut found = Vec::new();
     for key in keys {
@@ -113,11 +123,18 @@ pub(crate) fn unfinished(target: &str, service: &str) -> Vec<Record> {
 
 impl Download {
     pub(super) fn new(target: &str, service: &str, path: &str, entry: &Entry) -> Self {
-        let stored = hex(&name_of(&[target, service, path, &entry.version]));
-        let known = Keep::Browser
-            .read(&format!("{RECORD}{stored}"))
-            .and_then(|text| Record::read(&object::parse(&text)?))
-            .filter(|record| !record.done);
+        let read = |stored: &str| {
+            Keep::Browser
+                .read(&format!("{RECORD}{stored}"))
+                .and_then(|text| Record::read(&object::parse(&text)?))
+        };
+        let mut stored = hex(&name_of(&[target, service, path, &entry.version]));
+        let mut known = read(&stored);
+        // One that was handed to the user may still be copied by the browser: it stays as it is.
+        while known.as_ref().is_some_and(|record| record.done) {
+            stored = hex(&name_of(&[&stored]));
+            known = read(&stored);
+        }
         let record = known.unwrap_or_else(|| Record {
             stored,
             target: target.to_owned(),
@@ -127,6 +144,7 @@ impl Download {
             size: entry.size,
             version: entry.version.clone(),
             have: Vec::new(),
+            private: entry.mode.is_some_and(|mode| mode & OTHERS_READ == 0),
             done: false,
         });
         Self::of(&record)
@@ -137,6 +155,10 @@ impl Download {
             record: Rc::new(RefCell::new(record.clone())),
             noted: Rc::default(),
         }
+    }
+
+    pub(super) fn record(&self) -> Record {
+        self.record.borrow().clone()
     }
 
     pub(super) async fn run(
@@ -154,6 +176,9 @@ impl Download {
                 record.size,
             )
         };
+        let hold = Hold::take(&format!("{RECORD}{stored}"))
+            .await
+            .ok_or_else(|| Failure::new("another_tab", ""))?;
         let (store, there) = Store::open(&stored, size).await?;
         if !there {
             self.record.borrow_mut().have.clear();
@@ -161,17 +186,26 @@ impl Download {
         let outcome = self
             .carry(transfer, link, service, &store, &path, &version, size)
             .await;
-        if let Err(failure) = outcome {
-            store.close().await;
-            self.note();
-            if matches!(failure.code.as_str(), "changed" | "hash_differs") {
-                self.discard().await;
+        let sha256 = match outcome {
+            Ok(sha256) => sha256,
+            Err(failure) => {
+                store.close().await;
+                self.note();
+                if matches!(failure.code.as_str(), "changed" | "hash_differs") {
+                    self.discard().await;
+                }
+                return Err(failure);
             }
-            return Err(failure);
-        }
+        };
         let whole = store.whole().await?;
         let name = self.record.borrow().name.clone();
-        hand_over(&whole, &plain::file_name(&name))?;
+        if let Some(folder) = transfer.into.get_value() {
+            let name = folder.save(&whole, sha256, &name).await?;
+            transfer.saved_as.set(Some(name));
+            self.discard().await;
+            return Ok(());
+        }
+        hand_over(&whole, &plain::file_name(&name), hold).await?;
         // The browser copies it out in its own time: it is removed with the next page.
         self.record.borrow_mut().done = true;
         self.note();
@@ -188,7 +222,7 @@ impl Download {
         path: &str,
         version: &str,
         size: u64,
-    ) -> Result<(), Failure> {
+    ) -> Result<[u8; 32], Failure> {
         let todo = RefCell::new(Pieces::new(size, &self.record.borrow().have, PIECE));
         transfer.progress(pieces::total(&self.record.borrow().have));
         let wanted = async {
@@ -212,7 +246,7 @@ impl Download {
                 Ok::<_, Failure>(())
             });
             try_join_all(streams).await?;
-            transfer.state.set(State::Checking);
+            transfer.turn_to(State::Checking);
             let _ = carried.send(());
             Ok::<_, Failure>(())
         };
@@ -221,7 +255,7 @@ impl Download {
         if here != wanted {
             return Err(Failure::new("hash_differs", ""));
         }
-        Ok(())
+        Ok(here)
     }
 
     #[expect(clippy::too_many_arguments, reason = "parts of one borrowed record")]
@@ -320,9 +354,29 @@ impl Download {
     }
 }
 
+thread_local! {
+    /// When the next file may be handed over.
+    static NEXT_MS: Cell<f64> = const { Cell::new(0.0) };
+}
+
+/// Chromium throws away what a page hands over beyond ten files in a second, without a word.
+async fn own_moment() {
+    const APART_MS: f64 = 125.0;
+    let now = browser::clock_ms();
+    let at = NEXT_MS.with(|next| {
+        let at = next.get().max(now);
+        next.set(at + APART_MS);
+        at
+    });
+    if at > now {
+        browser::sleep((at - now).ceil() as u32).await;
+    }
+}
+
 /// Gives a finished file to the user, as the browser does with any download. Nothing of it is
 /// rendered here.
-fn hand_over(file: &Blob, name: &str) -> Result<(), Failure> {
+async fn hand_over(file: &Blob, name: &str, hold: Hold) -> Result<(), Failure> {
+    own_moment().await;
     let failed = |_| Failure::new("unreadable", "");
     // A type that no browser shows.
     let typed = file
@@ -340,6 +394,7 @@ fn hand_over(file: &Blob, name: &str) -> Result<(), Failure> {
     leptos::task::spawn_local(async move {
         browser::sleep(60_000).await;
         let _ = Url::revoke_object_url(&url);
+        drop(hold);
     });
     Ok(())
 }

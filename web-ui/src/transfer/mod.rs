@@ -1,9 +1,11 @@
 //! Files on their way. A transfer is a run that can be broken off at any moment and begun anew: it
 //! asks what is there already, and carries the rest. So pausing, a lost link, a restarted agent and
-//! a closed tab are all the same to it.
+//! a closed tab are all the same to it. Few run at a time over one link; the others wait for their turn.
 
+mod chosen;
 mod disk;
 mod download;
+mod hold;
 mod upload;
 
 use futures::{
@@ -15,11 +17,13 @@ use ringback_protocol::service::files::Entry;
 use ringback_wasm::Link;
 use sha2::{Digest, Sha256};
 
+pub(crate) use chosen::{Choice, Folder};
 pub(crate) use download::unfinished;
 
 use crate::{
     browser,
     live::{Kept, Live},
+    queue::{self, Turn, Waiting},
     sentence::Failure,
     state::Call,
 };
@@ -37,6 +41,8 @@ pub(crate) enum Direction {
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum State {
+    /// Others are before it.
+    Queued,
     Running,
     Paused,
     /// The link is being made anew.
@@ -58,6 +64,10 @@ pub(crate) struct Transfer {
     /// Bytes per second.
     pub(crate) rate: Live<f64>,
     pub(crate) state: Live<State>,
+    /// The name that a download has in the folder that was chosen for it.
+    pub(crate) saved_as: Live<Option<String>>,
+    /// Where it goes; `None`: where the browser saves what it downloads.
+    into: Kept<Option<Folder>>,
     call: Call,
     service: Kept<String>,
     job: Kept<Job>,
@@ -73,8 +83,27 @@ enum Job {
 }
 
 impl Transfer {
-    pub(crate) fn download(call: Call, service: &str, path: &str, entry: &Entry) -> Self {
+    /// Fetches a file, for `into` or else for the browser's own downloads.
+    pub(crate) fn download(
+        call: Call,
+        service: &str,
+        path: &str,
+        entry: &Entry,
+        into: Option<Folder>,
+    ) -> Self {
         let job = download::Download::new(&call.target.get_value(), service, path, entry);
+        let record = job.record();
+        let known = call
+            .transfers
+            .with_untracked(|list| list.iter().find(|it| it.is_of(&record)).copied());
+        if let Some(known) = known {
+            // The same file, which is on its way already.
+            known.into.set_value(into);
+            if !known.goes_on() {
+                known.resume();
+            }
+            return known;
+        }
         let transfer = Self::new(
             call,
             service,
@@ -83,6 +112,7 @@ impl Transfer {
             Job::Download(job),
         );
         transfer.size.set(entry.size as f64);
+        transfer.into.set_value(into);
         transfer.resume();
         transfer
     }
@@ -121,39 +151,63 @@ impl Transfer {
     }
 
     fn new(call: Call, service: &str, name: &str, direction: Direction, job: Job) -> Self {
-        Self {
+        let transfer = Self {
             number: browser::fresh_number(),
             name: Kept::new(name.to_owned()),
             direction,
             size: Live::new(0.0),
             done: Live::new(0.0),
             rate: Live::new(0.0),
-            state: Live::new(State::Running),
+            state: Live::new(State::Queued),
+            saved_as: Live::new(None),
+            into: Kept::new(None),
             call,
             service: Kept::new(service.to_owned()),
             job: Kept::new(job),
             abort: Kept::new(None),
             tick: Kept::new((0.0, 0.0)),
-        }
+        };
+        call.transfers.update(|list| list.push(transfer));
+        transfer
     }
 
     pub(crate) fn pause(self) {
         self.stop();
-        self.state.set(State::Paused);
+        self.turn_to(State::Paused);
+        give_turns(self.call);
     }
 
-    /// Begins or goes on.
+    /// Begins or goes on, once it has its turn.
     pub(crate) fn resume(self) {
         self.stop();
-        self.state.set(State::Running);
-        let (handle, registration) = AbortHandle::new_pair();
-        self.abort.set_value(Some(handle));
-        spawn_local(Abortable::new(self.run(), registration).map(drop));
+        self.turn_to(State::Queued);
+        give_turns(self.call);
     }
 
-    /// Stops it for good, and removes what was kept for going on.
+    pub(super) fn turn_to(self, state: State) {
+        self.state.set(state);
+        self.call.tell_of_transfers();
+    }
+
+    fn start(self) {
+        self.turn_to(State::Running);
+        let (handle, registration) = AbortHandle::new_pair();
+        self.abort.set_value(Some(handle));
+        let running = async move {
+            let end = self.run().await;
+            self.turn_to(end);
+            give_turns(self.call);
+        };
+        spawn_local(Abortable::new(running, registration).map(drop));
+    }
+
+    /// Stops it for good, takes it off the list, and removes what was kept for going on.
     pub(crate) fn cancel(self) {
         self.stop();
+        self.call
+            .transfers
+            .update(|list| list.retain(|it| it.number != self.number));
+        give_turns(self.call);
         let job = self.job.get_value();
         let service = self.service.get_value();
         let link = self.call.link.get_untracked();
@@ -171,7 +225,50 @@ impl Transfer {
 
     pub(crate) fn is_over(self) -> bool {
         self.state
-            .with(|state| matches!(state, State::Done | State::Failed(_)))
+            .with_untracked(|state| matches!(state, State::Done | State::Failed(_)))
+    }
+
+    pub(crate) fn is_done(self) -> bool {
+        self.state.with_untracked(|state| *state == State::Done)
+    }
+
+    /// Whether it moves, or will without being asked.
+    pub(crate) fn goes_on(self) -> bool {
+        self.state.with_untracked(State::goes_on)
+    }
+
+    pub(crate) fn is_of_service(self, service: &str) -> bool {
+        self.service.with_value(|own| own == service)
+    }
+
+    /// Whether it is the download of this record, and not over.
+    pub(crate) fn is_of(self, record: &download::Record) -> bool {
+        !self.is_done()
+            && self.job.with_value(|job| match job {
+                Job::Download(download) => download.record().stored == record.stored,
+                Job::Upload(_) => false,
+            })
+    }
+
+    /// On the device others than the file's owner can not read it; whether they can here, the browser
+    /// decides.
+    pub(crate) fn is_private(self) -> bool {
+        self.job.with_value(|job| match job {
+            Job::Download(download) => download.record().private,
+            Job::Upload(_) => false,
+        })
+    }
+
+    fn turn(self) -> Waiting {
+        let pieces = (self.size.get_untracked() / PIECE as f64).ceil() as usize;
+        // One more for what is asked beside the pieces.
+        let lanes = pieces.clamp(1, STREAMS) + 1;
+        let turn = self.state.with_untracked(|state| match state {
+            State::Queued => Turn::Wants,
+            State::Running | State::Waiting | State::Checking => Turn::Has,
+            State::Paused | State::Done | State::Failed(_) => Turn::Rests,
+        });
+        Waiting { lanes, turn }
     }
 
     fn stop(self) {
@@ -182,16 +279,14 @@ impl Transfer {
     }
 
     /// Runs until it is done or has failed for good; a lost link is waited for.
-    async fn run(self) {
+    async fn run(self) -> State {
         /// Times that a stream may break off on a link that stands.
         const BREAKS: u32 = 5;
         let mut lost = None;
         let mut breaks = 0;
         loop {
-            let Some((number, link)) = self.call.link_other_than(lost).await else {
-                return self.state.set(State::Failed(Failure::new("link_lost", "")));
-            };
-            self.state.set(State::Running);
+            let (number, link) = self.call.next_link(lost).await;
+            self.turn_to(State::Running);
             let before = self.done.get_untracked();
             let service = self.service.get_value();
             let outcome = match self.job.get_value() {
@@ -200,15 +295,15 @@ impl Transfer {
             };
             self.rate.set(0.0);
             let Err(failure) = outcome else {
-                return self.state.set(State::Done);
+                return State::Done;
             };
             if !matches!(
                 failure.code.as_str(),
                 "link_closed" | "stream_reset" | "link_lost" | "too_many_streams"
             ) {
-                return self.state.set(State::Failed(failure));
+                return State::Failed(failure);
             }
-            self.state.set(State::Waiting);
+            self.turn_to(State::Waiting);
             // Progress shows that it was an accident.
             breaks = if self.done.get_untracked() > before {
                 0
@@ -216,7 +311,7 @@ impl Transfer {
                 breaks + 1
             };
             if breaks > BREAKS {
-                return self.state.set(State::Failed(failure));
+                return State::Failed(failure);
             }
             lost = broken(self.call, number, &link).then_some(number);
             if lost.is_none() {
@@ -230,6 +325,7 @@ impl Transfer {
     fn progress(self, done: u64) {
         const EVERY_MS: f64 = 500.0;
         self.done.set(done as f64);
+        self.call.tell_of_transfers();
         let now = browser::clock_ms();
         let (then, before) = self.tick.get_value();
         if now - then >= EVERY_MS {
@@ -245,6 +341,60 @@ impl Transfer {
                 });
             }
         }
+    }
+}
+
+impl State {
+    pub(crate) fn goes_on(&self) -> bool {
+        match self {
+            Self::Queued | Self::Running | Self::Waiting | Self::Checking => true,
+            Self::Paused | Self::Done | Self::Failed(_) => false,
+        }
+    }
+}
+
+impl Call {
+    /// Something has happened to one of the transfers.
+    fn tell_of_transfers(self) {
+        const PACE_MS: u32 = 150;
+        let was_moving = self
+            .is_moving
+            .try_update_value(|it| std::mem::replace(it, true));
+        if was_moving == Some(false) {
+            spawn_local(async move {
+                browser::sleep(PACE_MS).await;
+                self.is_moving.set_value(false);
+                self.moved.update(|moved| *moved = moved.wrapping_add(1));
+            });
+        }
+    }
+
+    /// The transfers of a service. Followed by what reads it, with all that happens to them.
+    pub(crate) fn transfers_of(self, service: &str) -> Vec<Transfer> {
+        self.moved.get();
+        let all = self.transfers.get();
+        all.into_iter()
+            .filter(|it| it.is_of_service(service))
+            .collect()
+    }
+
+    /// Stops what goes on; it can be gone on with.
+    pub(crate) fn pause_transfers(self) {
+        // From the end, so that none takes the turn of one that was stopped.
+        for transfer in self.transfers.get_untracked().into_iter().rev() {
+            if transfer.goes_on() {
+                transfer.pause();
+            }
+        }
+    }
+}
+
+/// Starts those whose turn has come.
+fn give_turns(call: Call) {
+    let list = call.transfers.get_untracked();
+    let turns: Vec<_> = list.iter().map(|it| it.turn()).collect();
+    for at in queue::next(&turns) {
+        list[at].start();
     }
 }
 

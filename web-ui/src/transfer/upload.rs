@@ -77,7 +77,7 @@ impl Upload {
                 Ok::<_, Failure>(())
             });
             try_join_all(streams).await?;
-            transfer.state.set(State::Checking);
+            transfer.turn_to(State::Checking);
             Ok::<_, Failure>(())
         };
         let (_, sha256) = futures::try_join!(carrying, self.hash())?;

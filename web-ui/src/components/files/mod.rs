@@ -3,10 +3,11 @@
 mod preview;
 mod transfers;
 
+use std::collections::BTreeSet;
+
 use js_sys::wasm_bindgen::JsCast;
-use leptos::{prelude::*, task::spawn_local};
+use leptos::{html, prelude::*};
 use ringback_protocol::service::files::{Entry, EntryKind, FileRequest, Op};
-use ringback_wasm::Service;
 use web_sys::HtmlInputElement;
 
 use super::{
@@ -16,63 +17,18 @@ use super::{
     shown::shown,
 };
 use crate::{
-    browser, figures,
-    folder::{self, Listing},
-    live::{Kept, Live},
+    browse::{Asked, Browse, Taken, is_writable},
+    browser, figures, folder,
+    live::Live,
     plain::plain,
     sentence::Failure,
-    state::{App, Call, Reading},
-    transfer::{self, Transfer},
+    state::Reading,
 };
 use preview::Preview;
 use transfers::Transfers;
 
-/// What is asked about the folder or one entry.
-#[derive(Clone, PartialEq)]
-enum Asked {
-    Nothing,
-    Preview(Entry),
-    Rename(Entry),
-    Remove(Entry),
-    NewFolder,
-    /// A file of this name is there already.
-    Replace(String),
-}
-
-/// What the parts of this screen share.
-#[derive(Clone, Copy)]
-struct Browse {
-    call: Call,
-    service: Kept<String>,
-    path: Live<String>,
-    listing: Live<Reading<Listing>>,
-    asked: Live<Asked>,
-    transfers: Live<Vec<Transfer>>,
-    /// The files that wait for an answer to [`Asked::Replace`].
-    held: Kept<Vec<web_sys::File>>,
-}
-
 #[component]
-pub(crate) fn Files(call: Call, service: Service) -> impl IntoView {
-    let app = App::current();
-    let browse = Browse {
-        call,
-        service: Kept::new(service.name.clone()),
-        path: Live::new(String::new()),
-        listing: Live::new(Reading::Waiting),
-        asked: Live::new(Asked::Nothing),
-        // They go on while other services are in front.
-        transfers: app.keep(|| Live::new(Vec::new())),
-        held: Kept::new(Vec::new()),
-    };
-    let target = call.target.get_value();
-    browse.transfers.set(
-        transfer::unfinished(&target, &service.name)
-            .iter()
-            .map(|record| app.keep(|| Transfer::of_unfinished(call, &service.name, record)))
-            .collect(),
-    );
-    browse.load();
+pub(crate) fn Files(browse: Browse) -> impl IntoView {
     let over = Live::new(false);
     let drop_files = move |event: web_sys::DragEvent| {
         event.prevent_default();
@@ -81,7 +37,7 @@ pub(crate) fn Files(call: Call, service: Service) -> impl IntoView {
             return;
         }
         if let Some(list) = event.data_transfer().and_then(|data| data.files()) {
-            browse.send(app, files_of(&list));
+            browse.send(files_of(&list));
         }
     };
     view! {
@@ -95,9 +51,10 @@ pub(crate) fn Files(call: Call, service: Service) -> impl IntoView {
             on:dragleave=move |_| over.set(false)
             on:drop=drop_files
         >
-            <Toolbar browse name=service.name />
+            <Toolbar browse />
+            {shown(move || browse.picked.with(Option::is_some), move || view! { <Picking browse /> }.into_any())}
             <Entries browse />
-            <Transfers transfers=browse.transfers on_done=move || browse.load() />
+            <Transfers browse />
         </div>
         {move || match browse.asked.get() {
             Asked::Nothing => ().into_any(),
@@ -110,115 +67,14 @@ pub(crate) fn Files(call: Call, service: Service) -> impl IntoView {
     }
 }
 
-impl Browse {
-    fn load(self) {
-        let (path, service) = (self.path.get_untracked(), self.service.get_value());
-        spawn_local(async move {
-            let Some((_, link)) = self.call.link_other_than(None).await else {
-                return;
-            };
-            let read = folder::list(&link, &service, &path).await;
-            // Another folder may have been opened meanwhile.
-            if self.path.try_get_untracked().as_ref() != Some(&path) {
-                return;
-            }
-            self.listing.set(match read {
-                Ok(mut listing) => {
-                    listing.entries.sort_by_cached_key(place);
-                    Reading::Here(listing)
-                }
-                Err(failure) => Reading::Failed(failure),
-            });
-        });
-    }
-
-    fn enter(self, path: String) {
-        self.path.set(path);
-        self.listing.set(Reading::Waiting);
-        self.load();
-    }
-
-    fn writable(self) -> bool {
-        self.listing.with_untracked(is_writable)
-    }
-
-    fn has(self, name: &str) -> bool {
-        self.listing.with_untracked(|listing| {
-            matches!(listing, Reading::Here(it) if it.entries.iter().any(|entry| entry.name == name))
-        })
-    }
-
-    fn download(self, app: App, entry: &Entry) {
-        let path = folder::join(&self.path.get_untracked(), &entry.name);
-        let service = self.service.get_value();
-        let transfer = app.keep(|| Transfer::download(self.call, &service, &path, entry));
-        self.transfers.update(|list| list.insert(0, transfer));
-    }
-
-    /// Sends files into the folder; the first whose name is taken is asked about.
-    fn send(self, app: App, mut files: Vec<web_sys::File>) {
-        while let Some(file) = files.pop() {
-            if self.has(&file.name()) {
-                let name = file.name();
-                files.push(file);
-                self.held.set_value(files);
-                self.asked.set(Asked::Replace(name));
-                return;
-            }
-            self.upload(app, &file.name(), file.clone(), false);
-        }
-    }
-
-    fn upload(self, app: App, name: &str, file: web_sys::File, replace: bool) {
-        let path = folder::join(&self.path.get_untracked(), name);
-        let service = self.service.get_value();
-        let transfer = app.keep(|| Transfer::upload(self.call, &service, &path, file, replace));
-        self.transfers.update(|list| list.insert(0, transfer));
-    }
-
-    /// Does one operation, shows the folder anew, and closes what asked for it.
-    fn operate(self, request: FileRequest, failure: Live<Option<Failure>>) {
-        let service = self.service.get_value();
-        spawn_local(async move {
-            let Some(link) = self.call.link.get_untracked() else {
-                return;
-            };
-            match folder::operate(&link, &service, &request).await {
-                Ok(_) => {
-                    self.asked.set(Asked::Nothing);
-                    self.load();
-                }
-                Err(reason) => {
-                    let _ = failure.try_set(Some(reason));
-                }
-            }
-        });
-    }
-}
-
-fn is_writable(listing: &Reading<Listing>) -> bool {
-    matches!(listing, Reading::Here(it) if it.writable)
-}
-
-/// Folders first, then by name as people order names.
-fn place(entry: &Entry) -> (bool, String) {
-    (
-        entry.kind != EntryKind::Folder,
-        browser::lowercase(&entry.name),
-    )
-}
-
 fn files_of(list: &web_sys::FileList) -> Vec<web_sys::File> {
-    (0..list.length())
-        .rev()
-        .filter_map(|at| list.get(at))
-        .collect()
+    (0..list.length()).filter_map(|at| list.get(at)).collect()
 }
 
 #[component]
-fn Toolbar(browse: Browse, name: String) -> impl IntoView {
-    let app = App::current();
-    let root = plain(&name, 40);
+fn Toolbar(browse: Browse) -> impl IntoView {
+    let root = browse.service.with_value(|name| plain(name, 40));
+    let picker = NodeRef::<html::Input>::new();
     let crumbs = move || {
         let path = browse.path.get();
         let mut so_far = String::new();
@@ -239,7 +95,7 @@ fn Toolbar(browse: Browse, name: String) -> impl IntoView {
                 view! {
                     <li>
                         <span class="faint" aria-hidden="true">"/"</span>
-                        <button type="button" class="crumb" aria-current=current on:click=move |_| browse.enter(to.clone())>{name}</button>
+                        <button type="button" class="crumb" aria-current=current on:click=move |_| browse.enter(&to)>{name}</button>
                     </li>
                 }
                 .into_any()
@@ -247,7 +103,7 @@ fn Toolbar(browse: Browse, name: String) -> impl IntoView {
             .collect_view()
     };
     let choose = move |_| {
-        if let Some(input) = browser::element::<HtmlInputElement>(PICKER) {
+        if let Some(input) = picker.get_untracked() {
             input.click();
         }
     };
@@ -259,7 +115,7 @@ fn Toolbar(browse: Browse, name: String) -> impl IntoView {
             return;
         };
         if let Some(list) = input.files() {
-            browse.send(app, files_of(&list));
+            browse.send(files_of(&list));
         }
         // The same file may be chosen again.
         input.set_value("");
@@ -268,11 +124,20 @@ fn Toolbar(browse: Browse, name: String) -> impl IntoView {
         <div class="files-bar">
             <nav aria-label="Folder">
                 <ol class="crumbs">
-                    <li><button type="button" class="crumb" on:click=move |_| browse.enter(String::new())>{icon(Icon::Files)} <span>{root}</span></button></li>
+                    <li><button type="button" class="crumb" on:click=move |_| browse.enter("")>{icon(Icon::Files)} <span>{root}</span></button></li>
                     {move || crumbs()}
                 </ol>
             </nav>
             <div class="files-tools">
+                <button type="button" class="button small" aria-pressed=move || browse.picked.with(Option::is_some).to_string()
+                    on:click=move |_| browse.picked.update(|picked| {
+                        *picked = match picked {
+                            Some(_) => None,
+                            None => Some(BTreeSet::new()),
+                        };
+                    })>
+                    {icon(Icon::Check)} <span>"Select"</span>
+                </button>
                 <button type="button" class="quiet square" aria-label="Reload the folder" on:click=move |_| browse.load()>{icon(Icon::Reload)}</button>
                 {shown(move || browse.listing.with(is_writable), move || view! {
                     <button type="button" class="button small" on:click=move |_| browse.asked.set(Asked::NewFolder)>
@@ -281,17 +146,41 @@ fn Toolbar(browse: Browse, name: String) -> impl IntoView {
                     <button type="button" class="button small primary" on:click=choose>
                         {icon(Icon::Upload)} <span>"Upload"</span>
                     </button>
-                    <input id=PICKER class="away" type="file" multiple=true tabindex="-1" aria-label="Files to upload" on:change=chosen />
+                    <input node_ref=picker class="away" type="file" multiple=true tabindex="-1" aria-label="Files to upload" on:change=chosen />
                 }.into_any())}
             </div>
         </div>
     }
 }
 
-const PICKER: &str = "upload-files";
+/// What can be done with the files that are chosen.
+#[component]
+fn Picking(browse: Browse) -> impl IntoView {
+    let sum = Memo::new(move |_| {
+        let files = browse.picked_files();
+        let size: u64 = files.iter().map(|it| it.size).sum();
+        (files.len(), size)
+    });
+    let words = move || match sum.get() {
+        (0, _) => "No file is chosen".to_owned(),
+        (1, size) => format!("1 file, {}", figures::bytes(size as f64)),
+        (count, size) => format!("{count} files, {}", figures::bytes(size as f64)),
+    };
+    view! {
+        <div class="picking" role="group" aria-label="Chosen files">
+            <span class="figures" role="status">{move || words()}</span>
+            <button type="button" class="button small" on:click=move |_| browse.pick_all()>"All files"</button>
+            <button type="button" class="button small primary" disabled=move || sum.get().0 == 0
+                on:click=move |_| browse.download_picked()>
+                {icon(Icon::Download)} <span>"Download chosen"</span>
+            </button>
+        </div>
+    }
+}
 
 #[component]
 fn Entries(browse: Browse) -> impl IntoView {
+    let is_picking = Memo::new(move |_| browse.picked.with(Option::is_some));
     let entries = move || {
         match browse.listing.get() {
         Reading::Waiting => view! {
@@ -312,10 +201,11 @@ fn Entries(browse: Browse) -> impl IntoView {
         .into_any(),
         Reading::Here(listing) => {
             let writable = listing.writable;
+            let picking = is_picking.get();
             let rows = listing
                 .entries
                 .into_iter()
-                .map(|entry| row(browse, entry, writable))
+                .map(|entry| row(browse, entry, writable, picking))
                 .collect_view();
             view! {
                 <table class="entries">
@@ -338,8 +228,7 @@ fn Entries(browse: Browse) -> impl IntoView {
     view! { {move || entries()} }
 }
 
-fn row(browse: Browse, entry: Entry, writable: bool) -> AnyView {
-    let app = App::current();
+fn row(browse: Browse, entry: Entry, writable: bool, picking: bool) -> AnyView {
     let name = plain(&entry.name, 255);
     let is_file = entry.kind == EntryKind::File;
     let usable = entry.kind != EntryKind::Other;
@@ -351,10 +240,20 @@ fn row(browse: Browse, entry: Entry, writable: bool) -> AnyView {
     };
     let size = is_file.then(|| figures::bytes(entry.size as f64));
     let when = figures::ago(browser::unix_s(), entry.modified_ms as f64 / 1000.0);
+    let entry_name = entry.name.clone();
     let (opened, saved, renamed, removed) = (entry.clone(), entry.clone(), entry.clone(), entry);
+    let picked = (picking && is_file).then(|| {
+        let (name, own) = (entry_name.clone(), entry_name.clone());
+        view! {
+            <input type="checkbox" class="pick" aria-label=format!("Choose {}", plain(&name, 255))
+                prop:checked=move || browse.is_picked(&own) on:change=move |_| browse.pick(&name) />
+        }
+        .into_any()
+    });
     let open = move |_| match opened.kind {
-        EntryKind::File => browse.asked.set(Asked::Preview(opened.clone())),
-        _ => browse.enter(folder::join(&browse.path.get_untracked(), &opened.name)),
+        EntryKind::File if picking => browse.pick(&opened.name),
+        EntryKind::File => browse.look_at(&opened),
+        _ => browse.enter(&folder::join(&browse.path.get_untracked(), &opened.name)),
     };
     let download_label = format!("Download {name}");
     let rename_label = format!("Rename {name}");
@@ -366,6 +265,7 @@ fn row(browse: Browse, entry: Entry, writable: bool) -> AnyView {
     view! {
         <tr>
             <td class="entry-name">
+                {picked}
                 <button type="button" class="entry" disabled=!usable on:click=open>
                     {icon(sign)}
                     <span class="entry-words">
@@ -378,7 +278,7 @@ fn row(browse: Browse, entry: Entry, writable: bool) -> AnyView {
             <td class="when">{when}</td>
             <td class="entry-tools">
                 {is_file.then(|| view! {
-                    <button type="button" class="quiet square" aria-label=download_label on:click=move |_| browse.download(app, &saved)>{icon(Icon::Download)}</button>
+                    <button type="button" class="quiet square" aria-label=download_label on:click=move |_| browse.download(&saved)>{icon(Icon::Download)}</button>
                 }.into_any())}
                 {(writable && usable).then(|| view! {
                     <button type="button" class="quiet square" aria-label=rename_label on:click=move |_| browse.asked.set(Asked::Rename(renamed.clone()))>{icon(Icon::Pencil)}</button>
@@ -471,49 +371,38 @@ fn RemoveDialog(browse: Browse, entry: Entry) -> impl IntoView {
 
 #[component]
 fn ReplaceDialog(browse: Browse, name: String) -> impl IntoView {
-    let app = App::current();
-    let shown = plain(&name, 120);
-    let answer = move |how: &'static str| {
-        let name = name.clone();
-        move |_: web_sys::MouseEvent| {
-            browse.asked.set(Asked::Nothing);
-            let mut files = browse.held.get_value();
-            browse.held.set_value(Vec::new());
-            if let Some(file) = files.pop() {
-                match how {
-                    "replace" => browse.upload(app, &name, file, true),
-                    "both" => {
-                        let free = free_name(&name, |name| browse.has(name));
-                        browse.upload(app, &free, file, false);
-                    }
-                    _ => {}
-                }
-            }
-            browse.send(app, files);
-        }
+    let shown_name = plain(&name, 120);
+    let others = browse.also_taken();
+    let for_all = Live::new(false);
+    let answer = move |taken: Taken| {
+        move |_: web_sys::MouseEvent| browse.answer(taken, for_all.get_untracked())
     };
+    let also = (others > 0).then(|| {
+        let words = if others == 1 {
+            "The same for the other file whose name is taken".to_owned()
+        } else {
+            format!("The same for the {others} other files whose names are taken")
+        };
+        view! {
+            <label class="check">
+                <input type="checkbox" prop:checked=move || for_all.get()
+                    on:change=move |event| for_all.set(browser::input_checked(&event)) />
+                <span>{words}</span>
+            </label>
+        }
+        .into_any()
+    });
     view! {
-        <Dialog title="There is already a file of this name" on_close=move || browse.asked.set(Asked::Nothing)>
+        <Dialog title="There is already a file of this name" on_close=move || browse.answer(Taken::Leave, for_all.get_untracked())>
             <div class="form">
-                <p><bdi><strong>{shown}</strong></bdi> " is in this folder. The old one stays until the new one has arrived whole."</p>
+                <p><bdi><strong>{shown_name}</strong></bdi> " is in this folder. The old one stays until the new one has arrived whole."</p>
+                {also}
                 <div class="actions">
-                    <button type="button" class="button" on:click=answer("skip")>"Leave it"</button>
-                    <button type="button" class="button" on:click=answer("both")>"Keep both"</button>
-                    <button type="button" class="button primary" on:click=answer("replace")>"Replace"</button>
+                    <button type="button" class="button" on:click=answer(Taken::Leave)>"Leave it"</button>
+                    <button type="button" class="button" on:click=answer(Taken::KeepBoth)>"Keep both"</button>
+                    <button type="button" class="button primary" on:click=answer(Taken::Replace)>"Replace"</button>
                 </div>
             </div>
         </Dialog>
     }
-}
-
-/// `name (2).ext`, with the first number that is free.
-fn free_name(name: &str, taken: impl Fn(&str) -> bool) -> String {
-    let (stem, extension) = match name.rfind('.') {
-        Some(at) if at > 0 => name.split_at(at),
-        _ => (name, ""),
-    };
-    (2..)
-        .map(|number| format!("{stem} ({number}){extension}"))
-        .find(|name| !taken(name))
-        .unwrap_or_default()
 }

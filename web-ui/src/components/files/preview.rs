@@ -6,15 +6,14 @@ use leptos::{prelude::*, task::spawn_local};
 use ringback_protocol::service::files::Entry;
 use web_sys::{Blob, BlobPropertyBag, Url};
 
-use super::{
-    super::{
-        dialog::Dialog,
-        failure::failure_note,
-        icon::{Icon, icon},
-    },
-    Asked, Browse,
+use super::super::{
+    dialog::Dialog,
+    failure::failure_note,
+    icon::{Icon, icon},
 };
-use crate::{browser, figures, folder, live::Live, plain::plain, sentence::Failure, state::App};
+use crate::{
+    browse::Browse, browser, figures, folder, live::Live, plain::plain, sentence::Failure,
+};
 
 /// Bytes of a picture that are fetched to be shown.
 const PICTURE: u64 = 48 << 20;
@@ -55,15 +54,12 @@ pub(crate) fn is_picture(name: &str) -> bool {
 
 #[component]
 pub(crate) fn Preview(browse: Browse, entry: Entry) -> impl IntoView {
-    let app = App::current();
     let look = Live::new(Look::Waiting);
     let path = folder::join(&browse.path.get_untracked(), &entry.name);
     let service = browse.service.get_value();
     let (size, kind) = (entry.size, picture_type(&entry.name));
     spawn_local(async move {
-        let Some(link) = browse.call.link.get_untracked() else {
-            return;
-        };
+        let (_, link) = browse.call.next_link(None).await;
         let found = match kind {
             Some(_) if size > PICTURE => {
                 Look::Nothing("The picture is too large to be shown here.")
@@ -95,7 +91,7 @@ pub(crate) fn Preview(browse: Browse, entry: Entry) -> impl IntoView {
     let alternative = format!("Picture {name}");
     let saved = entry;
     view! {
-        <Dialog title=name on_close=move || browse.asked.set(Asked::Nothing)>
+        <Dialog title=name on_close=move || browse.close_preview()>
             <div class="preview">
                 <p class="small faint">{facts}</p>
                 {move || match look.get() {
@@ -117,8 +113,8 @@ pub(crate) fn Preview(browse: Browse, entry: Entry) -> impl IntoView {
                 }}
                 <div class="actions">
                     <button type="button" class="button primary" on:click=move |_| {
-                        browse.download(app, &saved);
-                        browse.asked.set(Asked::Nothing);
+                        browse.download(&saved);
+                        browse.close_preview();
                     }>{icon(Icon::Download)} <span>"Download"</span></button>
                 </div>
             </div>

@@ -8,41 +8,51 @@ use super::super::{
     shown::{rows, shown},
 };
 use crate::{
+    browse::Browse,
     figures,
     live::Live,
+    order::sorted,
     plain::plain,
     transfer::{Direction, State, Transfer},
 };
 
+/// From how many on there is a line for all of them.
+const MANY: usize = 3;
+
 #[component]
-pub(crate) fn Transfers(
-    transfers: Live<Vec<Transfer>>,
-    /// An upload has arrived.
-    #[prop(into)]
-    on_done: Callback<()>,
-) -> impl IntoView {
+pub(crate) fn Transfers(browse: Browse) -> impl IntoView {
+    let all = move || of(browse);
     Effect::new(move |arrived: Option<usize>| {
-        let now = transfers.with(|list| {
-            list.iter()
-                .filter(|it| it.direction == Direction::Up && it.state.get() == State::Done)
-                .count()
-        });
+        let is_there = |it: &Transfer| it.direction == Direction::Up && it.is_done();
+        let now = all().iter().filter(|it| is_there(it)).count();
         if arrived.is_some_and(|before| now > before) {
-            on_done.run(());
+            browse.refresh();
         }
         now
     });
-    let over = move || transfers.with(|list| list.iter().any(|it| it.is_over()));
+    let over = move || all().into_iter().any(Transfer::is_over);
     let clear = move || {
         view! {
             <button type="button" class="as-link small" on:click=move |_| {
-                transfers.update(|list| list.retain(|it| !it.is_over()));
+                let over = all().into_iter().filter(|it| it.is_over());
+                let over: Vec<u32> = over.map(|it| it.number).collect();
+                browse.call.transfers.update(|list| list.retain(|it| !over.contains(&it.number)));
             }>"Clear finished"</button>
         }
         .into_any()
     };
+    let whole = Live::new(false);
+    let hidden = move || all().len() - seen(all(), whole.get()).len();
+    let rest = move || {
+        view! {
+            <button type="button" class="as-link small" on:click=move |_| whole.set(true)>
+                {move || format!("Show {} more", hidden())}
+            </button>
+        }
+        .into_any()
+    };
     let key = |it: &Transfer| it.number.to_string();
-    let row = move |it| view! { <TransferRow it transfers /> }.into_any();
+    let row = move |it| view! { <TransferRow it /> }.into_any();
     let list = move || {
         view! {
             <section class="transfers" aria-label="Transfers">
@@ -50,16 +60,130 @@ pub(crate) fn Transfers(
                     <h3>"Transfers"</h3>
                     {shown(over, clear)}
                 </header>
-                <ul>{rows(move || transfers.get(), key, row)}</ul>
+                {shown(move || all().len() > MANY, move || view! { <Sum browse /> }.into_any())}
+                <ul>{rows(move || seen(all(), whole.get()), key, row)}</ul>
+                {shown(move || hidden() > 0, rest)}
             </section>
         }
         .into_any()
     };
-    shown(move || !transfers.with(Vec::is_empty), list)
+    shown(move || !all().is_empty(), list)
+}
+
+/// Those of the folder's service.
+fn of(browse: Browse) -> Vec<Transfer> {
+    browse
+        .service
+        .with_value(|service| browse.call.transfers_of(service))
+}
+
+/// What of many is seen: what moves or needs somebody, and a few of the others. What moves is first,
+/// the rest in the order of its turns.
+fn seen(all: Vec<Transfer>, whole: bool) -> Vec<Transfer> {
+    /// Of those that wait, and of those that have arrived.
+    const FEW: usize = 4;
+    let mut ordered = sorted(all, |it| it.state.with_untracked(place));
+    if whole {
+        return ordered;
+    }
+    let count = |is: fn(&State) -> bool| {
+        let those = ordered.iter().filter(|it| it.state.with_untracked(is));
+        those.count()
+    };
+    let (queued, done) = (
+        count(|state| *state == State::Queued),
+        count(|state| *state == State::Done),
+    );
+    let done_from = ordered.len() - done;
+    // The last of those that have arrived, the first of those that wait.
+    ordered.drain(done_from..done_from + done.saturating_sub(FEW));
+    ordered.drain(done_from - queued.saturating_sub(FEW)..done_from);
+    ordered
+}
+
+fn place(state: &State) -> u8 {
+    match state {
+        State::Running | State::Waiting | State::Checking => 0,
+        State::Failed(_) => 1,
+        State::Paused => 2,
+        State::Queued => 3,
+        State::Done => 4,
+    }
+}
+
+/// All of many, in one line.
+#[component]
+fn Sum(browse: Browse) -> impl IntoView {
+    let all = move || of(browse);
+    let count = move |is: fn(&State) -> bool| {
+        all()
+            .iter()
+            .filter(|it| it.state.with_untracked(is))
+            .count()
+    };
+    let words = move || {
+        let part = |count: usize, word: &str| (count > 0).then(|| format!("{count} {word}"));
+        let parts = [
+            Some(format!(
+                "{} of {} done",
+                count(|state| *state == State::Done),
+                all().len()
+            )),
+            part(count(|state| place(state) == 0), "running"),
+            part(count(|state| *state == State::Queued), "waiting"),
+            part(count(|state| *state == State::Paused), "paused"),
+            part(count(|state| matches!(state, State::Failed(_))), "failed"),
+        ];
+        parts.into_iter().flatten().collect::<Vec<_>>().join(" · ")
+    };
+    let part = move || {
+        let add = |(done, size), it: Transfer| {
+            (
+                done + it.done.get_untracked(),
+                size + it.size.get_untracked(),
+            )
+        };
+        let (done, size) = all().into_iter().fold((0.0, 0.0), add);
+        if size > 0.0 { done / size } else { 1.0 }
+    };
+    let pause = move |_| {
+        // From the end, so that none takes the turn of one that was stopped.
+        for it in all().into_iter().rev().filter(|it| it.goes_on()) {
+            it.pause();
+        }
+    };
+    let resume = move |_| {
+        for it in all()
+            .into_iter()
+            .filter(|it| it.state.with_untracked(rests))
+        {
+            it.resume();
+        }
+    };
+    let moves = move || count(State::goes_on) > 0;
+    let some_rest = move || count(rests) > 0;
+    view! {
+        <div class="transfers-sum">
+            <div class="transfer-words">
+                <span class="small figures" role="status">{move || words()}</span>
+                <progress aria-label="Progress of all" max="1" prop:value=part></progress>
+            </div>
+            {shown(moves, move || view! {
+                <button type="button" class="button small" on:click=pause>{icon(Icon::Pause)} <span>"Pause all"</span></button>
+            }.into_any())}
+            {shown(some_rest, move || view! {
+                <button type="button" class="button small" on:click=resume>{icon(Icon::Resume)} <span>"Resume all"</span></button>
+            }.into_any())}
+        </div>
+    }
+}
+
+fn rests(state: &State) -> bool {
+    matches!(state, State::Paused | State::Failed(_))
 }
 
 #[component]
-fn TransferRow(it: Transfer, transfers: Live<Vec<Transfer>>) -> impl IntoView {
+fn TransferRow(it: Transfer) -> impl IntoView {
     let name = plain(&it.name.get_value(), 120);
     let part = move || {
         let size = it.size.get();
@@ -82,14 +206,25 @@ fn TransferRow(it: Transfer, transfers: Live<Vec<Transfer>>) -> impl IntoView {
                     amount
                 }
             }
+            State::Queued if done > 0.0 => format!("{amount} · waiting for its turn"),
+            State::Queued => format!("{} · waiting for its turn", figures::bytes(size)),
             State::Paused => format!("{amount} · paused"),
             State::Waiting => format!("{amount} · waiting for the link"),
             State::Checking => "Comparing the hashes…".into(),
             State::Done => match it.direction {
-                Direction::Down => format!(
-                    "{} · verified, handed to your downloads",
-                    figures::bytes(size)
-                ),
+                Direction::Down => {
+                    let kept = it.saved_as.get().map_or_else(
+                        || "handed to your downloads".to_owned(),
+                        |name| format!("saved as {}", plain(&name, 120)),
+                    );
+                    // A browser keeps no permissions.
+                    let wider = if it.is_private() {
+                        " · on the device it is for some only; here, whoever may read your downloads may read it"
+                    } else {
+                        ""
+                    };
+                    format!("{} · verified, {kept}{wider}", figures::bytes(size))
+                }
                 Direction::Up => format!("{} · verified on the device", figures::bytes(size)),
             },
             State::Failed(_) => amount,
@@ -99,10 +234,7 @@ fn TransferRow(it: Transfer, transfers: Live<Vec<Transfer>>) -> impl IntoView {
         Direction::Down => Icon::Download,
         Direction::Up => Icon::Upload,
     };
-    let cancel = move |_| {
-        it.cancel();
-        transfers.update(|list| list.retain(|other| other.number != it.number));
-    };
+    let cancel = move |_| it.cancel();
     let label = format!("Progress of {name}");
     let (pause_label, resume_label, cancel_label) = (
         format!("Pause {name}"),
@@ -123,7 +255,7 @@ fn TransferRow(it: Transfer, transfers: Live<Vec<Transfer>>) -> impl IntoView {
             </div>
             <span class="transfer-tools">
                 {move || match it.state.get() {
-                    State::Running | State::Waiting | State::Checking => view! {
+                    State::Queued | State::Running | State::Waiting | State::Checking => view! {
                         <button type="button" class="quiet square" aria-label=pause_label.clone() on:click=move |_| it.pause()>{icon(Icon::Pause)}</button>
                     }.into_any(),
                     State::Paused | State::Failed(_) => view! {
