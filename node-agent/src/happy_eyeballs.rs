@@ -12,22 +12,30 @@ use futures_util::stream::FuturesUnordered;
 use tokio::net::TcpStream;
 
 /// RFC 8305, 5: the Connection Attempt Delay that it recommends.
-const DELAY: Duration = Duration::from_millis(250);
+pub(crate) const DELAY: Duration = Duration::from_millis(250);
 
 /// Connects to the first of these that answers. There is no limit in time but the kernel's.
 pub(crate) async fn connect(
     addresses: impl IntoIterator<Item = SocketAddr>,
 ) -> io::Result<TcpStream> {
+    let none = || io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    let connected = first(addresses, TcpStream::connect).await;
+    connected.map_err(|failure| failure.unwrap_or_else(none))
+}
+
+/// The same with attempts of another kind. The error is that of the last one; none if there was no
+/// address.
+pub(crate) async fn first<T, E, F: Future<Output = Result<T, E>>>(
+    addresses: impl IntoIterator<Item = SocketAddr>,
+    attempt: impl Fn(SocketAddr) -> F,
+) -> Result<T, Option<E>> {
     let mut later = in_turn(addresses);
     let mut attempts = FuturesUnordered::new();
     let mut failure = None;
     loop {
         match later.pop_front() {
-            Some(address) => attempts.push(TcpStream::connect(address)),
-            None if attempts.is_empty() => {
-                let none = || io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-                return Err(failure.unwrap_or_else(none));
-            }
+            Some(address) => attempts.push(attempt(address)),
+            None if attempts.is_empty() => return Err(failure),
             None => {}
         }
         let delay = async {
@@ -37,8 +45,8 @@ pub(crate) async fn connect(
             }
         };
         tokio::select! {
-            Some(attempt) = attempts.next() => match attempt {
-                Ok(stream) => return Ok(stream),
+            Some(result) = attempts.next() => match result {
+                Ok(connected) => return Ok(connected),
                 Err(error) => failure = Some(error),
             },
             () = delay => {}
@@ -62,7 +70,7 @@ fn in_turn(addresses: impl IntoIterator<Item = SocketAddr>) -> VecDeque<SocketAd
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use std::time::Instant;
     use tokio::net::{TcpListener, TcpSocket};
@@ -78,7 +86,7 @@ mod tests {
     }
 
     /// An address where a SYN gets no answer: its listener's queue is full.
-    async fn dead(host: &str) -> (SocketAddr, Vec<TcpStream>, TcpListener) {
+    pub(crate) async fn dead(host: &str) -> (SocketAddr, Vec<TcpStream>, TcpListener) {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind(format!("{host}:0").parse().unwrap()).unwrap();
         let listener = socket.listen(0).unwrap();

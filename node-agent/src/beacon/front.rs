@@ -212,9 +212,11 @@ impl BeaconServer {
 
     fn handle_tcp(&mut self, event: tcp::Event, sender: &Sender) {
         match event {
-            tcp::Event::Opened(source, queue) => self.connections.open(source, queue),
+            tcp::Event::Opened(source, connection) => self.connections.open(source, connection),
             tcp::Event::Datagram(source, datagram) => {
                 let to = self.front.handle_datagram(source, &datagram, self.now());
+                let is_member = self.front.is_member(&source);
+                self.connections.set_member(&source, is_member);
                 if let Some(to) = to {
                     send(sender, &self.connections, &to, &datagram, datagram.len());
                 }
@@ -314,6 +316,8 @@ mod tests {
     use ringback_protocol::beacon::RelayConfig;
     use ringback_protocol::path::Role;
     use ringback_protocol::relay::Room;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpStream;
 
     use super::*;
     use crate::relay::{OwnRelay, Relay, RelayEvent, RelayState, Seat, through_beacon};
@@ -415,6 +419,56 @@ mod tests {
             let mut calling = through_beacon(way, seat);
             talk(&mut called, &mut calling).await;
         }
+        serving.abort();
+    }
+
+    /// Sends a frame of 2,048 bytes, a byte at a time, until the connection is closed.
+    async fn dribble(mut stream: TcpStream) {
+        let frame = [[8, 0].as_slice(), &[0x40; 2046]].concat();
+        let (mut read, mut write) = stream.split();
+        let dribbling = async {
+            for byte in frame.chunks(1) {
+                if write.write_all(byte).await.is_err() {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            std::future::pending::<()>().await;
+        };
+        let mut nothing = [0];
+        tokio::select! {
+            () = dribbling => {}
+            _ = read.read(&mut nothing) => {}
+        }
+    }
+
+    /// Whoever opens connections and joins no room keeps nobody out, not even from the same address, and
+    /// is shown the door however it dribbles.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn connections_that_join_no_room_keep_nobody_out() {
+        let device = SecretKey::from_seed(&[1; 32]);
+        let caller = SecretKey::from_seed(&[2; 32]);
+        let (relay, serving) = relay(&device.id()).await;
+        let by_tcp = OwnRelay { udp: None, ..relay };
+        let address = by_tcp.tcp.clone().expect("it has one");
+        let opened = std::time::Instant::now();
+        let mut idle = Vec::new();
+        for _ in 0..200 {
+            idle.push(TcpStream::connect(&address).await.unwrap());
+        }
+        let mut called = through_beacon(by_tcp.clone(), seat(&device, Role::Device, device.id()));
+        let mut calling = through_beacon(by_tcp, seat(&caller, Role::Caller, device.id()));
+        talk(&mut called, &mut calling).await;
+        let all = futures_util::future::join_all(idle.into_iter().map(dribble));
+        tokio::time::timeout(PATIENCE, all)
+            .await
+            .expect("closed in time");
+        assert!(
+            opened.elapsed() > Duration::from_secs(5),
+            "some had their time"
+        );
+        // Members are not among them.
+        talk(&mut called, &mut calling).await;
         serving.abort();
     }
 

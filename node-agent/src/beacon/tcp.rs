@@ -1,29 +1,29 @@
-//! The relay's TCP listener, for peers whose network blocks UDP: the same datagrams, framed.
+//! The relay's TCP listener, for peers whose network blocks UDP: the same datagrams, framed. Whoever is
+//! in no room has one of a few places, and not for long; members are as many as there may be rooms for.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
-use parking_lot::Mutex;
 use ringback_protocol::beacon::Source;
-use ringback_protocol::candidate::{canonical, counted_as};
+use ringback_protocol::candidate::canonical;
 use ringback_protocol::relay::{Item, StreamReader, framed};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use crate::keepalive::keep_alive;
+use crate::source_places::SourcePlaces;
 
-/// Connections in all, and of one address.
-const MAX_CONNECTIONS: usize = 4096;
-const MAX_PER_ADDRESS: usize = 64;
-/// A connection on which nothing came for this long is closed; members ping every 20 s.
+/// Connections that are in no room: in all, and of one source.
+const OUTSIDE: (usize, usize) = (1024, 64);
+/// How long they may be.
+const JOIN: Duration = Duration::from_secs(10);
+/// A connection on which no datagram came for this long is closed; members ping every 20 s.
 const SILENT: Duration = Duration::from_secs(65);
-/// For the first datagram.
-const FIRST: Duration = Duration::from_secs(10);
 /// A write that takes this long has no reader.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Datagrams that wait for a connection.
@@ -32,9 +32,15 @@ const READ: usize = 64 * 1024;
 
 /// What the front hears of connections.
 pub(super) enum Event {
-    Opened(Source, mpsc::Sender<Bytes>),
+    Opened(Source, Connection),
     Datagram(Source, Bytes),
     Closed(Source),
+}
+
+/// A connection as the front knows it.
+pub(super) struct Connection {
+    queue: mpsc::Sender<Bytes>,
+    is_member: watch::Sender<bool>,
 }
 
 /// On all addresses of this host.
@@ -49,7 +55,7 @@ pub(super) async fn listen(port: u16) -> Result<TcpListener> {
 
 /// Accepts until the front is gone.
 pub(super) async fn accept(listener: TcpListener, events: mpsc::Sender<Event>) {
-    let open = Arc::<Mutex<HashMap<IpAddr, usize>>>::default();
+    let outside = SourcePlaces::new(OUTSIDE.0, OUTSIDE.1);
     let mut number = 0;
     while !events.is_closed() {
         let (stream, remote) = match listener.accept().await {
@@ -61,80 +67,83 @@ pub(super) async fn accept(listener: TcpListener, events: mpsc::Sender<Event>) {
                 continue;
             }
         };
-        let remote = canonical(remote);
-        let Some(place) = Place::take(&open, counted_as(remote.ip())) else {
-            tracing::debug!("a connection more than allowed was closed");
-            continue;
-        };
         number += 1;
-        let source = Source::Tcp(number, remote);
-        let events = events.clone();
+        let source = Source::Tcp(number, canonical(remote));
+        let (events, outside) = (events.clone(), outside.clone());
+        let (is_member, membership) = watch::channel(false);
+        // Taken here, so that what is accepted is counted at once.
+        let leaving = stays_outside(outside, source, membership);
         tokio::spawn(async move {
-            if let Err(error) = serve(stream, source, &events).await {
+            let ended = tokio::select! {
+                ended = serve(stream, source, is_member, &events) => ended,
+                reason = leaving => Err(anyhow::anyhow!(reason)),
+            };
+            if let Err(error) = ended {
                 tracing::debug!("a relay connection ended: {error:#}");
             }
             let _ = events.send(Event::Closed(source)).await;
-            drop(place);
         });
     }
 }
 
-/// One of the connections that are allowed.
-struct Place {
-    open: Arc<Mutex<HashMap<IpAddr, usize>>>,
-    of: IpAddr,
-}
-
-impl Place {
-    fn take(open: &Arc<Mutex<HashMap<IpAddr, usize>>>, of: IpAddr) -> Option<Self> {
-        let mut counts = open.lock();
-        let in_all: usize = counts.values().sum();
-        let own = counts.get(&of).copied().unwrap_or(0);
-        if in_all >= MAX_CONNECTIONS || own >= MAX_PER_ADDRESS {
-            return None;
-        }
-        counts.insert(of, own + 1);
-        drop(counts);
-        Some(Self {
-            open: open.clone(),
-            of,
-        })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut counts = self.open.lock();
-        if let Some(count) = counts.get_mut(&self.of) {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                counts.remove(&self.of);
+/// Comes with a reason when the connection has been in no room for too long, or another one has got its
+/// place.
+fn stays_outside(
+    outside: SourcePlaces,
+    source: Source,
+    mut is_member: watch::Receiver<bool>,
+) -> impl Future<Output = &'static str> {
+    let take = move || outside.take(source.address().ip());
+    let mut place = Some(take());
+    async move {
+        // The sender is the front's; when it is gone, the connection ends by itself.
+        loop {
+            let own = place.take().unwrap_or_else(&take);
+            let joins = async { is_member.wait_for(|is| *is).await.is_ok() };
+            tokio::select! {
+                joined = joins => if !joined {
+                    std::future::pending::<()>().await;
+                },
+                () = tokio::time::sleep(JOIN) => return "it has not joined a room",
+                () = own.lost() => return "there are too many that have not joined a room",
+            }
+            drop(own);
+            let left = is_member.wait_for(|is| !*is).await.is_ok();
+            if !left {
+                std::future::pending::<()>().await;
             }
         }
     }
 }
 
-async fn serve(mut stream: TcpStream, source: Source, events: &mpsc::Sender<Event>) -> Result<()> {
+async fn serve(
+    mut stream: TcpStream,
+    source: Source,
+    is_member: watch::Sender<bool>,
+    events: &mpsc::Sender<Event>,
+) -> Result<()> {
     stream.set_nodelay(true)?;
     keep_alive(&stream);
     let (mut read, mut write) = stream.split();
     let (queue, mut outgoing) = mpsc::channel::<Bytes>(QUEUE);
-    events.send(Event::Opened(source, queue)).await?;
+    let connection = Connection { queue, is_member };
+    events.send(Event::Opened(source, connection)).await?;
     let reading = async {
         let mut reader = StreamReader::default();
         let mut buffer = vec![0; READ];
-        let mut patience = FIRST;
+        let mut silent_at = Instant::now() + SILENT;
         loop {
-            let len = tokio::time::timeout(patience, read.read(&mut buffer))
+            let len = tokio::time::timeout_at(silent_at, read.read(&mut buffer))
                 .await
                 .context("it fell silent")??;
             if len == 0 {
                 return Ok(());
             }
-            patience = SILENT;
             reader.push(&buffer[..len]);
             while let Some(item) = reader.next_item()? {
                 if let Item::Datagram(datagram) = item {
+                    // Whole ones count: a byte now and then is no sign of life.
+                    silent_at = Instant::now() + SILENT;
                     let datagram = Bytes::copy_from_slice(datagram);
                     events.send(Event::Datagram(source, datagram)).await?;
                 }
@@ -166,11 +175,19 @@ async fn serve(mut stream: TcpStream, source: Source, events: &mpsc::Sender<Even
 
 /// The connections, as the front sends by them.
 #[derive(Default)]
-pub(super) struct Connections(HashMap<Source, mpsc::Sender<Bytes>>);
+pub(super) struct Connections(HashMap<Source, Connection>);
 
 impl Connections {
-    pub(super) fn open(&mut self, source: Source, queue: mpsc::Sender<Bytes>) {
-        self.0.insert(source, queue);
+    pub(super) fn open(&mut self, source: Source, connection: Connection) {
+        self.0.insert(source, connection);
+    }
+
+    /// Is the connection in a room now?
+    pub(super) fn set_member(&self, source: &Source, is_member: bool) {
+        if let Some(connection) = self.0.get(source) {
+            let changes = |known: &mut bool| std::mem::replace(known, is_member) != is_member;
+            connection.is_member.send_if_modified(changes);
+        }
     }
 
     pub(super) fn close(&mut self, source: &Source) {
@@ -179,8 +196,8 @@ impl Connections {
 
     /// Dropped if the connection does not take more, as a socket would.
     pub(super) fn send(&self, to: &Source, datagram: &[u8]) {
-        if let Some(queue) = self.0.get(to) {
-            let _ = queue.try_send(Bytes::copy_from_slice(datagram));
+        if let Some(connection) = self.0.get(to) {
+            let _ = connection.queue.try_send(Bytes::copy_from_slice(datagram));
         }
     }
 }

@@ -16,6 +16,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail};
+use futures_util::FutureExt as _;
+use futures_util::future::select_ok;
 use hyper_util::client::legacy::connect::HttpConnector;
 use parking_lot::Mutex;
 use tokio_rustls::TlsConnector;
@@ -208,37 +210,37 @@ impl Registry {
             return self.connect().await;
         }
         let remembered = *self.quick_address.lock();
-        if let Some(address) = remembered {
-            match self.dial_quickly(address).await {
-                Ok(stream) => return Ok(stream),
-                Err(error) => {
-                    tracing::debug!("the registry is not where it was: {error:#}");
-                    *self.quick_address.lock() = None;
-                }
-            }
-        }
         let name = self.host().trim_start_matches('[').trim_end_matches(']');
-        let found = tokio::net::lookup_host((name, self.port())).await;
-        let found = found.with_context(|| format!("can not find {name}"))?;
-        let mut failure = None;
-        for address in found {
-            match self.dial_quickly(address).await {
-                Ok(stream) => {
-                    *self.quick_address.lock() = Some(address);
-                    return Ok(stream);
-                }
-                Err(error) => failure = Some(error),
+        let anew = async {
+            if remembered.is_some() {
+                // Most likely it is where it was.
+                tokio::time::sleep(happy_eyeballs::DELAY).await;
             }
-        }
-        Err(failure.unwrap_or_else(|| anyhow::anyhow!("{name} has no address")))
+            let found = tokio::net::lookup_host((name, self.port())).await;
+            let found = found.with_context(|| format!("can not find {name}"))?;
+            let connected = happy_eyeballs::first(found, |to| self.dial_quickly(to)).await;
+            connected.map_err(|failure| {
+                failure.unwrap_or_else(|| anyhow::anyhow!("{name} has no address"))
+            })
+        };
+        let (address, stream) = match remembered {
+            None => anew.await?,
+            Some(address) => {
+                let (known, anew) = (self.dial_quickly(address).boxed(), anew.boxed());
+                select_ok([known, anew]).await?.0
+            }
+        };
+        *self.quick_address.lock() = Some(address);
+        Ok(stream)
     }
 
-    async fn dial_quickly(&self, address: SocketAddr) -> Result<Box<dyn Stream>> {
+    /// With TLS, as a connection that TCP Fast Open has made says nothing of who is there.
+    async fn dial_quickly(&self, address: SocketAddr) -> Result<(SocketAddr, Box<dyn Stream>)> {
         let tcp = tokio::time::timeout(CONNECT_TIMEOUT, fast_open::connect(address))
             .await
             .unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
             .with_context(|| self.unreachable())?;
-        self.secure(tcp, self.quick_tls.as_ref()).await
+        Ok((address, self.secure(tcp, self.quick_tls.as_ref()).await?))
     }
 
     async fn secure(
@@ -282,5 +284,29 @@ fn is_loopback(host: &Host<&str>) -> bool {
         Host::Domain(name) => *name == "localhost" || name.ends_with(".localhost"),
         Host::Ipv4(ip) => ip.is_loopback(),
         Host::Ipv6(ip) => ip.is_loopback(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::happy_eyeballs::tests::dead;
+
+    /// The registry has moved, and where it was nobody answers.
+    #[tokio::test]
+    async fn an_address_that_is_dead_by_now_costs_a_moment() {
+        let (gone, _held, _listener) = dead("127.0.0.2").await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let alive = listener.local_addr().unwrap();
+        let registry = Registry::new(&format!("http://{alive}"), None).unwrap();
+        *registry.quick_address.lock() = Some(gone);
+        let started = Instant::now();
+        assert!(registry.connect_quickly().await.is_ok());
+        assert!(started.elapsed() < Duration::from_secs(2));
+        assert_eq!(*registry.quick_address.lock(), Some(alive));
     }
 }

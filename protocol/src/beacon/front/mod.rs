@@ -121,6 +121,11 @@ impl Front {
         None
     }
 
+    /// Has it a place in a room?
+    pub fn is_member(&self, source: &Source) -> bool {
+        self.rooms.is_member(source)
+    }
+
     /// May a STUN request of this length be answered? It is counted either way.
     pub fn allow_stun(&mut self, from: SocketAddr, length: usize, now: Duration) -> bool {
         self.counters.received += 1;

@@ -103,6 +103,10 @@ impl Rooms {
         self.rooms.len()
     }
 
+    pub(super) fn is_member(&self, source: &Source) -> bool {
+        self.by_source.contains_key(source)
+    }
+
     /// Where a datagram of a member goes.
     pub(super) fn forward(
         &mut self,
