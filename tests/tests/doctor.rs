@@ -702,6 +702,80 @@ fn ipv6_alone_is_examined() -> Result<()> {
     Ok(())
 }
 
+fn ip6(namespace: &Namespace, arguments: &str) -> Result<()> {
+    let mut command = namespace.command("ip");
+    command.arg("-6").args(arguments.split(' '));
+    let output = command.output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{arguments}: {said}");
+    Ok(())
+}
+
+/// Addresses of fd00::/8 (RFC 4193), which routers hand out by themselves, lead nowhere beyond the
+/// site: a host that has no others has no IPv6 for calls, unless its router translates them.
+#[test]
+fn local_ipv6_addresses_are_not_taken_for_public_ones() -> Result<()> {
+    const LOCAL: &str = "fd12:3456:789a::11";
+    const ROUTER: &str = "fd12:3456:789a::1";
+    let lab = Lab::builder().caller(Kind::PortRestricted).build()?;
+    let _coturn = Coturn::start(&lab)?;
+    let registry = Registry::start(&lab)?;
+    let site = lab.caller();
+    let (host, router) = (site.host(), site.router());
+    let person = Profile::new(&lab, &registry, host, "person");
+
+    let told_by_ipv4 = doctor(&person, &[])?;
+    let ipv6 = told_by_ipv4.check("ipv6")?.to_string();
+    ensure!(ipv6.contains("no IPv6 address"), "{ipv6}");
+    host.set_sysctl("net/ipv6/conf/eth0/disable_ipv6", "0")?;
+    ip6(host, &format!("addr add {LOCAL}/64 dev eth0 nodad"))?;
+    let told_by_ipv4 = doctor(&person, &[])?;
+    let ipv6 = told_by_ipv4.check("ipv6")?.to_string();
+    assert_eq!(told_by_ipv4.level("ipv6")?, "note", "{ipv6}");
+    for words in [LOCAL, "for the local network only", "no public IPv6"] {
+        ensure!(ipv6.contains(words), "'{words}' is missing: {ipv6}");
+    }
+
+    // Beside a public address it is not what is spoken of; alone, it works where it is translated.
+    site.set_kind(Kind::Ipv6Only)?;
+    let examine = || {
+        let mut command = person.command(&["doctor", "--json", "--registry", &registry.url()])?;
+        command.arg("--registry-ca").arg(registry.ca());
+        for server in Coturn::servers6() {
+            command.args(["--stun", &server.to_string()]);
+        }
+        told(Ended::of(&mut command)?)
+    };
+    ip6(host, &format!("addr add {LOCAL}/64 dev eth0 nodad"))?;
+    let both = examine()?;
+    let (ipv6, public) = (both.check("ipv6")?.to_string(), site.address6());
+    assert_eq!(both.level("ipv6")?, "ok", "{ipv6}");
+    ensure!(ipv6.contains(&format!("{public} works")), "{ipv6}");
+    ip6(host, &format!("addr del {public}/64 dev eth0"))?;
+    ip6(router, &format!("addr add {ROUTER}/64 dev lan nodad"))?;
+    ip6(
+        host,
+        &format!("route replace default via {ROUTER} dev eth0"),
+    )?;
+    let untranslated = examine()?;
+    let ipv6 = untranslated.check("ipv6")?.to_string();
+    assert_eq!(untranslated.level("ipv6")?, "note", "{ipv6}");
+    ensure!(ipv6.contains("for the local network only"), "{ipv6}");
+    nft(
+        router,
+        &format!(
+            "add table ip6 nat66; \
+             add chain ip6 nat66 out {{ type nat hook postrouting priority 100; }}; \
+             add rule ip6 nat66 out oifname wan ip6 saddr {LOCAL} snat to {public}"
+        ),
+    )?;
+    let translated = examine()?;
+    let ipv6 = translated.check("ipv6")?.to_string();
+    assert_eq!(translated.level("ipv6")?, "ok", "{ipv6}");
+    ensure!(ipv6.contains(&format!("{public} works")), "{ipv6}");
+    Ok(())
+}
+
 /// STUN servers that answer nonsense, or nothing, are as good as none; what all of them agree on
 /// has to be believed.
 #[test]
