@@ -63,6 +63,10 @@ enum Step {
         caller: bool,
         unanswered: Option<u16>,
         received: Option<u16>,
+        sent: bool,
+    },
+    Padding {
+        caller: bool,
     },
     NetworkChanged {
         caller: bool,
@@ -194,14 +198,17 @@ fn take(ends: &mut [PathSet; 2], step: Step, now: &mut Duration) {
             caller,
             unanswered,
             received,
+            sent,
         } => {
             let before = |ago: u16| at.saturating_sub(Duration::from_millis(ago.into()));
             let traffic = Traffic {
                 unanswered_since: unanswered.map(before),
                 last_received: received.map(before),
+                sent,
             };
             ends[usize::from(caller)].note_traffic(traffic, at);
         }
+        Step::Padding { caller } => ends[usize::from(caller)].set_padding(at),
         Step::NetworkChanged { caller } => ends[usize::from(caller)].network_changed(at),
         Step::Established { caller } => ends[usize::from(caller)].set_established(),
         Step::Later(pause) => *now = at.saturating_add(pause.duration()),

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail};
 use parking_lot::Mutex;
 use ringback_protocol::call::{Call, Outcome, Progress};
 use ringback_protocol::candidate::Candidate;
-use ringback_protocol::envelope::{DIRECT_ONLY, LIFETIME, Proof, Request};
+use ringback_protocol::envelope::{DIRECT_ONLY, LIFETIME, PADS, Proof, Request};
 use ringback_protocol::name::NO_SERVICE;
 use ringback_protocol::receipt::{Nat, Receipt, Step};
 use ringback_protocol::reply::Reply;
@@ -293,7 +293,7 @@ impl Caller {
             },
             remember: ring.remember,
             webrtc: None,
-            path: if ring.direct_only { DIRECT_ONLY } else { 0 },
+            path: PADS | if ring.direct_only { DIRECT_ONLY } else { 0 },
             nat: addresses.nat,
         };
         let proof = match psk {
@@ -448,6 +448,7 @@ fn unanswered() -> Reply {
         webrtc: None,
         nat: Default::default(),
         flight: Vec::new(),
+        path: 0,
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Result;
 use parking_lot::{Mutex, RwLock};
 use ringback_protocol::admission::{Admission, Admitted, Arrival, Seen};
-use ringback_protocol::envelope::DIRECT_ONLY;
+use ringback_protocol::envelope::PADS;
 use ringback_protocol::frame::{Answer, Answered, Deliver, Frame, Refuse, Refused};
 use ringback_protocol::refusal::Refusal;
 use ringback_protocol::reply::Reply;
@@ -318,13 +318,10 @@ impl Agent {
         }
         let addresses = self.endpoint.addresses().borrow().clone();
         // The first datagrams leave before the answer does.
-        let dialling = match self.endpoint.dial(
-            admitted.caller,
-            &admitted.keys,
-            &admitted.request.candidates,
-            admitted.request.nat,
-            admitted.request.path & DIRECT_ONLY != 0,
-        ) {
+        let dialling = match self
+            .endpoint
+            .dial(admitted.caller, &admitted.keys, &admitted.request)
+        {
             Ok(dialling) => dialling,
             Err(error) => {
                 tracing::warn!("can not dial: {error:#}");
@@ -338,6 +335,7 @@ impl Agent {
             webrtc: None,
             nat: addresses.nat,
             flight: dialling.flight().await,
+            path: PADS,
         };
         let reply = admitted.keys.reply.clone().seal(&reply);
         let dial = dialling.established();
@@ -386,6 +384,7 @@ impl Agent {
             webrtc: Some(description),
             nat: self.endpoint.addresses().borrow().nat,
             flight: Vec::new(),
+            path: 0,
         };
         let reply = admitted.keys.reply.clone().seal(&reply);
         let mut serving = tokio::task::JoinSet::new();

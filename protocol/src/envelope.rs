@@ -53,7 +53,7 @@ pub struct Request {
     /// The caller is a browser, and this is its side of a WebRTC connection.
     #[n(6)]
     pub webrtc: Option<Description>,
-    /// Bit 0: direct paths only.
+    /// Bits: [`DIRECT_ONLY`], [`PADS`].
     #[cbor(n(7), default)]
     pub path: u32,
     /// The caller's NAT.
@@ -63,6 +63,9 @@ pub struct Request {
 
 /// Bit of [`Request::path`]: no relay.
 pub const DIRECT_ONLY: u32 = 1;
+/// Bit of [`Request::path`] and of [`Reply::path`](crate::reply::Reply::path): this end answers pings
+/// in their length (§10).
+pub const PADS: u32 = 2;
 
 /// A sealed request, as the registry relays it.
 #[derive(Clone, PartialEq, Eq, Encode, Decode)]

@@ -115,6 +115,8 @@ pub enum TriedResult {
     Works,
     /// A datagram came from it, none was answered yet.
     HeardOnly,
+    /// It takes short datagrams, and none as long as QUIC's.
+    ShortOnly,
     NoAnswer,
 }
 

@@ -36,6 +36,13 @@ pub struct Reply {
     /// the caller's NAT has kept them out. At most [`MAX_FLIGHT`] of at most [`MAX_DATAGRAM`] bytes.
     #[cbor(n(5), default, skip_if = "Vec::is_empty")]
     pub flight: Vec<Datagram>,
+    /// Bit: [`PADS`](crate::envelope::PADS).
+    #[cbor(n(6), default, skip_if = "is_zero")]
+    pub path: u32,
+}
+
+fn is_zero(bits: &u32) -> bool {
+    *bits == 0
 }
 
 /// Datagrams of the dial-back in a reply.

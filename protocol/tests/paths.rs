@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use ringback_protocol::candidate::{Candidate, Kind};
-use ringback_protocol::path::{Class, PathSet, Received, Role, SEARCH_SOCKETS, Traffic, Via};
-use ringback_protocol::receipt::{Nat, PathKind, Transport};
+use ringback_protocol::path::{Class, FULL, PathSet, Received, Role, SEARCH_SOCKETS, Traffic, Via};
+use ringback_protocol::receipt::{Nat, PathKind, Transport, TriedResult};
 
 mod vector;
 
@@ -20,6 +20,8 @@ struct Way {
     vias: [Via; 2],
     delay: Duration,
     works: bool,
+    /// Longer datagrams are lost.
+    most: usize,
 }
 
 struct End {
@@ -39,6 +41,8 @@ struct World {
     next_traffic: Duration,
     /// Sent on ways that do not exist.
     strays: u32,
+    /// Path datagrams in full size that were sent.
+    full: u32,
 }
 
 /// To whom, by which of its ways, and a path datagram or else data.
@@ -52,12 +56,26 @@ fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
+/// Bytes of a datagram of data, of the longest that most ways take, and of one that some way does not.
+const DATA: usize = 1200;
+const ENOUGH: usize = 1472;
+const SHORT: usize = 1124 - 28;
+
 const DEVICE: usize = 0;
 const CALLER: usize = 1;
 
 impl World {
-    /// Each end knows the UDP address of the other one.
+    /// Each end knows the UDP address of the other one, and that it pads.
     fn new() -> Self {
+        let mut world = Self::of_old_peers();
+        for end in &mut world.ends {
+            end.paths.set_padding(Duration::ZERO);
+        }
+        world
+    }
+
+    /// Neither has been told that the other one answers pings in their length.
+    fn of_old_peers() -> Self {
         let (_, keys) = vector::seal();
         let [device, caller] = [address("202.204.16.13:20000"), address("4.17.168.2:20000")];
         let end = |role, peer| End {
@@ -79,12 +97,14 @@ impl World {
                 vias: [Via::udp(caller), Via::udp(device)],
                 delay: ms(20),
                 works: true,
+                most: ENOUGH,
             }],
             flying: BTreeMap::new(),
             sequence: 0,
             sending: [true, true],
             next_traffic: TRAFFIC_TICK,
             strays: 0,
+            full: 0,
         };
         for end in &mut world.ends {
             end.paths.set_established();
@@ -111,6 +131,7 @@ impl World {
             vias: [Via::Connection(number); 2],
             delay,
             works: true,
+            most: ENOUGH,
         });
     }
 
@@ -179,6 +200,7 @@ impl World {
                         end.traffic = Traffic {
                             unanswered_since: None,
                             last_received: Some(now),
+                            ..end.traffic
                         };
                     } else {
                         end.paths.heard_data(via, now);
@@ -198,6 +220,7 @@ impl World {
             }
             if ticks {
                 end.paths.note_traffic(end.traffic, now);
+                end.traffic.sent = false;
             }
             if end.paths.poll_timeout().is_some_and(|at| at <= now) {
                 end.paths.handle_timeout(now);
@@ -211,6 +234,7 @@ impl World {
                 && let Some(route) = end.paths.route()
             {
                 end.traffic.unanswered_since.get_or_insert(now);
+                end.traffic.sent = true;
                 out.push((route, None));
             }
             for (via, datagram) in out {
@@ -224,7 +248,9 @@ impl World {
             self.strays += 1;
             return;
         };
-        if way.works {
+        let length = datagram.as_ref().map_or(DATA, Vec::len);
+        self.full += u32::from(datagram.is_some() && length >= FULL);
+        if way.works && length <= way.most {
             self.sequence += 1;
             let key = (self.now + way.delay, self.sequence);
             let to = 1 - from;
@@ -303,6 +329,134 @@ fn both_ends_of_a_download_notice_a_silent_path() {
         );
         world.run(TICK);
     }
+}
+
+/// A tunnel on the way has a small MTU, and nobody says so.
+#[test]
+fn a_path_that_takes_short_datagrams_only_carries_nothing() {
+    let mut world = World::new();
+    world.ways[0].most = SHORT;
+    world.connect(1, Class::Relay, ms(40));
+    world.until(Class::Relay, ms(200));
+    let start = world.now;
+    world.run(Duration::from_secs(60));
+    for end in [DEVICE, CALLER] {
+        assert!(world.longest_stall(end, start) < ms(100));
+        let report = world.ends[end].paths.report();
+        let udp = report.iter().find(|way| way.transport == Transport::Udp);
+        let udp = udp.expect("an address");
+        assert_eq!(udp.result, TriedResult::ShortOnly);
+        assert!(udp.pings < 40, "{}", udp.pings);
+    }
+    world.ways[0].most = ENOUGH;
+    world.until(Class::Udp, Duration::from_secs(35));
+}
+
+/// The way changes somewhere in the middle, and takes only what is short from then on.
+#[test]
+fn a_path_that_begins_to_lose_long_datagrams_gives_way_within_a_second() {
+    for receiver in [DEVICE, CALLER] {
+        let mut world = World::new();
+        world.until(Class::Udp, ms(300));
+        world.connect(1, Class::Relay, ms(40));
+        world.sending[receiver] = false;
+        world.run(ms(5000));
+        let shrunk = world.now;
+        world.ways[0].most = SHORT;
+        world.run(ms(8000));
+        let stall = world.longest_stall(receiver, shrunk);
+        assert!(stall < ms(1000), "{stall:?}");
+        assert_eq!(world.ends[1 - receiver].paths.class(), Some(Class::Relay));
+        world.ways[0].most = ENOUGH;
+        world.until(Class::Udp, ms(3000));
+    }
+}
+
+/// What is typed is answered all the time; what is pasted is lost.
+#[test]
+fn short_answers_do_not_hide_that_long_datagrams_are_lost() {
+    let mut world = World::new();
+    world.until(Class::Udp, ms(300));
+    world.connect(1, Class::Relay, ms(40));
+    world.run(ms(5000));
+    world.ways[0].most = SHORT;
+    let start = world.now;
+    while world.ends[CALLER].paths.class() == Some(Class::Udp) {
+        assert!(world.now < start + ms(9000), "not noticed");
+        world.run(TICK);
+        for end in &mut world.ends {
+            end.traffic.unanswered_since = None;
+            end.traffic.last_received = Some(world.now);
+        }
+    }
+}
+
+#[test]
+fn an_idle_path_is_asked_with_short_pings() {
+    let mut world = World::new();
+    world.sending = [false, false];
+    world.until(Class::Udp, ms(300));
+    world.connect(1, Class::Relay, ms(40));
+    world.run(ms(6000));
+    let before = world.full;
+    world.run(Duration::from_secs(600));
+    assert_eq!(world.full, before);
+    world.sending = [true, true];
+    world.run(Duration::from_secs(10));
+    assert!(
+        world.full > before,
+        "one that is used is asked in full size"
+    );
+}
+
+/// A peer of an earlier version answers short pings only, and does not say that it pads.
+#[test]
+fn a_peer_that_does_not_pad_is_asked_as_before() {
+    let mut world = World::of_old_peers();
+    world.until(Class::Udp, ms(100));
+    world.connect(1, Class::Relay, ms(40));
+    world.run(Duration::from_secs(30));
+    assert_eq!(world.full, 0);
+    assert_eq!(world.ends[CALLER].paths.class(), Some(Class::Udp));
+}
+
+/// A caller knocks before the device has answered, and learns only then that it pads.
+#[test]
+fn what_was_verified_by_short_pings_is_verified_anew() {
+    let mut world = World::of_old_peers();
+    world.ways[0].most = SHORT;
+    world.until(Class::Udp, ms(100));
+    world.connect(1, Class::Relay, ms(40));
+    let now = world.now;
+    world.ends[CALLER].paths.set_padding(now);
+    world.ends[DEVICE].paths.set_padding(now);
+    world.until(Class::Relay, ms(200));
+    // The peer's ping in full size says the same as its word.
+    let mut world = World::of_old_peers();
+    world.until(Class::Udp, ms(100));
+    let now = world.now;
+    world.ends[DEVICE].paths.set_padding(now);
+    world.run(ms(200));
+    let full = world.full;
+    assert!(full >= 4, "each end has asked and been answered: {full}");
+    assert_eq!(world.ends[CALLER].paths.class(), Some(Class::Udp));
+}
+
+/// Whoever's address it is: one ping in full size, and no more as long as nobody is heard from there.
+#[test]
+fn a_stranger_gets_one_ping_in_full_size() {
+    let (_, keys) = vector::seal();
+    let victim = [Candidate::udp(Kind::Host, address("203.0.113.7:9"))];
+    let mut paths = PathSet::new(Role::Device, &keys.path, [7; 32], &[], Duration::ZERO);
+    paths.set_padding(Duration::ZERO);
+    paths.add_candidates(&victim, Duration::ZERO);
+    let mut sent = Vec::new();
+    for second in 0..3600 {
+        paths.handle_timeout(Duration::from_secs(second));
+        sent.extend(std::iter::from_fn(|| paths.poll_transmit()));
+    }
+    let full = sent.iter().filter(|sent| sent.datagram.len() >= FULL);
+    assert_eq!((full.count(), sent.len()), (1, 12));
 }
 
 /// Without data nobody minds: an idle link keeps its path for as long as before.

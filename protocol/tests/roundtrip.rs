@@ -276,15 +276,17 @@ fn a_reply() -> impl Strategy<Value = Reply> {
         nat,
         option::of(description()),
         vec(vec(any::<u8>(), 0..=MAX_DATAGRAM), 0..=MAX_FLIGHT),
+        any::<u32>(),
     )
         .prop_map(
-            |(request_id, candidates, remembered, nat, webrtc, flight)| Reply {
+            |(request_id, candidates, remembered, nat, webrtc, flight, path)| Reply {
                 request_id,
                 candidates,
                 remembered,
                 nat,
                 webrtc,
                 flight: flight.into_iter().map(Datagram::from).collect(),
+                path,
             },
         )
 }

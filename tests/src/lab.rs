@@ -278,6 +278,16 @@ impl Lab {
         what.apply(&self.inet, sides)
     }
 
+    /// Gives the line between a site's router and the core another MTU; 1,500 is the usual one. What is
+    /// longer is lost there in both directions, and nobody is told: ICMP's word of it is dropped. As
+    /// such routers do, this one has TCP make its segments fit.
+    pub fn set_mtu(&self, site: &Site, mtu: u16) -> Result<()> {
+        let leg = site.leg();
+        self.inet.ip(&format!("link set {leg} mtu {mtu}\n"))?;
+        self.inet.nft(&silence(None))?;
+        site.set_mtu(mtu)
+    }
+
     /// Starts a program in a namespace of this lab; its output goes to `dir()/NAME.{out,err}`.
     pub fn spawn(&self, name: &str, command: std::process::Command) -> Result<Process> {
         Process::spawn(name, command, &self.dir)
@@ -494,6 +504,23 @@ impl Drop for Lab {
             let _ = fs::remove_dir_all(&self.dir);
         }
     }
+}
+
+/// A router's rules for dropping what it would say of packets that are too long, and for the segments of
+/// TCP to be of so many bytes at most.
+fn silence(segment: Option<u16>) -> String {
+    let clamp = segment.map_or(String::new(), |segment| {
+        format!(
+            "chain clamp {{\n type filter hook forward priority mangle\n \
+             tcp flags syn tcp option maxseg size set {segment}\n }}\n"
+        )
+    });
+    format!(
+        "table inet silence\ndelete table inet silence\ntable inet silence {{\n{clamp}\
+         chain out {{\n type filter hook output priority 0\n \
+         icmp type destination-unreachable icmp code frag-needed drop\n \
+         icmpv6 type packet-too-big drop\n }}\n}}\n"
+    )
 }
 
 /// Connects a namespace with public addresses of its own, IPv4 and IPv6, to the core.

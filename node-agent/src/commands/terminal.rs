@@ -88,6 +88,7 @@ pub(super) fn receipt(receipt: &Receipt) -> String {
             TriedResult::Won => "in use",
             TriedResult::Works => "works, slower",
             TriedResult::HeardOnly => "heard, did not answer",
+            TriedResult::ShortOnly => "takes short datagrams only",
             TriedResult::NoAnswer => "no answer",
         };
         let rtt = tried

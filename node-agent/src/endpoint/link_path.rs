@@ -99,6 +99,8 @@ impl Route {
 pub(super) struct Marks {
     unanswered_since: AtomicU64,
     last_received: AtomicU64,
+    /// Data was sent since the last tick.
+    sent: AtomicBool,
     /// There was data since the last tick, or what it means is not known yet.
     active: AtomicBool,
 }
@@ -108,6 +110,9 @@ impl Marks {
     pub(super) fn sent(&self, length: usize, now: impl FnOnce() -> Duration) -> bool {
         if length <= SHORT {
             return false;
+        }
+        if !self.sent.load(Ordering::Relaxed) {
+            self.sent.store(true, Ordering::Relaxed);
         }
         if self.unanswered_since.load(Ordering::Relaxed) == 0 {
             self.unanswered_since
@@ -141,6 +146,7 @@ impl Marks {
         Traffic {
             unanswered_since: read(&self.unanswered_since),
             last_received: read(&self.last_received),
+            sent: self.sent.swap(false, Ordering::Relaxed),
         }
     }
 }
@@ -409,6 +415,11 @@ impl Paths {
     /// More addresses of the peer; UDP ones are pinged at once. Must be ranked.
     pub(crate) fn add_candidates(&self, candidates: &[Candidate]) {
         self.with(|paths, now| paths.add_candidates(candidates, now));
+    }
+
+    /// The peer answers pings in their length.
+    pub(crate) fn set_padding(&self) {
+        self.with(PathSet::set_padding);
     }
 
     /// What the two NATs do to ports: one that scatters them needs a search.

@@ -28,7 +28,7 @@ use anyhow::{Context as _, Result, bail};
 use parking_lot::Mutex;
 use quinn::{Connecting, Runtime as _, TokioRuntime};
 use ringback_protocol::candidate::{self, Candidate, Kind};
-use ringback_protocol::envelope::CallKeys;
+use ringback_protocol::envelope::{CallKeys, DIRECT_ONLY, PADS, Request};
 use ringback_protocol::path::{PathSet, Role};
 use ringback_protocol::receipt::Nat;
 use ringback_protocol::reply::{Datagram, Reply};
@@ -313,24 +313,24 @@ impl Endpoint {
         self.socket.send(to, datagram);
     }
 
-    /// As the device: dials the caller on all its candidates at once.
+    /// As the device: dials the caller of an admitted request on all its candidates at once.
     pub(crate) fn dial(
         &self,
         caller: PeerId,
         keys: &CallKeys,
-        candidates: &[Candidate],
-        nat: Nat,
-        direct_only: bool,
+        request: &Request,
     ) -> Result<Dialling> {
-        let candidates = candidate::rank(candidates, self.loopback);
-        let (paths, named) = self
-            .socket
-            .open(caller, Role::Device, &keys.path, &candidates);
-        paths.set_nats(self.addresses.borrow().nat, nat);
+        let candidates = candidate::rank(&request.candidates, self.loopback);
+        let (paths, named) = self.socket.open(caller, Role::Device, &keys.path, &[]);
+        if request.path & PADS != 0 {
+            paths.set_padding();
+        }
+        paths.add_candidates(&candidates);
+        paths.set_nats(self.addresses.borrow().nat, request.nat);
         let mut reach = Reach::new(self.clone(), &paths, named);
         reach.set_candidates(&candidates);
         paths.own(tokio::spawn(reach.run()).abort_handle());
-        if !direct_only {
+        if request.path & DIRECT_ONLY == 0 {
             self.use_relays(&paths, keys, Role::Device, self.key.id());
         }
         let config = self.credentials.client(caller)?;
@@ -438,6 +438,9 @@ impl Expecting {
     pub(crate) fn answered(&mut self, reply: &Reply) {
         let (nat, candidates) = (reply.nat, &reply.candidates);
         let candidates = candidate::rank(candidates, self.endpoint.loopback);
+        if reply.path & PADS != 0 {
+            self.paths.set_padding();
+        }
         self.paths.add_candidates(&candidates);
         self.paths.receive_flight(&reply.flight);
         self.paths

@@ -206,6 +206,7 @@ impl Call<'_> {
             TriedResult::Works if is_relay => Reason::Standby,
             TriedResult::Works => Reason::Slower,
             TriedResult::HeardOnly => Reason::HeardOnly,
+            TriedResult::ShortOnly => Reason::ShortOnly,
             TriedResult::NoAnswer if is_relay => Reason::RelaySilent,
             TriedResult::NoAnswer => {
                 self.of_address(tried.kind, tried.address, tried.transport == Transport::Tcp)

@@ -32,6 +32,7 @@ pub enum Reason {
     Slower,
     Standby,
     HeardOnly,
+    ShortOnly,
     RelaySilent,
     NotNeeded,
     SameLanSilent,
@@ -61,7 +62,7 @@ impl Reason {
             Self::Slower => 1,
             Self::Standby | Self::RelaySilent => 4,
             Self::NotNeeded => 5,
-            Self::HeardOnly => 2,
+            Self::HeardOnly | Self::ShortOnly => 2,
             _ => 3,
         }
     }
@@ -74,6 +75,10 @@ impl fmt::Display for Reason {
             Self::Slower => "works, but the one in use is better",
             Self::Standby => "works, kept for when the one in use fails",
             Self::HeardOnly => "the device was heard from there, but does not hear us there",
+            Self::ShortOnly => {
+                "takes short datagrams only: a network on the way loses packets of 1,258 bytes \
+                 (MTU) and does not say so"
+            }
             Self::RelaySilent => "the relay does not carry datagrams to the device (yet)",
             Self::NotNeeded => "not needed",
             Self::SameLanSilent => {

@@ -15,9 +15,13 @@ use crate::receipt::Nat;
 /// Tells a path datagram from STUN, DTLS and QUIC on the same port (RFC 9443).
 pub const FIRST_BYTE: u8 = 0x08;
 /// Bytes that sealing adds to a QUIC datagram.
-pub const OVERHEAD: usize = HEADER + 1 + 16;
+pub const OVERHEAD: usize = HEADER + 1 + TAG;
+/// Bytes of a path datagram that is as long as the longest which every path has to take: a sealed QUIC
+/// datagram of 1,200 bytes (RFC 9000, 14).
+pub const FULL: usize = 1200 + OVERHEAD;
 
 const HEADER: usize = 13;
+const TAG: usize = 16;
 const PING: u8 = 1;
 const PONG: u8 = 2;
 const HANDSHAKE: u8 = 3;
@@ -91,7 +95,7 @@ pub(super) struct Whereabouts {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Message {
     Ping([u8; 8]),
-    /// The ping's nonce and the address that the ping came from.
+    /// The ping's nonce and the address that the ping came from. Both may be padded.
     Pong([u8; 8], SocketAddr),
     Handshake(Vec<u8>),
     Whereabouts(Whereabouts),
@@ -131,9 +135,12 @@ impl Message {
 
     fn decode(plaintext: &[u8]) -> Self {
         match plaintext.split_first() {
-            Some((&PING, nonce)) => nonce.try_into().map_or(Self::Unknown, Self::Ping),
-            Some((&PONG, body)) if body.len() == 26 => {
-                let (nonce, seen) = body.split_at(8);
+            Some((&PING, body)) => match body.split_first_chunk() {
+                Some((nonce, _)) => Self::Ping(*nonce),
+                None => Self::Unknown,
+            },
+            Some((&PONG, body)) if body.len() >= 26 => {
+                let (nonce, seen) = body[..26].split_at(8);
                 match crate::candidate::address::from_bytes(seen) {
                     Some(seen) => Self::Pong(nonce.try_into().expect("split at 8"), seen),
                     None => Self::Unknown,
@@ -167,15 +174,19 @@ impl Sealer {
         }
     }
 
+    /// A ping or a pong is padded with zeros to a datagram of `length` bytes; 0 is right for the rest.
     /// `None` once 2³² datagrams have been sealed: a nonce is never used twice.
-    pub(super) fn seal(&mut self, message: &Message) -> Option<Vec<u8>> {
+    pub(super) fn seal(&mut self, message: &Message, length: usize) -> Option<Vec<u8>> {
         let next = self.counter.checked_add(1)?;
-        let mut datagram = Vec::with_capacity(64);
+        let mut datagram = Vec::with_capacity(length.max(64));
         datagram.push(FIRST_BYTE);
         datagram.extend_from_slice(&self.tag);
         datagram.extend_from_slice(&self.counter.to_be_bytes());
+        let mut plaintext = message.encode();
+        let padded = length.saturating_sub(HEADER + TAG);
+        plaintext.resize(plaintext.len().max(padded), 0);
         let payload = Payload {
-            msg: &message.encode(),
+            msg: &plaintext,
             aad: &datagram,
         };
         let sealed = self.cipher.encrypt(&nonce(self.counter), payload).ok()?;
@@ -299,7 +310,7 @@ mod tests {
     #[test]
     fn opens_once_and_only_what_the_other_end_sealed() {
         let mut sealer = Sealer::new(&keys(), Role::Device);
-        let datagram = sealer.seal(&Message::Ping([9; 8])).unwrap();
+        let datagram = sealer.seal(&Message::Ping([9; 8]), 0).unwrap();
         let mut caller = Opener::new(&keys(), Role::Caller);
         assert_eq!(caller.open(&datagram), Some(Message::Ping([9; 8])));
         assert_eq!(caller.open(&datagram), None, "a replay is dropped");
@@ -309,10 +320,25 @@ mod tests {
             "a reflection is dropped"
         );
         for at in 0..datagram.len() {
-            let mut altered = sealer.seal(&Message::Ping([9; 8])).unwrap();
+            let mut altered = sealer.seal(&Message::Ping([9; 8]), 0).unwrap();
             altered[at] ^= 1;
             assert_eq!(caller.open(&altered), None, "byte {at}");
             assert_eq!(caller.open(&altered[..at]), None, "cut at {at}");
+        }
+    }
+
+    #[test]
+    fn padding_changes_the_length_and_nothing_else() {
+        let seen = "4.17.168.2:20000".parse().unwrap();
+        let mut sealer = Sealer::new(&keys(), Role::Device);
+        let mut caller = Opener::new(&keys(), Role::Caller);
+        for message in [Message::Ping([9; 8]), Message::Pong([9; 8], seen)] {
+            let short = sealer.seal(&message, 0).unwrap();
+            for length in [0, short.len(), short.len() + 1, FULL] {
+                let padded = sealer.seal(&message, length).unwrap();
+                assert_eq!(padded.len(), length.max(short.len()));
+                assert_eq!(caller.open(&padded), Some(message.clone()));
+            }
         }
     }
 
@@ -330,6 +356,6 @@ mod tests {
 
     #[test]
     fn a_sealed_initial_fits_the_smallest_ipv6_path() {
-        const { assert!(1200 + OVERHEAD <= 1280 - 40 - 8) };
+        const { assert!(FULL <= 1280 - 40 - 8) };
     }
 }

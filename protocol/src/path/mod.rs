@@ -1,12 +1,12 @@
 //! Paths (§10): which way the datagrams of a link take. Sans-IO: the shell owns sockets, connections
 //! and the clock (monotonic, from any start).
 //!
-//! Every way to the peer is pinged; the first that answers carries the link. UDP between the peers
-//! is preferred to TCP between them, that to a relay, and within a class the clearly faster one. A
-//! path that falls silent while data is sent is given up within half a second if another is known,
-//! and tried on until it heals. Handshake datagrams of QUIC go sealed, to every way until one is
-//! verified, within a budget that keeps a request from turning a device into a source of noise for
-//! strangers.
+//! Every way to the peer is pinged; the first that answers a ping as long as QUIC's datagrams carries
+//! the link. UDP between the peers is preferred to TCP between them, that to a relay, and within a
+//! class the clearly faster one. A path that falls silent while data is sent is given up within half
+//! a second if another is known, and tried on until it heals. Handshake datagrams of QUIC go sealed,
+//! to every way until one is verified, within a budget that keeps a request from turning a device
+//! into a source of noise for strangers.
 
 mod datagram;
 mod remote;
@@ -18,7 +18,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-pub use datagram::{FIRST_BYTE, OVERHEAD, PathKeys, Role, link_tag};
+pub use datagram::{FIRST_BYTE, FULL, OVERHEAD, PathKeys, Role, link_tag};
 use datagram::{Message, Opener, Sealer};
 use remote::{Remote, Situation};
 use search::Search;
@@ -72,6 +72,8 @@ pub struct Traffic {
     pub unanswered_since: Option<Duration>,
     /// When data last came from the peer.
     pub last_received: Option<Duration>,
+    /// Data was sent since this was told last.
+    pub sent: bool,
 }
 
 /// What hearing from a way changed.
@@ -101,6 +103,10 @@ pub struct PathSet {
     flight: VecDeque<Vec<u8>>,
     established: bool,
     traffic: Traffic,
+    /// When data was last seen to be sent.
+    sent_at: Option<Duration>,
+    /// The peer answers a ping in its length.
+    peer_pads: bool,
     nats: (Nat, Nat),
     search: Option<Search>,
     searches: u32,
@@ -132,6 +138,8 @@ impl PathSet {
             flight: VecDeque::new(),
             established: false,
             traffic: Traffic::default(),
+            sent_at: None,
+            peer_pads: false,
             nats: (Nat::Unknown, Nat::Unknown),
             search: None,
             searches: 0,
@@ -154,6 +162,13 @@ impl PathSet {
     /// The registry is on this host: the peer may name loopback addresses later on, too.
     pub fn allow_loopback(&mut self) {
         self.loopback = true;
+    }
+
+    /// The peer answers pings in their length. A way is verified from now on when it takes datagrams
+    /// as long as those of QUIC.
+    pub fn set_padding(&mut self, now: Duration) {
+        self.learn_padding();
+        self.handle_timeout(now);
     }
 
     /// What the two NATs do to ports. If one gives every destination another port and the other
@@ -206,12 +221,18 @@ impl PathSet {
             return Received::Nothing;
         };
         let heard = self.hear(via, now);
+        let is_full = datagram.len() >= FULL;
+        let pads = self.peer_pads;
         let received = match message {
             Message::Ping(nonce) => {
+                if is_full {
+                    self.learn_padding();
+                }
                 if heard != Heard::NoRoom {
                     let seen = self.find(via).map(|r| r.address);
                     if let Some(seen) = seen {
-                        self.push(via, &Message::Pong(nonce, seen));
+                        let length = if is_full { FULL } else { 0 };
+                        self.push_padded(via, &Message::Pong(nonce, seen), length);
                     }
                 }
                 if heard == Heard::First {
@@ -223,7 +244,7 @@ impl PathSet {
                 let answered = self
                     .remotes
                     .iter_mut()
-                    .find_map(|r| Some((r.via, r.answered(nonce, now)?)));
+                    .find_map(|r| Some((r.via, r.answered(nonce, is_full, pads, now)?)));
                 if let Some((via, sent)) = answered {
                     self.consider(via, now);
                     if self.best == Some(via) {
@@ -278,6 +299,9 @@ impl PathSet {
     /// while data is sent.
     pub fn note_traffic(&mut self, traffic: Traffic, now: Duration) {
         self.traffic = traffic;
+        if traffic.sent {
+            self.sent_at = Some(now);
+        }
         self.handle_timeout(now);
     }
 
@@ -424,6 +448,7 @@ impl PathSet {
                 result: match r {
                     _ if Some(r.via) == self.route() => TriedResult::Won,
                     _ if r.is_verified() => TriedResult::Works,
+                    _ if r.is_short() => TriedResult::ShortOnly,
                     _ if r.heard.is_some() => TriedResult::HeardOnly,
                     _ => TriedResult::NoAnswer,
                 },
@@ -450,6 +475,8 @@ impl PathSet {
                 (Some(at), Some(now)) => at <= now,
                 _ => false,
             },
+            pads: self.peer_pads,
+            sent_at: self.sent_at,
         }
     }
 
@@ -475,6 +502,8 @@ impl PathSet {
             best: self.best,
             best_class: Some(best.class),
             in_doubt: true,
+            pads: self.peer_pads,
+            sent_at: self.sent_at,
         };
         Some(best.next_ping(&doubtful).map_or(at, |next| next.max(at)))
     }
@@ -576,14 +605,15 @@ impl PathSet {
             let next = remote.next_ping(&situation);
             if next.is_some_and(|at| at <= now) {
                 let in_doubt = situation.in_doubt && situation.best == Some(remote.via);
+                let full = remote.takes_full_ping(&situation);
                 self.pings += 1;
                 let nonce = nonce(&self.nonce_seed, self.pings);
-                remote.pinged(nonce, in_doubt, now);
-                due.push((remote.via, nonce));
+                remote.pinged(nonce, full, in_doubt, now);
+                due.push((remote.via, nonce, if full { FULL } else { 0 }));
             }
         }
-        for (via, nonce) in due {
-            self.push(via, &Message::Ping(nonce));
+        for (via, nonce, length) in due {
+            self.push_padded(via, &Message::Ping(nonce), length);
         }
     }
 
@@ -624,7 +654,7 @@ impl PathSet {
         for via in ways.into_iter().flatten() {
             self.pings += 1;
             let nonce = nonce(&self.nonce_seed, self.pings);
-            self.push_for(Purpose::Search, via, &Message::Ping(nonce));
+            self.push_for(Purpose::Search, via, &Message::Ping(nonce), 0);
         }
     }
 
@@ -641,18 +671,29 @@ impl PathSet {
         }
     }
 
+    fn learn_padding(&mut self) {
+        if !std::mem::replace(&mut self.peer_pads, true) {
+            self.remotes.iter_mut().for_each(Remote::doubt_size);
+        }
+    }
+
     fn push(&mut self, via: Via, message: &Message) {
+        self.push_padded(via, message, 0);
+    }
+
+    /// Of pings and pongs: padded to `length` bytes.
+    fn push_padded(&mut self, via: Via, message: &Message, length: usize) {
         let is_heard = self.find(via).is_some_and(|r| r.heard.is_some());
         let purpose = if is_heard || via.address().is_none() {
             Purpose::Answered
         } else {
             Purpose::Unproven
         };
-        self.push_for(purpose, via, message);
+        self.push_for(purpose, via, message, length);
     }
 
-    fn push_for(&mut self, purpose: Purpose, via: Via, message: &Message) {
-        if let Some(datagram) = self.sealer.seal(message) {
+    fn push_for(&mut self, purpose: Purpose, via: Via, message: &Message, length: usize) {
+        if let Some(datagram) = self.sealer.seal(message, length) {
             self.transmits.push_back(Transmit {
                 via,
                 datagram,

@@ -63,7 +63,18 @@ pub(super) struct Remote {
     last_ping: Duration,
     /// The next ping is due at once.
     hurry: bool,
-    outstanding: VecDeque<([u8; 8], Duration)>,
+    /// A full-sized ping has not been answered: an answer to a short one says nothing until then.
+    in_question: bool,
+    /// A short ping was answered.
+    is_short: bool,
+    outstanding: VecDeque<Ping>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Ping {
+    nonce: [u8; 8],
+    sent: Duration,
+    full: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,6 +98,10 @@ pub(super) struct Situation {
     pub(super) best_class: Option<Class>,
     /// Data was sent on the best path, long enough ago, and nothing has come back.
     pub(super) in_doubt: bool,
+    /// The peer answers a ping in its length: a path that takes short datagrams only is none.
+    pub(super) pads: bool,
+    /// When data was last seen to be sent.
+    pub(super) sent_at: Option<Duration>,
 }
 
 impl Situation {
@@ -131,12 +146,19 @@ impl Remote {
             unanswered: 0,
             last_ping: now,
             hurry: false,
+            in_question: false,
+            is_short: false,
             outstanding: VecDeque::new(),
         }
     }
 
     pub(super) fn is_verified(&self) -> bool {
         self.standing == Standing::Verified
+    }
+
+    /// Short datagrams pass here, and no others as far as is known.
+    pub(super) fn is_short(&self) -> bool {
+        self.is_short && !self.is_verified()
     }
 
     pub(super) fn is_lost(&self) -> bool {
@@ -188,13 +210,33 @@ impl Remote {
         Some(self.last_ping + pause)
     }
 
-    pub(super) fn pinged(&mut self, nonce: [u8; 8], in_doubt: bool, now: Duration) {
+    /// Is the next ping to be as long as the data that is sent? A path that works is asked with short
+    /// ones while it is idle. Where nobody has been heard, one in full size is enough: whose address
+    /// it is is not known.
+    pub(super) fn takes_full_ping(&self, link: &Situation) -> bool {
+        if !link.pads {
+            return false;
+        }
+        match self.standing {
+            _ if self.via.address().is_none() && !self.is_verified() => true,
+            Standing::Stranger { pings, .. } => self.heard.is_some() || pings == MAX_PINGS,
+            Standing::Verified => {
+                let in_doubt = link.in_doubt && link.best == Some(self.via);
+                in_doubt || self.in_question || link.sent_at.is_some_and(|at| at >= self.last_ping)
+            }
+            Standing::Lost => true,
+        }
+    }
+
+    pub(super) fn pinged(&mut self, nonce: [u8; 8], full: bool, in_doubt: bool, now: Duration) {
         if self.outstanding.len() == OUTSTANDING {
             self.outstanding.pop_front();
         }
-        self.outstanding.push_back((nonce, now));
+        let sent = now;
+        self.outstanding.push_back(Ping { nonce, sent, full });
         self.last_ping = now;
         self.hurry = false;
+        self.in_question |= full;
         self.pings_sent += 1;
         self.unanswered += 1;
         let limit = if in_doubt {
@@ -215,12 +257,19 @@ impl Remote {
         }
     }
 
-    /// Is this nonce one of ours? Then the way is verified, and worked when the ping was sent, which
-    /// is what comes back.
-    pub(super) fn answered(&mut self, nonce: [u8; 8], now: Duration) -> Option<Duration> {
-        let position = self.outstanding.iter().position(|(n, _)| *n == nonce)?;
-        let (_, sent) = self.outstanding[position];
+    /// Is this nonce one of ours, and the answer as long as it has to be? Then the way is verified, and
+    /// worked when the ping was sent, which is what comes back.
+    pub(super) fn answered(
+        &mut self,
+        nonce: [u8; 8],
+        full: bool,
+        pads: bool,
+        now: Duration,
+    ) -> Option<Duration> {
+        let position = self.outstanding.iter().position(|p| p.nonce == nonce)?;
+        let ping = self.outstanding[position];
         self.outstanding.drain(..=position);
+        let sent = ping.sent;
         let rtt = now.saturating_sub(sent);
         self.rtt = Some(rtt);
         self.smoothed = Some(match self.smoothed {
@@ -230,9 +279,25 @@ impl Remote {
                 (3 * deviation + smoothed.abs_diff(rtt)) / 4,
             ),
         });
+        let is_full = full && ping.full;
+        let still_works = self.is_verified() && !self.in_question;
+        if pads && !is_full && !still_works {
+            self.is_short = true;
+            return None;
+        }
         self.standing = Standing::Verified;
+        (self.in_question, self.is_short) = (false, false);
         self.unanswered = 0;
         Some(sent)
+    }
+
+    /// The peer answers pings in their length, it turns out: what was learned by short ones says too
+    /// little.
+    pub(super) fn doubt_size(&mut self) {
+        if self.is_verified() {
+            self.standing = Standing::STRANGER;
+            self.renew();
+        }
     }
 
     /// An authentic datagram came from here: ask back, unless it is known to work. Is it the first?

@@ -16,7 +16,7 @@ use rand_chacha::rand_core::SeedableRng as _;
 use ringback_protocol::admission::Admission;
 use ringback_protocol::call::{Call, Outcome, Progress};
 use ringback_protocol::candidate::{Candidate, Kind, rank};
-use ringback_protocol::envelope::{LIFETIME, Proof, Request};
+use ringback_protocol::envelope::{LIFETIME, PADS, Proof, Request};
 use ringback_protocol::frame::{
     Answer, Answered, Challenge, Deliver, Delivered, Frame, Refuse, Refused, Registered, Updated,
 };
@@ -432,13 +432,15 @@ impl World {
             Some(Progress::Delivered) => self.delivered = true,
             Some(Progress::Ended(outcome)) => {
                 if let Outcome::Accepted(reply) = &outcome {
-                    self.caller.paths = Some(PathSet::new(
+                    let mut paths = PathSet::new(
                         Role::Caller,
                         &call.keys().path,
                         [2; 32],
                         &rank(&reply.candidates, false),
                         self.now,
-                    ));
+                    );
+                    paths.set_padding(self.now);
+                    self.caller.paths = Some(paths);
                     self.caller.handshake = Handshake::server();
                 }
                 self.outcome = Some(outcome);
@@ -483,15 +485,15 @@ impl World {
                     webrtc: None,
                     nat: Nat::Unknown,
                     flight: Vec::new(),
+                    path: PADS,
                 };
                 self.device.handshake = Handshake::client(self.now);
-                self.device.paths = Some(PathSet::new(
-                    Role::Device,
-                    &admitted.keys.path,
-                    [1; 32],
-                    &rank(&admitted.request.candidates, false),
-                    self.now,
-                ));
+                let candidates = rank(&admitted.request.candidates, false);
+                let mut paths =
+                    PathSet::new(Role::Device, &admitted.keys.path, [1; 32], &[], self.now);
+                paths.set_padding(self.now);
+                paths.add_candidates(&candidates, self.now);
+                self.device.paths = Some(paths);
                 self.drain_paths(End::Device);
                 Answer {
                     call,

@@ -67,6 +67,7 @@ pub fn reply() -> Reply {
         webrtc: None,
         nat: Nat::EndpointIndependent,
         flight: Vec::new(),
+        path: 0,
     }
 }
 

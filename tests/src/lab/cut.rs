@@ -19,6 +19,8 @@ pub enum Cut {
     All,
     /// Everything but TCP to and from this port of the device's site.
     AllBut(u16),
+    /// Packets of more than so many bytes, of UDP and of TCP.
+    Longer(u16),
 }
 
 impl Cut {
@@ -35,6 +37,7 @@ impl Cut {
                 format!("tcp sport {port} accept"),
                 "drop".to_owned(),
             ],
+            Self::Longer(most) => vec![format!("meta length > {most} drop")],
         };
         let [a, b] = sides;
         let mut rules = String::new();

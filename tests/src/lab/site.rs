@@ -17,7 +17,7 @@ use super::{
     miniupnpd::{self, Miniupnpd, PortMapping},
     namespace::Namespace,
     nat64::{self, Nat64},
-    wan_addresses,
+    silence, wan_addresses,
 };
 
 /// The router's address on every LAN.
@@ -223,6 +223,14 @@ impl Site {
         let chain = "table inet blockade {\n chain no_udp {\n\
                      type filter hook forward priority filter - 10\n meta l4proto udp drop\n }\n}\n";
         self.set_table("blockade", blocked.then_some(chain))
+    }
+
+    /// The router's part of [`Lab::set_mtu`](super::Lab::set_mtu).
+    pub(super) fn set_mtu(&self, mtu: u16) -> Result<()> {
+        // IPv6's header is longer than IPv4's, and TCP's is twenty bytes in both.
+        let segment = mtu - 60;
+        self.router.nft(&silence(Some(segment)))?;
+        self.router.ip(&format!("link set wan mtu {mtu}\n"))
     }
 
     /// Switches the router off: nothing passes, to or from the LAN or the router itself, until
