@@ -8,7 +8,7 @@ use std::fs;
 use anyhow::Result;
 use xtask::place;
 
-use super::{Missing, put_in_place, stage};
+use super::missing::{Missing, put_in_place, stage};
 use crate::{child, say};
 
 /// A package and the binaries of it that are wanted.

@@ -5,6 +5,7 @@
 //! that was interrupted leaves nothing half-made.
 
 mod cargo_tool;
+mod missing;
 mod npm;
 mod packages;
 mod rust;
@@ -12,7 +13,6 @@ mod wasm_std;
 
 use std::{
     fs::{self, File},
-    path::PathBuf,
     time::Instant,
 };
 
@@ -20,6 +20,8 @@ use anyhow::{Context, Result, bail};
 use xtask::place;
 
 use crate::say;
+
+use missing::{Missing, stage};
 
 pub(crate) use packages::{Packages, as_root, is_root};
 
@@ -71,27 +73,6 @@ pub(crate) const ALL: &[Need] = &[
     Need::Nextest,
     Need::CargoDeny,
 ];
-
-/// A thing that is not there, why it is wanted, and how it comes.
-struct Missing {
-    what: String,
-    why: &'static str,
-    install: Box<dyn FnOnce() -> Result<()>>,
-}
-
-impl Missing {
-    fn new(
-        what: impl Into<String>,
-        why: &'static str,
-        install: impl FnOnce() -> Result<()> + 'static,
-    ) -> Self {
-        Self {
-            what: what.into(),
-            why,
-            install: Box::new(install),
-        }
-    }
-}
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if arguments.check {
@@ -157,23 +138,6 @@ fn missing(needs: &[Need]) -> Result<Vec<Missing>> {
         });
     }
     Ok(found)
-}
-
-/// Where things are made before they are put in place; on the same file system, so that the
-/// rename is one.
-fn stage() -> Result<PathBuf> {
-    Ok(place::cache()?.join("stage"))
-}
-
-/// Moves a finished directory to its place.
-fn put_in_place(made: &std::path::Path, at: &std::path::Path) -> Result<()> {
-    if let Some(parent) = at.parent() {
-        fs::create_dir_all(parent)?;
-    }
-    if at.exists() {
-        fs::remove_dir_all(at).with_context(|| format!("removing {}", at.display()))?;
-    }
-    fs::rename(made, at).with_context(|| format!("moving {} to {}", made.display(), at.display()))
 }
 
 /// One setup at a time on this machine and user.

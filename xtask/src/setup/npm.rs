@@ -6,7 +6,7 @@ use std::fs;
 use anyhow::{Context, Result, bail};
 use xtask::place;
 
-use super::{Missing, put_in_place, stage};
+use super::missing::{Missing, put_in_place, stage};
 use crate::child;
 
 /// The oldest Node that wrangler runs on.

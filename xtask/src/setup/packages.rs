@@ -5,7 +5,7 @@ use std::{fs, path::Path, process::Command};
 use anyhow::{Result, bail};
 use xtask::place;
 
-use super::Missing;
+use super::missing::Missing;
 use crate::{child, say};
 
 /// A group of packages that is needed together.

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Result, bail};
 use xtask::place;
 
-use super::Missing;
+use super::missing::Missing;
 use crate::child;
 
 /// A component of rustup, told by the program it brings.

@@ -12,7 +12,8 @@ use std::{
 use anyhow::{Context, Result, bail};
 use xtask::place;
 
-use super::{Missing, packages, stage};
+use super::missing::{Missing, stage};
+use super::packages;
 use crate::{
     child, say,
     wasm::{DEBIAN_STD, TARGET, Toolchain},
