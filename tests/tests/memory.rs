@@ -19,9 +19,9 @@ use tokio::task::block_in_place;
 /// Callers, each with a key of its own, and the connections of each to each service.
 const CALLERS: usize = 12;
 const CONNECTIONS: usize = 8;
-/// What the agent may take for all of them: 64 MiB of unread data each way (PROTOCOL 14), and 2 MiB a
-/// link for the rest.
-const MOST: u64 = (2 * 64 + 2 * CALLERS as u64) << 20;
+/// What the agent may take for all of them: 64 MiB of unread data each way (PROTOCOL 14), 2 MiB a link
+/// for its state, and 512 KiB a connection for the blocks that are being copied when it stops.
+const MOST: u64 = (2 * 64 + 2 * CALLERS as u64 + (2 * CALLERS * CONNECTIONS) as u64 / 2) << 20;
 /// Once no data has moved for this long, the windows are full.
 const QUIET: Duration = Duration::from_secs(1);
 
