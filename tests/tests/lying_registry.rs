@@ -51,6 +51,14 @@ impl Scene {
         enrol(&self.registry, &self.liar, name, word).await
     }
 
+    /// The same after the agent of the device was killed and has started again.
+    fn with_device_restarted(self) -> Self {
+        Self {
+            device: block_in_place(|| self.device.restart()),
+            ..self
+        }
+    }
+
     fn id(&self) -> PeerId {
         self.device.id.parse().expect("an ID")
     }
@@ -451,19 +459,7 @@ async fn a_request_is_taken_once() {
     assert_eq!(later.code, Code::Replayed);
 
     // And when the agent was killed and has started again.
-    let Scene {
-        liar,
-        device,
-        caller,
-        registry,
-    } = scene;
-    let device = block_in_place(|| device.restart());
-    let scene = Scene {
-        liar,
-        device,
-        caller,
-        registry,
-    };
+    let scene = scene.with_device_restarted();
     scene.liar.send(&scene.device.id, replay(6000));
     let restarted = scene.refusal_of(6000, &envelope).await;
     assert_eq!(restarted.code, Code::Replayed);
@@ -515,19 +511,7 @@ async fn a_request_is_taken_once_over_a_restart() {
     });
     scene.liar.send(&scene.device.id, deliver(7000));
     assert_eq!(answered.await, 7000);
-    let Scene {
-        liar,
-        device,
-        caller,
-        registry,
-    } = scene;
-    let device = block_in_place(|| device.restart());
-    let scene = Scene {
-        liar,
-        device,
-        caller,
-        registry,
-    };
+    let scene = scene.with_device_restarted();
     scene.liar.send(&scene.device.id, deliver(7001));
     let refusal = scene.refusal_of(7001, &envelope).await;
     assert_eq!(refusal.code, Code::Replayed);
