@@ -217,22 +217,24 @@ impl Profile {
 
 /// Writes a file that is whole or not there, readable by its owner only.
 pub(crate) fn write_atomically(path: &Path, contents: &[u8]) -> Result<()> {
-    let write = || -> io::Result<()> {
-        let dir = path.parent().unwrap_or(Path::new("."));
-        // The temporary file has mode 0600 and is removed if anything fails.
-        let mut file = tempfile::NamedTempFile::new_in(dir)?;
-        file.write_all(contents)?;
-        file.as_file().sync_all()?;
-        file.persist(path)?;
-        File::open(dir)?.sync_all()
-    };
-    write().map_err(|error| {
+    replace(path, contents).map_err(|error| {
         Failure::new(
             Exit::Usage,
             format!("can not write {}: {error}", path.display()),
         )
         .into()
     })
+}
+
+/// The same, for whoever has words of its own for what went wrong.
+pub(crate) fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
+    let dir = path.parent().unwrap_or(Path::new("."));
+    // The temporary file has mode 0600 and is removed if anything fails.
+    let mut file = tempfile::NamedTempFile::new_in(dir)?;
+    file.write_all(contents)?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    File::open(dir)?.sync_all()
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> anyhow::Error {

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use ringback_protocol::admission::{MAX_SEEN, Seen};
 
+use crate::profile;
+
 /// Bytes of a record: the request's ID and the end of its life in Unix seconds.
 const RECORD: usize = 24;
 
@@ -34,13 +36,10 @@ impl SeenRequests {
                 Err(error) if error.kind() == ErrorKind::NotFound => return Ok((requests, vec![])),
                 read => read?,
             };
-            let (records, rest) = bytes.as_chunks::<RECORD>();
+            // A record that was not written whole belongs to a request that got no reply.
+            let (records, _) = bytes.as_chunks::<RECORD>();
             let seen: Vec<Seen> = records.iter().map(read).collect();
             requests.records = seen.len();
-            // A record that was not written whole belongs to a request that got no reply.
-            if !rest.is_empty() || seen.len() > MAX_SEEN {
-                requests.write_anew(&seen[seen.len().saturating_sub(MAX_SEEN)..])?;
-            }
             Ok((requests, seen))
         };
         open().with_context(|| format!("can not use {}", path.display()))
@@ -53,16 +52,24 @@ impl SeenRequests {
             let kept: Vec<Seen> = bytes.as_chunks::<RECORD>().0.iter().map(read).collect();
             self.write_anew(&kept[kept.len().saturating_sub(MAX_SEEN)..])?;
         }
-        self.file()?.write_all(&record(seen))?;
+        let whole = (self.records * RECORD) as u64;
+        let file = self.file()?;
+        // A part of a record would misalign all that follow.
+        if file.metadata()?.len() > whole {
+            file.set_len(whole)?;
+        }
+        file.write_all(&record(seen)).inspect_err(|_| {
+            // If this fails, too, the next record tries again.
+            let _ = file.set_len(whole);
+        })?;
         self.records += 1;
         Ok(())
     }
 
     fn write_anew(&mut self, seen: &[Seen]) -> std::io::Result<()> {
         let bytes: Vec<u8> = seen.iter().flat_map(|seen| record(*seen)).collect();
-        let file = self.file()?;
-        file.set_len(0)?;
-        file.write_all(&bytes)?;
+        profile::replace(&self.path, &bytes)?;
+        self.file = None;
         self.records = seen.len();
         Ok(())
     }
@@ -133,6 +140,73 @@ mod tests {
         requests.add(seen(3)).unwrap();
         let (_, before) = SeenRequests::open(&path).unwrap();
         assert_eq!(before, [seen(0), seen(1), seen(2), seen(3)]);
+    }
+
+    /// The limit is the process's, so the test runs in a child that has its own.
+    #[test]
+    fn what_can_not_be_written_takes_nothing_with_it() {
+        const CHILD: &str = "RINGBACK_TEST_CHILD";
+        if std::env::var_os(CHILD).is_some() {
+            return in_a_process_of_its_own();
+        }
+        // A signal that the shell ignores is ignored in what it becomes.
+        let ended = std::process::Command::new("sh")
+            .args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""])
+            .arg(std::env::current_exe().unwrap())
+            .arg("--exact")
+            .arg("seen_requests::tests::what_can_not_be_written_takes_nothing_with_it")
+            .env(CHILD, "1")
+            .output()
+            .unwrap();
+        let told = String::from_utf8_lossy(&ended.stdout);
+        assert!(
+            ended.status.success() && told.contains("1 passed"),
+            "{told}"
+        );
+    }
+
+    fn in_a_process_of_its_own() {
+        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+        let maximum = getrlimit(Resource::Fsize).maximum;
+        let limit = |current: Option<u64>| {
+            setrlimit(Resource::Fsize, Rlimit { current, maximum }).unwrap();
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("seen");
+        let (mut requests, _) = SeenRequests::open(&path).unwrap();
+        let mut expected = Vec::new();
+        let mut add = |requests: &mut SeenRequests, number: u64| {
+            requests.add(seen(number))?;
+            expected.push(seen(number));
+            std::io::Result::Ok(())
+        };
+        for number in 0..3 {
+            add(&mut requests, number).unwrap();
+        }
+        limit(Some(3 * RECORD as u64 + 10));
+        add(&mut requests, 3).unwrap_err();
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), 3 * RECORD as u64);
+        limit(maximum);
+        // As a failure leaves it after which the file could not be made shorter, either.
+        let mut torn = File::options().append(true).open(&path).unwrap();
+        torn.write_all(&[7; 5]).unwrap();
+        for number in 4..=2 * MAX_SEEN as u64 {
+            add(&mut requests, number).unwrap();
+        }
+        assert_eq!(requests.records, 2 * MAX_SEEN);
+
+        // There is no room for what is to take the file's place.
+        limit(Some(MAX_SEEN as u64));
+        add(&mut requests, 0).unwrap_err();
+        limit(maximum);
+        let (_, before) = SeenRequests::open(&path).unwrap();
+        assert!(before == expected, "{} of {}", before.len(), expected.len());
+        requests.add(seen(9)).unwrap();
+        let (_, before) = SeenRequests::open(&path).unwrap();
+        assert_eq!(before.len(), MAX_SEEN + 1);
+        assert_eq!(before.last(), Some(&seen(9)));
+        let left = std::fs::read_dir(dir.path()).unwrap().count();
+        assert_eq!(left, 1, "no temporary file");
     }
 
     #[test]
