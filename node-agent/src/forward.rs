@@ -336,6 +336,8 @@ async fn accept(
 #[derive(Clone)]
 struct Places {
     most: usize,
+    /// How long one is waited for.
+    patience: Duration,
     free: Arc<Semaphore>,
     /// Of those that wait for one, too.
     guests: Arc<Semaphore>,
@@ -345,6 +347,7 @@ impl Places {
     fn new(most: usize) -> Self {
         Self {
             most,
+            patience: PLACE_PATIENCE,
             free: Arc::new(Semaphore::new(most)),
             guests: Arc::new(Semaphore::new(most + MAX_WAITING)),
         }
@@ -361,7 +364,7 @@ impl Places {
                 format!("{most} connections are forwarded already; one more was closed")
             };
             let guest = guest.ok().with_context(full)?;
-            let place = tokio::time::timeout(PLACE_PATIENCE, self.free.acquire_owned());
+            let place = tokio::time::timeout(self.patience, self.free.acquire_owned());
             Ok((guest, place.await.with_context(full)??))
         }
     }
@@ -489,7 +492,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_that_finds_no_place_waits_and_is_then_closed_with_a_line() {
-        let places = Places::new(1);
+        let mut places = Places::new(1);
         let first = places.clone().take().await.unwrap();
         let second = tokio::spawn(places.clone().take());
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -503,7 +506,12 @@ mod tests {
             error.to_string(),
             "1 connections are forwarded already; one more was closed"
         );
-        drop((second, waiting));
+        drop(waiting);
+        // And who has waited in vain.
+        places.patience = Duration::from_millis(20);
+        let vain = places.clone().take().await.unwrap_err();
+        assert_eq!(vain.to_string(), error.to_string());
+        drop(second);
         drop(places.take().await.unwrap());
     }
 }

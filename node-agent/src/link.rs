@@ -117,12 +117,7 @@ impl Link {
     /// As the caller: opens a stream to a service without waiting for the device's answer, so
     /// that data can follow in the same flight.
     pub(crate) async fn open(&self, service: &str) -> Result<Opened> {
-        let stream = tokio::time::timeout(OPEN_PATIENCE, self.connection.open_bi()).await;
-        let stream = stream.map_err(|_| {
-            let full = "the link to the device carries as many streams as it may, and none has ended in 10 s";
-            Failure::new(Exit::Limited, full)
-        })?;
-        let (mut send, recv) = stream.context("the link is gone")?;
+        let (mut send, recv) = open_within(&self.connection, OPEN_PATIENCE).await?;
         send.write_all(&Open::new(service).encode()).await?;
         let stream = Stream::quic((send, recv));
         Ok(Opened {
@@ -215,6 +210,20 @@ impl Answer {
             }
         }
     }
+}
+
+/// A stream of a link that may carry as many as it may already.
+pub(crate) async fn open_within(
+    connection: &Connection,
+    patience: Duration,
+) -> Result<(quinn::SendStream, quinn::RecvStream)> {
+    let stream = tokio::time::timeout(patience, connection.open_bi()).await;
+    let stream = stream.map_err(|_| {
+        let full =
+            "the link to the device carries as many streams as it may, and none has ended in 10 s";
+        Failure::new(Exit::Limited, full)
+    })?;
+    stream.context("the link is gone")
 }
 
 /// Text of the peer, made safe for a terminal.

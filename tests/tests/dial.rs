@@ -5,7 +5,7 @@ use std::net::TcpStream;
 
 use anyhow::{Context as _, Result};
 use ringback_protocol::service::FrameBuffer;
-use ringback_protocol::service::dial::{Dial, DialEvent, DialKind};
+use ringback_protocol::service::dial::{Dial, DialEvent, DialKind, MAX_DIALS_EACH};
 use ringback_protocol::stream::Mode;
 use ringback_tests::loopback::PASSWORD;
 use ringback_tests::place::{Place, open, say};
@@ -135,5 +135,45 @@ fn what_can_not_be_dialled_is_told_in_a_word() -> Result<()> {
     place.device.profile.ok(["unexpose", "dial"]);
     let error = open(&mut browser, "dial", Mode::Raw).unwrap_err();
     assert_eq!(error.to_string(), "unknown_service");
+    Ok(())
+}
+
+#[test]
+fn one_caller_has_only_so_many_calls_made() -> Result<()> {
+    let place = Place::new(&[&["dial"]])?;
+    let _far = place.another("far");
+    let mut browser = place.browser()?;
+    let right = dial("far", Some(PASSWORD));
+    let mut calls = Vec::new();
+    for _ in 0..MAX_DIALS_EACH {
+        let id = start(&mut browser, &right)?;
+        event(
+            &mut browser,
+            id,
+            &mut FrameBuffer::default(),
+            &DialKind::Listening,
+        )?;
+        calls.push(id);
+    }
+    let id = start(&mut browser, &right)?;
+    let failed = event(
+        &mut browser,
+        id,
+        &mut FrameBuffer::default(),
+        &DialKind::Failed,
+    )?;
+    assert_eq!(failed.code.as_deref(), Some("too_many"), "{failed:?}");
+    browser.read_to_end(id)?;
+    // One that has ended makes room.
+    let first = calls[0];
+    say(&mut browser, first, b"")?;
+    browser.read_to_end(first)?;
+    let id = start(&mut browser, &right)?;
+    event(
+        &mut browser,
+        id,
+        &mut FrameBuffer::default(),
+        &DialKind::Listening,
+    )?;
     Ok(())
 }

@@ -42,7 +42,11 @@ const INITIAL_RTT: Duration = Duration::from_millis(100);
 /// Bytes in flight: 1 Gb/s over 130 ms for a stream; for all streams of a link together see
 /// [`crate::link_windows`].
 const STREAM_WINDOW: u32 = 16 << 20;
+/// Streams of a link that may be open at a time.
 const MAX_STREAMS: u32 = 1024;
+/// What QUIC is told: it gives back the right to open a stream once an eighth of all have ended, and not
+/// with each; so many may be open whatever has not been given back.
+const STREAMS_GRANTED: u32 = MAX_STREAMS + MAX_STREAMS / 7 + 1;
 /// Datagrams per acknowledgement that the peer is asked for (QUIC Acknowledgement Frequency draft).
 const ACK_EVERY: u32 = 10;
 
@@ -241,7 +245,7 @@ fn transport() -> TransportConfig {
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
         .receive_window(VarInt::from_u32(AT_FIRST))
         .send_window(u64::from(AT_FIRST))
-        .max_concurrent_bidi_streams(VarInt::from_u32(MAX_STREAMS))
+        .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_GRANTED))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .congestion_controller_factory(Arc::new(Weatherwise))
         .datagram_receive_buffer_size(None);
@@ -250,4 +254,103 @@ fn transport() -> TransportConfig {
     acks.ack_eliciting_threshold(VarInt::from_u32(ACK_EVERY));
     transport.ack_frequency_config(Some(acks));
     transport
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, SocketAddr};
+
+    use quinn::{Connection, Endpoint, ReadError, RecvStream, SendStream};
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+    use crate::link::open_within;
+    use crate::stream::Stream;
+
+    const SOON: Duration = Duration::from_secs(5);
+
+    /// The two ends of a link, as QUIC has them: the device's and the caller's.
+    struct Pair {
+        device: Connection,
+        caller: Connection,
+        _endpoints: (Endpoint, Endpoint),
+    }
+
+    impl Pair {
+        async fn new() -> Self {
+            let (device, caller) = (1, 2);
+            let key = |number| SecretKey::from_seed(&[number; 32]);
+            let credentials = |number| Credentials::new(&key(number)).unwrap();
+            let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+            let server = credentials(caller).server(key(device).id()).unwrap();
+            let called = Endpoint::server(server, any).unwrap();
+            let dialling = Endpoint::client(any).unwrap();
+            let client = credentials(device).client(key(caller).id()).unwrap();
+            let there = called.local_addr().unwrap();
+            let dialled = dialling.connect_with(client, there, "ringback").unwrap();
+            let accepted = async { called.accept().await.unwrap().await.unwrap() };
+            let (dialled, accepted) = tokio::join!(dialled, accepted);
+            Self {
+                device: dialled.unwrap(),
+                caller: accepted,
+                _endpoints: (called, dialling),
+            }
+        }
+    }
+
+    type Ends = ((SendStream, RecvStream), (SendStream, RecvStream));
+
+    impl Pair {
+        /// A stream that the caller has opened, at both ends.
+        async fn stream(&self) -> Ends {
+            let (mut send, recv) = open_within(&self.caller, SOON).await.unwrap();
+            send.write_all(b"x").await.unwrap();
+            ((send, recv), self.device.accept_bi().await.unwrap())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_header_that_is_none_resets_the_stream() {
+        let pair = Pair::new().await;
+        for header in [&[0x10, 0x01, 1][..], &[0, 3, 0xff, 0xff, 0xff]] {
+            let (mut send, mut recv) = pair.caller.open_bi().await.unwrap();
+            send.write_all(header).await.unwrap();
+            let stream = pair.device.accept_bi().await.unwrap();
+            Stream::quic(stream).read_open().await.unwrap_err();
+            let ended = recv.read(&mut [0]).await.unwrap_err();
+            assert_eq!(ended, ReadError::Reset(VarInt::from_u32(2)), "{header:?}");
+            assert_eq!(send.stopped().await.unwrap(), Some(VarInt::from_u32(2)));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stream_beyond_those_of_a_link_is_waited_for_and_then_told_of() {
+        let pair = Pair::new().await;
+        let mut held = Vec::new();
+        for _ in 1..MAX_STREAMS {
+            held.push(pair.stream().await);
+        }
+        // As many as there may be leave room for one at a time, for as long as one likes.
+        for _ in 0..MAX_STREAMS / 2 {
+            let ((mut send, mut recv), (mut answer, mut asked)) = pair.stream().await;
+            send.finish().unwrap();
+            answer.finish().unwrap();
+            for end in [&mut asked, &mut recv] {
+                AsyncReadExt::read_to_end(end, &mut Vec::new())
+                    .await
+                    .unwrap();
+            }
+        }
+        let patience = Duration::from_millis(50);
+        let mut more = Vec::new();
+        let error = loop {
+            match open_within(&pair.caller, patience).await {
+                Ok(stream) => more.push(stream),
+                Err(error) => break error,
+            }
+            assert!(held.len() + more.len() <= STREAMS_GRANTED as usize);
+        };
+        let told = error.to_string();
+        assert!(told.contains("as many streams as it may"), "{told}");
+    }
 }

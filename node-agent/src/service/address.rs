@@ -50,11 +50,15 @@ impl Address {
 
     /// Connects on the device's network.
     pub(crate) async fn connect(&self) -> io::Result<TcpStream> {
+        self.connect_within(CONNECT_TIMEOUT).await
+    }
+
+    async fn connect_within(&self, patience: Duration) -> io::Result<TcpStream> {
         let connect = async {
             let found = tokio::net::lookup_host((self.host.as_str(), self.port)).await?;
             happy_eyeballs::connect(found).await
         };
-        let stream = tokio::time::timeout(CONNECT_TIMEOUT, connect)
+        let stream = tokio::time::timeout(patience, connect)
             .await
             .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no answer in 10 s"))??;
         stream.set_nodelay(true)?;
@@ -114,6 +118,29 @@ mod tests {
         assert_eq!(authority("nas.local:81").as_deref(), Some("nas.local:81"));
         assert_eq!(authority("[::1]:80").as_deref(), Some("[::1]"));
         assert_eq!(authority("[::1]").as_deref(), Some("[::1]"));
+    }
+
+    #[tokio::test]
+    async fn a_service_that_does_not_accept_is_given_up() {
+        // A listener whose queue is full answers nobody.
+        let full =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+        full.bind(&any.into()).unwrap();
+        full.listen(0).unwrap();
+        let there = full.local_addr().unwrap().as_socket().unwrap();
+        let address = Address::parse(&there.to_string(), None).unwrap();
+        let patience = Duration::from_millis(50);
+        let mut held = Vec::new();
+        let error = loop {
+            match address.connect_within(patience).await {
+                Ok(connection) => held.push(connection),
+                Err(error) => break error,
+            }
+            assert!(held.len() < 10, "the queue has an end");
+        };
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(error.to_string(), "no answer in 10 s");
     }
 
     #[test]

@@ -57,6 +57,10 @@ impl Host {
     }
 
     pub(crate) async fn tls(address: &Address) -> io::Result<Self> {
+        Self::tls_within(address, TLS_TIMEOUT).await
+    }
+
+    async fn tls_within(address: &Address, patience: Duration) -> io::Result<Self> {
         let tcp = address.connect().await?;
         let name = ServerName::try_from(address.host.clone()).map_err(io::Error::other)?;
         let connector = if address.is_private() {
@@ -65,7 +69,7 @@ impl Host {
             trust::authorities()
         };
         let handshake = connector.map_err(io::Error::other)?.connect(name, tcp);
-        let connection = match tokio::time::timeout(TLS_TIMEOUT, handshake).await {
+        let connection = match tokio::time::timeout(patience, handshake).await {
             Ok(Ok(stream)) => Connection::Tls(Box::new(stream)),
             Ok(Err(error)) if trust::is_about_trust(&error) => {
                 Connection::Untrusted(error.to_string())
@@ -348,6 +352,16 @@ mod tests {
             body: false,
         };
         to_hyper(request, "nas.local", tokio::io::empty()).map(|request| request.map(|_| ()))
+    }
+
+    #[tokio::test]
+    async fn a_host_that_does_not_set_up_tls_is_given_up() {
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let there = silent.local_addr().unwrap().to_string();
+        let address = Address::parse(&there, None).unwrap();
+        let host = Host::tls_within(&address, Duration::from_millis(50)).await;
+        let error = host.map(|_| ()).unwrap_err();
+        assert_eq!(error.to_string(), "TLS was not set up in 10 s");
     }
 
     #[test]

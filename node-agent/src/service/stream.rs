@@ -26,7 +26,11 @@ impl<R: AsyncRead + Unpin> Frames<R> {
 
     /// The first frame, which is due soon: a stream that says nothing must not hold anything.
     pub(crate) async fn first(&mut self) -> io::Result<Option<Vec<u8>>> {
-        let frame = tokio::time::timeout(FIRST_PATIENCE, self.next()).await;
+        self.first_within(FIRST_PATIENCE).await
+    }
+
+    async fn first_within(&mut self, patience: Duration) -> io::Result<Option<Vec<u8>>> {
+        let frame = tokio::time::timeout(patience, self.next()).await;
         frame.unwrap_or_else(|_| {
             let error = "nothing was asked for in 30 s";
             Err(io::Error::new(io::ErrorKind::TimedOut, error))
@@ -99,5 +103,33 @@ impl AsyncWrite for Sending {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.finished = true;
         Pin::new(&mut self.writer).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stream_that_says_nothing_or_too_much_is_over() {
+        let (mut ours, theirs) = tokio::io::duplex(64);
+        let mut frames = Frames::new(theirs, 16);
+        // A beginning is not enough.
+        ours.write_all(&[0]).await.unwrap();
+        let silent = frames.first_within(Duration::from_millis(20)).await;
+        assert_eq!(silent.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        for (frame, kind) in [
+            (&[0, 17, 1][..], io::ErrorKind::InvalidData),
+            (&[0, 0], io::ErrorKind::InvalidData),
+            (&[0, 2, 1], io::ErrorKind::UnexpectedEof),
+        ] {
+            let error = Frames::new(frame, 16).first().await.unwrap_err();
+            assert_eq!(error.kind(), kind, "{frame:?}");
+        }
+        let whole = Frames::new(&[0, 2, 7, 8][..], 16).first().await.unwrap();
+        assert_eq!(whole.as_deref(), Some(&[7, 8][..]));
+        assert_eq!(Frames::new(&[][..], 16).first().await.unwrap(), None);
     }
 }

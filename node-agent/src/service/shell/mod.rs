@@ -164,3 +164,27 @@ async fn fail(send: &mut (impl AsyncWrite + Unpin), code: ShellError, detail: &s
     send.write_all(&ToCaller::Failed(failed).encode()).await?;
     Ok(send.shutdown().await?)
 }
+
+#[cfg(test)]
+mod tests {
+    use ringback_protocol::SecretKey;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_does_not_begin_with_start_is_told_so() {
+        let shells = Shells::default();
+        let caller = SecretKey::from_seed(&[1; 32]).id();
+        let early = ToDevice::Input(b"exit\n".to_vec()).encode();
+        for bytes in [&early[..], &[0, 2, 0x71, 0xff]] {
+            let mut answer = Vec::new();
+            shells.serve(caller, bytes, &mut answer).await.unwrap();
+            let failed = match ToCaller::decode(&answer[2..]) {
+                Ok(ToCaller::Failed(failed)) => failed,
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(failed.code, ShellError::BadFrame);
+        }
+        assert!(shells.0.lock().is_empty());
+    }
+}
