@@ -81,6 +81,7 @@ pub fn refusal(bytes: &[u8]) {
 
 /// Text that people and files give, and that candidates and descriptions hold.
 pub fn text_forms(bytes: &[u8]) {
+    let _ = files::check_path(bytes);
     let _ = address::from_bytes(bytes);
     let _ = listing::Listing::from_json(bytes);
     let Ok(text) = std::str::from_utf8(bytes) else {
@@ -96,7 +97,6 @@ pub fn text_forms(bytes: &[u8]) {
     let code = canonical_code(text);
     assert_eq!(canonical_code(&code), code);
     rtc::read_candidate(text);
-    let _ = files::check_path(text);
 }
 
 /// Everything that a service reads from a stream.

@@ -6,6 +6,7 @@
     reason = "help texts"
 )]
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -363,7 +364,7 @@ A transfer that was interrupted goes on where it was when the same command is gi
 pub struct Get {
     /// The device, one of its files services, and a file there
     #[arg(value_name = "DEVICE:PATH")]
-    pub from: String,
+    pub from: OsString,
     /// Where to put it; - for standard output [default: the same name, here]
     #[arg(value_name = "FILE")]
     pub to: Option<PathBuf>,
@@ -380,14 +381,17 @@ pub struct Get {
 A transfer that was interrupted goes on where it was when the same command is given again."
 )]
 pub struct Send {
-    /// The file to send
+    /// The file to send; - for standard input
     #[arg(value_name = "FILE")]
     pub from: PathBuf,
     /// The device, one of its files services, and a file or folder there
     #[arg(value_name = "DEVICE:PATH")]
-    pub to: String,
-    /// Fail rather than replace a file
+    pub to: OsString,
+    /// Replace a file of that name that is another one
     #[arg(long)]
+    pub overwrite: bool,
+    /// What is done without --overwrite; scripts of earlier versions have it
+    #[arg(long, hide = true, conflicts_with = "overwrite")]
     pub keep: bool,
     #[command(flatten)]
     pub target: Target,

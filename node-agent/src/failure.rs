@@ -35,6 +35,20 @@ pub struct Failure {
     code: Option<Code>,
 }
 
+/// Inside of an [`io::Error`]: whoever read this command's output has stopped reading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("nobody reads the output any more")]
+struct ReaderGone;
+
+/// Marks what went wrong with a command's output. A connection that is gone is a broken pipe, too, and an
+/// error.
+pub(crate) fn of_output(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe => io::Error::new(io::ErrorKind::BrokenPipe, ReaderGone),
+        _ => error,
+    }
+}
+
 /// The command has ended with the exit code of what it ran, which has said all there is to say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("ended with exit code {0}")]
@@ -102,12 +116,12 @@ impl Failure {
             .to_string()
     }
 
-    /// Whoever read our output has stopped reading: that is no error.
+    /// Whoever read our output has stopped reading: that is no error. See [`of_output`].
     pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
         error
             .chain()
-            .filter_map(|cause| cause.downcast_ref::<io::Error>())
-            .any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
+            .filter_map(|cause| cause.downcast_ref::<io::Error>()?.get_ref())
+            .any(|inner| inner.is::<ReaderGone>())
     }
 }
 
@@ -170,11 +184,13 @@ mod tests {
     }
 
     #[test]
-    fn only_a_broken_pipe_is_no_error() {
-        let io = |kind: io::ErrorKind| anyhow::Error::from(io::Error::from(kind)).context("so");
-        assert!(Failure::is_broken_pipe(&io(io::ErrorKind::BrokenPipe)));
-        assert!(!Failure::is_broken_pipe(&io(
-            io::ErrorKind::ConnectionReset
-        )));
+    fn only_a_broken_pipe_of_the_output_is_no_error() {
+        use io::ErrorKind::{BrokenPipe, ConnectionReset};
+        let io = |error: io::Error| anyhow::Error::from(error).context("so");
+        assert!(Failure::is_broken_pipe(&io(of_output(BrokenPipe.into()))));
+        assert!(!Failure::is_broken_pipe(&io(of_output(
+            ConnectionReset.into()
+        ))));
+        assert!(!Failure::is_broken_pipe(&io(BrokenPipe.into())));
     }
 }

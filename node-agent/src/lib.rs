@@ -33,6 +33,7 @@ mod lan;
 mod link;
 mod link_places;
 mod link_windows;
+mod names;
 mod nat64;
 mod network_watch;
 mod password;

@@ -118,14 +118,7 @@ fn files_go_there_and_back() -> Result<()> {
     assert_eq!(fs::read(stage.docs.join("nothing"))?, b"");
     told(&stage.run(&["get", "nas:docs/nothing", "--json"]));
     fs::write(stage.here.join("small"), "small")?;
-    told(&stage.run(&["send", "small", "nas:docs/nothing", "--json"]));
-    assert_eq!(fs::read(stage.docs.join("nothing"))?, b"small");
-    let kept = stage.run(&["send", "empty", "nas:docs/nothing", "--keep"]);
-    assert_eq!(kept.code, 5, "{kept:?}");
-    assert!(
-        kept.stderr.contains("file of this name already"),
-        "{kept:?}"
-    );
+    told(&stage.run(&["send", "small", "nas:docs/nothing", "--overwrite", "--json"]));
     assert_eq!(fs::read(stage.docs.join("nothing"))?, b"small");
     assert_eq!(Stage::names(&stage.docs)?, ["nothing", "sub"]);
     assert_eq!(
@@ -264,7 +257,7 @@ fn a_full_disk_is_told_once_and_leaves_nothing() -> Result<()> {
     fill(&stage.here.join("fits"), 7, 3_000_000)?;
     fs::write(small.0.join("old"), "old")?;
     for target in ["nas:docs/small/new", "nas:docs/small/old"] {
-        let ended = stage.run(&["send", "large", target]);
+        let ended = stage.run(&["send", "large", target, "--overwrite"]);
         assert_eq!(ended.code, 5, "{ended:?}");
         let lines: Vec<&str> = ended
             .stderr
@@ -274,7 +267,8 @@ fn a_full_disk_is_told_once_and_leaves_nothing() -> Result<()> {
         let [line] = lines[..] else {
             panic!("{lines:?}")
         };
-        let full = "ringback: the device's disk is full; nothing was changed there (8MB do not fit";
+        let full =
+            "ringback: the device's disk is full; nothing was changed there (7.6 MiB do not fit";
         assert!(line.starts_with(full), "{line}");
         assert_eq!(Stage::names(&small.0)?, ["old"]);
         assert_eq!(fs::read(small.0.join("old"))?, b"old");
@@ -311,22 +305,38 @@ fn of_two_writers_one_whole_file_stays() -> Result<()> {
     for (name, seed) in [("one", 8), ("two", 9)] {
         fill(&stage.here.join(name), seed, BYTES)?;
     }
-    let mut first = stage
-        .caller
-        .start(stage.command(&["send", "one", "nas:docs/both"]));
-    let mut second = stage
-        .place
-        .command(&other, &["send", "two", "nas:docs/both"]);
-    second.current_dir(&stage.here);
-    let mut second = other.start(second);
-    for writer in [&mut first, &mut second] {
-        let status = writer.wait(2 * PATIENCE)?;
-        assert!(status.success(), "{}", writer.stderr());
-    }
-    let (sha256, bytes) = hash(File::open(stage.docs.join("both"))?)?;
+    let both = |to: &str, more: &[&str]| -> Result<Vec<Ended>> {
+        std::thread::scope(|scope| {
+            let writers = [(&stage.caller, "one"), (&other, "two")].map(|(caller, name)| {
+                let arguments = [&["send", name, to], more].concat();
+                let mut command = stage.place.command(caller, &arguments);
+                command.current_dir(&stage.here);
+                scope.spawn(move || run(&mut command))
+            });
+            let ended = writers.map(|writer| writer.join().expect("no panic"));
+            Ok(ended.into())
+        })
+    };
     let whole = [8, 9].map(|seed| Content::sha256(seed, BYTES));
+    for ended in both("nas:docs/replaced", &["--overwrite"])? {
+        assert_eq!(ended.code, 0, "{ended:?}");
+    }
+    let (sha256, bytes) = hash(File::open(stage.docs.join("replaced"))?)?;
     assert!(whole.contains(&sha256) && bytes == BYTES);
-    assert_eq!(Stage::names(&stage.docs)?, ["both"]);
+
+    // Without, the first one to be whole stays, and the other one is told.
+    let ended = both("nas:docs/kept", &[])?;
+    let codes: Vec<i32> = ended.iter().map(|ended| ended.code).collect();
+    ensure!(
+        [[0, 2], [2, 0]].contains(&[codes[0], codes[1]]),
+        "{ended:?}"
+    );
+    let stays = usize::from(codes[0] != 0);
+    let told = &ended[1 - stays].stderr;
+    ensure!(told.contains("nas:docs/kept is there already"), "{told}");
+    let (sha256, bytes) = hash(File::open(stage.docs.join("kept"))?)?;
+    assert_eq!((sha256, bytes), (whole[stays].clone(), BYTES));
+    assert_eq!(Stage::names(&stage.docs)?, ["kept", "replaced"]);
     Ok(())
 }
 
@@ -426,6 +436,203 @@ fn nothing_of_the_users_is_replaced_unasked() -> Result<()> {
 }
 
 #[test]
+fn nothing_at_the_device_is_replaced_unasked() -> Result<()> {
+    let stage = Stage::new(true)?;
+    fs::write(stage.here.join("file"), "mine")?;
+    let theirs = stage.docs.join("file");
+    for other in ["theirs, longer", "ours"] {
+        fs::write(&theirs, other)?;
+        // `--keep` was what asked for this before it was so by itself.
+        for arguments in [
+            &["send", "file", "nas:docs/file"][..],
+            &["send", "file", "nas:docs"],
+            &["send", "file", "nas:docs", "--keep"],
+        ] {
+            let ended = stage.run(arguments);
+            assert_eq!(ended.code, 2, "{ended:?}");
+            let told =
+                "nas:docs/file is there already and is another file; --overwrite replaces it";
+            ensure!(ended.stderr.contains(told), "{ended:?}");
+            assert_eq!(fs::read_to_string(&theirs)?, other);
+        }
+    }
+    assert_eq!(
+        Stage::names(&stage.docs)?,
+        ["file"],
+        "nothing lies beside it"
+    );
+    let before = fs::metadata(&theirs)?.modified()?;
+    told(&stage.run(&["send", "file", "nas:docs/", "--overwrite", "--json"]));
+    assert_eq!(fs::read_to_string(&theirs)?, "mine");
+    ensure!(fs::metadata(&theirs)?.modified()? != before);
+    let again = told(&stage.run(&["send", "file", "nas:docs/", "--json"]));
+    assert_eq!(again["resumed_bytes"], 4, "the same file is there already");
+
+    // A folder, and a link that leads nowhere, are the device's, too.
+    fs::create_dir(stage.docs.join("folder"))?;
+    fs::write(stage.here.join("folder"), "mine")?;
+    std::os::unix::fs::symlink("nowhere", stage.docs.join("link"))?;
+    for (from, to, told) in [
+        ("folder", "nas:docs", "nas:docs/folder is a folder"),
+        ("file", "nas:docs/link", "is there already"),
+        ("file", "nas:docs/file/", "nas:docs/file is a file"),
+    ] {
+        let ended = stage.run(&["send", from, to]);
+        assert_eq!(ended.code, 2, "{ended:?}");
+        ensure!(ended.stderr.contains(told), "{ended:?}");
+    }
+    assert_eq!(Stage::names(&stage.docs)?, ["file", "folder", "link"]);
+    ensure!(fs::read_link(stage.docs.join("link"))? == Path::new("nowhere"));
+    Ok(())
+}
+
+/// With bytes on standard input.
+fn run_with(command: &mut Command, bytes: &[u8]) -> Result<Ended> {
+    use std::io::Write as _;
+    use std::process::Stdio;
+    command.stdin(Stdio::piped());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn()?;
+    let mut stdin = child.stdin.take().expect("a pipe");
+    let output = std::thread::scope(|scope| {
+        // Who is refused does not read it.
+        scope.spawn(move || drop(stdin.write_all(bytes)));
+        child.wait_with_output()
+    })?;
+    Ok(Ended {
+        code: output.status.code().unwrap_or(-1),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    })
+}
+
+#[test]
+fn standard_input_is_sent_under_the_name_that_is_given() -> Result<()> {
+    let stage = Stage::new(true)?;
+    let mut text = Vec::new();
+    io::copy(&mut Content::new(11, 20_000_000), &mut text)?;
+    let send = |arguments: &[&str], bytes: &[u8]| run_with(&mut stage.command(arguments), bytes);
+    let sent = told(&send(&["send", "-", "nas:docs/stream", "--json"], &text)?);
+    assert_eq!(sent["path"], "nas:docs/stream");
+    assert_eq!(sent["bytes"], 20_000_000);
+    ensure!(fs::read(stage.docs.join("stream"))? == text);
+    told(&send(&["send", "-", "nas:docs/nothing", "--json"], b"")?);
+    assert_eq!(fs::read(stage.docs.join("nothing"))?, b"");
+    // The rules are those of files.
+    let ended = send(&["send", "-", "nas:docs/stream"], b"other")?;
+    assert_eq!(ended.code, 2, "{ended:?}");
+    let same = told(&send(&["send", "-", "nas:docs/stream", "--json"], &text)?);
+    assert_eq!(same["resumed_bytes"], 20_000_000);
+    let ended = send(&["send", "-", "nas:docs/"], b"nameless")?;
+    assert_eq!(ended.code, 2, "{ended:?}");
+    ensure!(
+        ended.stderr.contains("write one behind nas:docs/"),
+        "{ended:?}"
+    );
+    // A pipe by its name is another such source, and the password may come first.
+    let mut command = Command::new("sh");
+    let one = format!(
+        "{:?}",
+        stage.command(&["send", "/dev/stdin", "nas:docs/piped"])
+    );
+    command
+        .arg("-c")
+        .arg(format!("printf piped | {{ {one}; }}"));
+    let ended = run(&mut command);
+    assert_eq!(ended.code, 0, "{ended:?}");
+    assert_eq!(fs::read(stage.docs.join("piped"))?, b"piped");
+    let twice = ["send", "-", "nas:docs/x", "--password-file", "-"];
+    let ended = send(&twice, b"words\nmore")?;
+    assert_eq!(ended.code, 2, "{ended:?}");
+    assert_eq!(Stage::names(&stage.docs)?, ["nothing", "piped", "stream"]);
+    assert_eq!(Stage::names(&stage.here)?, [""; 0]);
+    Ok(())
+}
+
+/// What was written to the same place before stays, and what is written after follows.
+#[test]
+fn output_goes_behind_what_is_there() -> Result<()> {
+    let stage = Stage::new(false)?;
+    let text = "word ".repeat(100_000);
+    fs::write(stage.docs.join("file"), &text)?;
+    let get = |to: &str| format!("{:?}", stage.command(&["get", "nas:docs/file", to]));
+    for (to, redirect) in [
+        ("-", "> out"),
+        ("-", ">> out"),
+        ("/dev/stdout", "> out"),
+        ("/proc/self/fd/1", "> out"),
+        ("/dev/fd/3", "3> out"),
+        ("/dev/fd/3", "3>> out"),
+    ] {
+        let before = match redirect.contains(">>") {
+            true => "older\n",
+            false => "",
+        };
+        let out = stage.here.join("out");
+        fs::write(&out, before)?;
+        let descriptor = if redirect.starts_with('3') { 3 } else { 1 };
+        let mut command = Command::new("sh");
+        let script = format!(
+            "{{ echo head >&{descriptor} && {{ {}; }} && echo tail >&{descriptor}; }} {redirect}",
+            get(to)
+        );
+        let ended = run(command.arg("-c").arg(&script).current_dir(&stage.here));
+        assert_eq!(ended.code, 0, "{to} {redirect}: {ended:?}");
+        let expected = format!("{before}head\n{text}tail\n");
+        let got = fs::read_to_string(&out)?;
+        ensure!(
+            got == expected,
+            "{to} {redirect}: {} bytes of {}, {:?}",
+            got.len(),
+            expected.len(),
+            &got[..got.len().min(20)]
+        );
+        ensure!(
+            ended.stderr.contains("nas:docs/file") || descriptor == 3,
+            "{ended:?}"
+        );
+    }
+    // What is in memory only is a file as others are.
+    let shared = TempDir::new_in("/dev/shm")?;
+    let path = shared.path().join("file");
+    fs::write(&path, "mine")?;
+    let to = path.to_str().expect("UTF-8");
+    let ended = stage.run(&["get", "nas:docs/file", to]);
+    assert_eq!(ended.code, 2, "{ended:?}");
+    ensure!(
+        ended.stderr.contains("--overwrite replaces it"),
+        "{ended:?}"
+    );
+    told(&stage.run(&["get", "nas:docs/file", to, "--overwrite", "--json"]));
+    ensure!(fs::read_to_string(&path)? == text);
+    Ok(())
+}
+
+#[test]
+fn a_reader_that_closes_early_is_no_error() -> Result<()> {
+    let stage = Stage::new(false)?;
+    fill(&stage.docs.join("file"), 12, 20_000_000)?;
+    let fifo = stage.here.join("pipe");
+    ensure!(Command::new("mkfifo").arg(&fifo).status()?.success());
+    for (to, reader) in [
+        ("-", "| head -c 10"),
+        ("pipe", "& head -c 10 pipe; wait $!"),
+    ] {
+        let one = format!("{:?}", stage.command(&["get", "nas:docs/file", to]));
+        let mut command = Command::new("bash");
+        let script = format!("set -o pipefail; {{ {one}; }} {reader}");
+        let ended = run(command.arg("-c").arg(script).current_dir(&stage.here));
+        assert_eq!(ended.code, 0, "{to}: {}", ended.stderr);
+        ensure!(
+            !ended.stderr.contains("ringback:"),
+            "{to}: {}",
+            ended.stderr
+        );
+    }
+    Ok(())
+}
+
+#[test]
 fn what_is_no_file_of_its_own_is_written_into() -> Result<()> {
     let stage = Stage::new(false)?;
     let text = "word ".repeat(100_000);
@@ -433,7 +640,7 @@ fn what_is_no_file_of_its_own_is_written_into() -> Result<()> {
     for to in ["-", "/dev/stdout"] {
         let ended = stage.run(&["get", "nas:docs/file", to]);
         assert_eq!(ended.code, 0, "{to}: {}", ended.stderr);
-        ensure!(ended.stdout.starts_with(&text), "{to}");
+        ensure!(ended.stdout == text, "{to}");
     }
     let fifo = stage.here.join("pipe");
     let made = Command::new("mkfifo").arg(&fifo).status()?;
@@ -472,6 +679,150 @@ fn the_longest_names_arrive_under_their_names() -> Result<()> {
         let ended = stage.run(&["send", &name, "nas:docs/"]);
         assert_eq!(ended.code, 0, "{length}: {ended:?}");
         assert_eq!(fs::read_to_string(stage.docs.join(&name))?, "here");
+    }
+    Ok(())
+}
+
+/// What to a file system are different names are different files, also where they look the same.
+#[test]
+fn every_name_arrives_as_it_is() -> Result<()> {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt as _;
+    let stage = Stage::new(true)?;
+    let names: [&[u8]; 7] = [
+        "caf\u{e9}".as_bytes(),
+        "cafe\u{301}".as_bytes(),
+        b"caf\xe9",
+        b"caf\xe8",
+        b"Caf\xe9",
+        b"-",
+        b"two\nlines",
+    ];
+    let names = names.map(OsStr::from_bytes);
+    for (folder, from) in [("up", &stage.here), ("down", &stage.docs)] {
+        for name in names {
+            fs::write(from.join(name), format!("{folder} {name:?}"))?;
+        }
+    }
+    for folder in [&b"sent"[..], b"s\xe9nt"].map(OsStr::from_bytes) {
+        fs::create_dir(stage.docs.join(folder))?;
+        // One caller has twenty requests a minute.
+        let caller = Profile::new();
+        for name in names {
+            let to = [b"nas:docs/", folder.as_bytes(), b"/"].concat();
+            let mut command = stage.place.command(&caller, &["send"]);
+            command.current_dir(&stage.here);
+            let from = Path::new(".").join(name);
+            let ended = run_with(command.arg(from).arg(OsStr::from_bytes(&to)), b"")?;
+            assert_eq!(ended.code, 0, "{name:?}: {ended:?}");
+        }
+        for name in names {
+            let there = fs::read_to_string(stage.docs.join(folder).join(name))?;
+            assert_eq!(there, format!("up {name:?}"));
+        }
+        assert_eq!(fs::read_dir(stage.docs.join(folder))?.count(), names.len());
+    }
+    let got = stage.here.join("got");
+    fs::create_dir(&got)?;
+    for name in names {
+        let from = [b"nas:docs/", name.as_bytes()].concat();
+        let mut command = stage.command(&["get"]);
+        command.arg(OsStr::from_bytes(&from)).current_dir(&got);
+        let ended = run_with(&mut command, b"")?;
+        assert_eq!(ended.code, 0, "{name:?}: {ended:?}");
+        assert_eq!(
+            fs::read_to_string(got.join(name))?,
+            format!("down {name:?}")
+        );
+    }
+    assert_eq!(fs::read_dir(&got)?.count(), names.len());
+    Ok(())
+}
+
+/// exFAT, as USB disks have it: upper and lower case are one name, and not every name is taken.
+struct Exfat {
+    device: String,
+    path: PathBuf,
+    image: PathBuf,
+}
+
+impl Exfat {
+    fn mount(path: &Path) -> Result<Self> {
+        let image = path.with_extension("image");
+        File::create(&image)?.set_len(64 << 20)?;
+        let mut make = Command::new("mkfs.exfat");
+        ensure!(make.arg(&image).output()?.status.success());
+        let mut losetup = Command::new("losetup");
+        let device = losetup.args(["--find", "--show"]).arg(&image).output()?;
+        ensure!(device.status.success(), "losetup needs root: {device:?}");
+        let device = String::from_utf8(device.stdout)?.trim().to_owned();
+        fs::create_dir(path)?;
+        let disk = Self {
+            device,
+            path: path.to_owned(),
+            image,
+        };
+        let mut mount = Command::new("mount.exfat-fuse");
+        let mounted = mount.arg(&disk.device).arg(path).output()?;
+        ensure!(mounted.status.success(), "{mounted:?}");
+        Ok(disk)
+    }
+}
+
+impl Drop for Exfat {
+    fn drop(&mut self) {
+        // The test has its result; what is left over goes with the machine.
+        let _ = Command::new("umount").arg("-l").arg(&self.path).status();
+        let _ = Command::new("losetup").arg("-d").arg(&self.device).status();
+        let _ = fs::remove_file(&self.image);
+    }
+}
+
+/// Where a file system takes two names for one, the second is refused, with and without `--overwrite`,
+/// and also where the bytes are the same: nobody would find it under its name.
+#[test]
+fn two_names_that_are_one_there_are_never_two_files_under_one() -> Result<()> {
+    let stage = Stage::new(true)?;
+    let theirs = Exfat::mount(&stage.docs.join("disk"))?;
+    let mine = Exfat::mount(&stage.here.join("disk"))?;
+    fs::write(stage.here.join("Report"), "one")?;
+    fs::write(stage.here.join("REPORT"), "two")?;
+    fs::write(stage.here.join("report"), "one")?;
+    fs::write(stage.here.join("a:b"), "not a name there")?;
+    for name in ["Report", "REPORT", "report", "a:b"] {
+        fs::copy(stage.here.join(name), stage.docs.join(name))?;
+    }
+    told(&stage.run(&["send", "Report", "nas:docs/disk/", "--json"]));
+    told(&stage.run(&["get", "nas:docs/Report", "disk/", "--json"]));
+    for (name, more) in [
+        ("REPORT", &[][..]),
+        ("REPORT", &["--overwrite"]),
+        ("report", &[]),
+        ("report", &["--overwrite"]),
+        ("a:b", &[]),
+    ] {
+        let sent = stage.run(&[&["send", name, "nas:docs/disk/"], more].concat());
+        let from = format!("nas:docs/{name}");
+        let got = stage.run(&[&["get", &from, "disk/"], more].concat());
+        for ended in [&sent, &got] {
+            ensure!([2, 5].contains(&ended.code), "{name} {more:?}: {ended:?}");
+            let last = ended.stderr.lines().last().unwrap_or_default();
+            ensure!(last.contains(name), "{name} {more:?}: {last}");
+            println!("{name} {more:?}: {} {last}", ended.code);
+        }
+        for disk in [&theirs, &mine] {
+            assert_eq!(Stage::names(&disk.path)?, ["Report"], "{name} {more:?}");
+            assert_eq!(fs::read_to_string(disk.path.join("Report"))?, "one");
+        }
+    }
+    // The name itself is as good as ever.
+    fs::write(stage.here.join("Report"), "new")?;
+    fs::write(stage.docs.join("Report"), "new")?;
+    told(&stage.run(&["send", "Report", "nas:docs/disk/", "--overwrite", "--json"]));
+    told(&stage.run(&["get", "nas:docs/Report", "disk/", "--overwrite", "--json"]));
+    for disk in [&theirs, &mine] {
+        assert_eq!(Stage::names(&disk.path)?, ["Report"]);
+        assert_eq!(fs::read_to_string(disk.path.join("Report"))?, "new");
     }
     Ok(())
 }

@@ -116,7 +116,7 @@ pub(super) async fn pipe(global: &Global, profile: &Profile, pipe: Pipe) -> Resu
                 &resolved.ring,
                 true,
                 tokio::io::stdin(),
-                tokio::io::stdout(),
+                terminal::stdout(),
                 &events,
             );
             let stop = stopped();
@@ -203,7 +203,7 @@ async fn pipe_by_agent(mut agent: Control, ring: &Ring, shown: &Shown<'_>) -> Re
                 event => shown.show(event)?,
             }
         }
-        let mut stdout = tokio::io::stdout();
+        let mut stdout = terminal::stdout();
         tokio::io::copy_buf(&mut reader, &mut stdout).await?;
         Ok(stdout.flush().await?)
     };

@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 
 use super::line::{Line, Reader, Writer};
 use super::stop::stopped;
+use super::terminal;
 use crate::cli::{Global, Shell};
 use crate::failure::{Ended, Exit, Failure};
 use crate::link::printable;
@@ -216,7 +217,7 @@ impl Terminal {
             }
         });
         let _ended_with_this = AbortOnDrop(reading);
-        let mut stdout = tokio::io::stdout();
+        let mut stdout = terminal::stdout();
         loop {
             let has_room = self.unconfirmed.len() < KEPT_INPUT - MAX_CHUNK;
             let may_send = !self.keys_ended && has_room;

@@ -1,6 +1,8 @@
 //! What a person or a script sees.
 
 use std::io::{self, IsTerminal as _};
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use anyhow::Result;
 use qrcode::QrCode;
@@ -8,8 +10,10 @@ use qrcode::render::unicode::Dense1x2;
 use ringback_protocol::candidate::Kind;
 use ringback_protocol::receipt::{Nat, PathInUse, PathKind, Receipt, Transport, TriedResult};
 use serde::Serialize;
+use tokio::io::AsyncWrite;
 
 use crate::cli::Global;
+use crate::failure::of_output;
 
 /// A line for a person, on standard error. Nobody may be reading any more: that is no reason to end.
 macro_rules! say {
@@ -26,15 +30,52 @@ pub(super) fn data<T: Serialize>(
     value: &T,
     text: impl FnOnce(&T) -> String,
 ) -> Result<()> {
+    bytes(global, value, |value| text(value).into_bytes())
+}
+
+/// The same of what may hold names of files, which are any bytes.
+pub(super) fn bytes<T: Serialize>(
+    global: &Global,
+    value: &T,
+    text: impl FnOnce(&T) -> Vec<u8>,
+) -> Result<()> {
     let output = if global.json {
-        serde_json::to_string(value)? + "\n"
+        (serde_json::to_string(value)? + "\n").into_bytes()
     } else {
         text(value)
     };
     use std::io::Write as _;
     let mut stdout = io::stdout().lock();
-    stdout.write_all(output.as_bytes())?;
-    Ok(stdout.flush()?)
+    let written = stdout.write_all(&output).and_then(|()| stdout.flush());
+    Ok(written.map_err(of_output)?)
+}
+
+/// Standard output for a stream's bytes.
+pub(super) fn stdout() -> Stdout {
+    Stdout(tokio::io::stdout())
+}
+
+/// Tells a reader that has gone from a connection that has.
+pub(super) struct Stdout(tokio::io::Stdout);
+
+impl AsyncWrite for Stdout {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0)
+            .poll_write(cx, bytes)
+            .map_err(of_output)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx).map_err(of_output)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx).map_err(of_output)
+    }
 }
 
 /// A QR code on standard error, where that is a terminal.

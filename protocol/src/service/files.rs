@@ -31,6 +31,9 @@ pub const MAX_WAITING_EACH: usize = 240;
 /// Seconds after which an upload that nobody went on with is removed.
 pub const UPLOAD_LIFETIME: u64 = 7 * 24 * 3600;
 
+/// In the place of a path that is not UTF-8: no path of any device.
+pub const NO_TEXT: &str = ".";
+
 const REQUEST: u8 = 0x81;
 const ANSWER: u8 = 0x82;
 const ENTRIES: u8 = 0x83;
@@ -118,6 +121,12 @@ pub struct FileRequest {
     /// it is never more.
     #[n(11)]
     pub mode: Option<u16>,
+    /// The path where it is not UTF-8; `path` is then [`NO_TEXT`]. See [`FileRequest::of`].
+    #[cbor(n(12), with = "minicbor::bytes", default, skip_if = "Option::is_none")]
+    pub path_bytes: Option<Vec<u8>>,
+    /// The same of `to`.
+    #[cbor(n(13), with = "minicbor::bytes", default, skip_if = "Option::is_none")]
+    pub to_bytes: Option<Vec<u8>>,
 }
 
 /// What an entry is.
@@ -132,7 +141,8 @@ pub enum EntryKind {
     /// somewhere in the exposed folder.
     #[n(2)]
     Link,
-    /// A device, a socket, or a name that is not UTF-8: to be seen, not to be used.
+    /// A device or a socket: to be seen, not to be used. For whoever does not know of names that are
+    /// not UTF-8 what has one is this, too; see [`Entry::kind_here`].
     #[n(3)]
     Other,
 }
@@ -157,6 +167,24 @@ pub struct Entry {
     /// Of a file: who may read, write and execute it, as the nine bits of POSIX.
     #[n(5)]
     pub mode: Option<u16>,
+    /// The name where it is not UTF-8; `name` is then one to be shown, which others may have, too.
+    #[cbor(n(6), with = "minicbor::bytes", default, skip_if = "Option::is_none")]
+    pub name_bytes: Option<Vec<u8>>,
+    /// What an entry with such a name is; `kind` is then [`EntryKind::Other`].
+    #[n(7)]
+    pub kind_of_bytes: Option<EntryKind>,
+}
+
+impl Entry {
+    /// The name as the device's file system has it.
+    pub fn name_as_bytes(&self) -> &[u8] {
+        self.name_bytes.as_deref().unwrap_or(self.name.as_bytes())
+    }
+
+    /// What it is, for whoever can ask for any name.
+    pub fn kind_here(&self) -> EntryKind {
+        self.kind_of_bytes.unwrap_or(self.kind)
+    }
 }
 
 /// Bytes from the first to before the second.
@@ -210,7 +238,32 @@ impl FileRequest {
             keep: false,
             modified_ms: None,
             mode: None,
+            path_bytes: None,
+            to_bytes: None,
         }
+    }
+
+    /// Of a path that may be any bytes. Devices that know text only refuse what is none, as `bad_path`.
+    pub fn of(op: Op, path: &[u8]) -> Self {
+        match str::from_utf8(path) {
+            Ok(path) => Self::new(op, path),
+            Err(_) => Self {
+                path_bytes: Some(path.to_owned()),
+                ..Self::new(op, NO_TEXT)
+            },
+        }
+    }
+
+    /// The path as the device's file system has it.
+    pub fn path_as_bytes(&self) -> &[u8] {
+        self.path_bytes.as_deref().unwrap_or(self.path.as_bytes())
+    }
+
+    /// The new path, the same way.
+    pub fn to_as_bytes(&self) -> Option<&[u8]> {
+        self.to_bytes
+            .as_deref()
+            .or(self.to.as_deref().map(str::as_bytes))
     }
 
     /// With the 2-byte length before it.
@@ -245,7 +298,7 @@ impl FileAnswer {
 }
 
 impl Entries {
-    /// With the 2-byte length before it. The sender keeps to [`MAX_FRAME`]: 24 entries do, however
+    /// With the 2-byte length before it. The sender keeps to [`MAX_FRAME`]: 12 entries do, however
     /// long their names.
     pub fn encode(&self) -> Vec<u8> {
         frame(ENTRIES, self)
@@ -257,27 +310,27 @@ impl Entries {
     }
 }
 
-/// Why a text is not a path.
+/// Why something is not a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a path here is relative, has '/' between its names, and no '.', '..' or empty name")]
 pub struct BadPath;
 
 /// The names of a path: relative, `/` between them, none of them empty, `.`, `..`, over
 /// [`MAX_NAME`] bytes, or with a NUL. No name at all is the exposed folder itself.
-pub fn check_path(path: &str) -> Result<Vec<&str>, BadPath> {
+pub fn check_path(path: &[u8]) -> Result<Vec<&[u8]>, BadPath> {
     if path.len() > MAX_PATH {
         return Err(BadPath);
     }
     if path.is_empty() {
         return Ok(Vec::new());
     }
-    let names: Vec<&str> = path.split('/').collect();
-    let fits = |name: &&str| {
+    let names: Vec<&[u8]> = path.split(|byte| *byte == b'/').collect();
+    let fits = |name: &&[u8]| {
         !name.is_empty()
             && name.len() <= MAX_NAME
-            && *name != "."
-            && *name != ".."
-            && !name.contains('\0')
+            && *name != b"."
+            && *name != b".."
+            && !name.contains(&0)
     };
     if names.iter().all(fits) {
         Ok(names)
@@ -327,7 +380,43 @@ mod tests {
             modified_ms: 1_800_000_000_000,
             mode: Some(0o640),
             version: "5-18".into(),
+            name_bytes: None,
+            kind_of_bytes: None,
         }
+    }
+
+    #[test]
+    fn a_name_is_any_bytes_and_no_text_of_a_device_that_knows_text_only() {
+        for path in [&b"caf\xc3\xa9"[..], b""] {
+            let request = FileRequest::of(Op::Read, path);
+            assert_eq!(request.path.as_bytes(), path);
+            assert_eq!(
+                (&request.path_bytes, request.path_as_bytes()),
+                (&None, path)
+            );
+        }
+        let request = FileRequest {
+            to_bytes: Some(b"\xff".to_vec()),
+            ..FileRequest::of(Op::Rename, b"old/caf\xe9")
+        };
+        let request = FileRequest::decode(&request.encode()[2..]).unwrap();
+        assert_eq!(request.path_as_bytes(), b"old/caf\xe9");
+        assert_eq!(request.to_as_bytes(), Some(&b"\xff"[..]));
+        assert_eq!(check_path(request.path.as_bytes()), Err(BadPath));
+        let latin = Entry {
+            name: "caf\u{fffd}".into(),
+            kind: EntryKind::Other,
+            name_bytes: Some(b"caf\xe9".to_vec()),
+            kind_of_bytes: Some(EntryKind::File),
+            ..entry()
+        };
+        let entries = Entries {
+            entries: vec![latin, entry()],
+        };
+        let told = Entries::decode(&entries.encode()[2..]).unwrap().entries;
+        let seen = |entry: &Entry| (entry.name_as_bytes().to_owned(), entry.kind_here());
+        assert_eq!(seen(&told[0]), (b"caf\xe9".to_vec(), EntryKind::File));
+        assert_eq!(seen(&told[1]), (b"a".to_vec(), EntryKind::File));
     }
 
     #[test]
@@ -345,6 +434,8 @@ mod tests {
             keep: true,
             modified_ms: Some(6),
             mode: Some(0o640),
+            path_bytes: Some(vec![0xff]),
+            to_bytes: Some(vec![0xfe]),
         };
         for request in [full, FileRequest::new(Op::List, "")] {
             assert_eq!(FileRequest::decode(&request.encode()[2..]), Ok(request));
@@ -368,15 +459,17 @@ mod tests {
     }
 
     #[test]
-    fn twenty_four_entries_fit_and_so_do_all_ranges() {
+    fn twelve_entries_fit_and_so_do_all_ranges() {
         let long = Entry {
-            name: "x".repeat(MAX_NAME * 3 / 2),
+            name: "\u{fffd}".repeat(MAX_NAME),
+            name_bytes: Some(vec![0xff; MAX_NAME]),
+            kind_of_bytes: Some(EntryKind::Folder),
             size: u64::MAX,
             modified_ms: u64::MAX,
             version: "v".repeat(120),
             ..entry()
         };
-        let entries = vec![long; 24];
+        let entries = vec![long; 12];
         assert!(Entries { entries }.encode().len() - 2 <= MAX_FRAME);
         let answer = FileAnswer {
             received: Some(vec![Range(u64::MAX - 1, u64::MAX); MAX_RANGES]),
@@ -387,8 +480,9 @@ mod tests {
 
     #[test]
     fn a_path_stays_inside_by_its_form() {
-        assert_eq!(check_path(""), Ok(vec![]));
-        assert_eq!(check_path("a/b c/..."), Ok(vec!["a", "b c", "..."]));
+        assert_eq!(check_path(b""), Ok(vec![]));
+        let names: Vec<&[u8]> = vec![b"a", b"b c", b"...", b"\xff"];
+        assert_eq!(check_path(b"a/b c/.../\xff"), Ok(names));
         let long = "x".repeat(MAX_NAME + 1);
         for bad in [
             "/",
@@ -404,7 +498,7 @@ mod tests {
             &long,
             &"a/".repeat(MAX_PATH),
         ] {
-            assert_eq!(check_path(bad), Err(BadPath), "{bad:?}");
+            assert_eq!(check_path(bad.as_bytes()), Err(BadPath), "{bad:?}");
         }
     }
 

@@ -37,6 +37,8 @@ const LAB: &[Entry] = &[
     ("ssh", "openssh-client"),
     ("curl", "curl"),
     ("faketime", "faketime"),
+    ("mount.exfat-fuse", "exfat-fuse"),
+    ("mkfs.exfat", "exfatprogs"),
 ];
 const BROWSER: &[Entry] = &[
     ("chromium", "chromium"),
@@ -58,7 +60,7 @@ impl Packages {
                 "a C compiler for the TLS library, a linker, and gzip to weigh the worker"
             }
             Self::Lab => {
-                "namespaces and NAT, a STUN server, UPnP, NAT64 and proxies, captures, sshd and curl for the NAT lab, wrong clocks"
+                "namespaces and NAT, a STUN server, UPnP, NAT64 and proxies, captures, sshd and curl for the NAT lab, wrong clocks, disks without upper and lower case"
             }
             Self::Browser => "the browser that the web UI is tested in",
         }

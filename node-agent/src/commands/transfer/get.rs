@@ -1,8 +1,10 @@
 //! `get`.
 
-use std::fs::{self, File};
-use std::io::Write as _;
-use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::ffi::OsStr;
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, UNIX_EPOCH};
@@ -11,17 +13,19 @@ use anyhow::{Context as _, Result, bail};
 use parking_lot::Mutex;
 use ringback_protocol::PeerId;
 use ringback_protocol::service::files::{
-    Entry, EntryKind, FileError, FileRequest, Op, Range, add_range, missing_ranges,
+    Entry, EntryKind, FileError, FileRequest, Op, Range, add_range, check_path, missing_ranges,
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::progress::Progress;
+use super::sink::{Sink, Target};
 use super::{BLOCK, Done, PATIENCE, PAUSE, Remote, STREAMS, ask, hash, is_final, local, pieces};
-use super::{read_answer, refused};
-use crate::commands::line::Line;
-use crate::failure::{Exit, Failure};
+use super::{of_bytes, read_answer, refused, replaces};
+use crate::commands::line::{Line, Reader};
+use crate::failure::{Exit, Failure, of_output};
+use crate::names::{other_than, rename_new};
 use crate::permissions;
 use crate::sparse::write_sparse;
 
@@ -29,12 +33,18 @@ use crate::sparse::write_sparse;
 /// file systems take 255.
 const MAX_NAME_IN_PART: usize = 230;
 
+/// How often an unfinished file is opened that others take away meanwhile.
+const LOOKS: usize = 5;
+
 /// What an unfinished file is of, and what is in it. Lies beside it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Journal {
     device: PeerId,
     service: String,
     path: String,
+    /// In hexadecimal digits, of a path that is not UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    path_bytes: Option<String>,
     version: String,
     size: u64,
     received: Vec<(u64, u64)>,
@@ -48,14 +58,6 @@ struct Incoming {
     journal: Mutex<Journal>,
 }
 
-/// Where the bytes go.
-enum Target {
-    /// A file of this name, which is made whole or not at all.
-    File(PathBuf),
-    /// Standard output, or what is no file of its own, as a pipe is: written as the bytes come.
-    Stream(PathBuf),
-}
-
 pub(super) async fn run(
     line: &Line,
     remote: &Remote,
@@ -63,34 +65,43 @@ pub(super) async fn run(
     overwrite: bool,
 ) -> Result<Done> {
     let started = Instant::now();
-    let stat = FileRequest::new(Op::Stat, &remote.path);
-    let answer = ask(line, &remote.service, &stat).await?;
+    let stat = FileRequest::of(Op::Stat, &remote.path);
+    let answer = ask(line, &remote.service, &stat).await;
+    let answer = answer.map_err(|error| of_bytes(error, &remote.path, line))?;
     let entry = answer
         .entry
         .context("the device tells nothing of the file")?;
-    if entry.kind != EntryKind::File {
+    if entry.kind_here() != EntryKind::File {
         let what = format!(
             "'{}' is a folder on {}; get takes one file",
-            remote.path,
+            OsStr::from_bytes(&remote.path).display(),
             line.device()
         );
         bail!(Failure::new(Exit::Usage, what));
     }
-    let target = match Target::of(to, &entry)? {
-        Target::File(path) => path,
-        Target::Stream(path) => {
-            return stream(line, remote, &entry, &path, started).await;
-        }
+    let target = match to {
+        // A file of this name is `./-`.
+        Some(path) if path == Path::new("-") => Target::Sink(Sink::stdout(path)?),
+        Some(path) if path.is_dir() => Target::of(&path.join(file_name(&entry)?))?,
+        Some(path) => Target::of(path)?,
+        None => Target::of(Path::new(file_name(&entry)?))?,
     };
-    if let Ok(there) = fs::metadata(&target)
-        && !overwrite
-    {
-        return compare(line, remote, &entry, &target, &there, started).await;
+    let target = match target {
+        Target::File(path) => path,
+        Target::Sink(sink) => return stream(line, remote, &entry, sink, started).await,
+    };
+    if fs::symlink_metadata(&target).is_ok() {
+        check_name(&target)?;
+        if !overwrite {
+            return compare(line, remote, &entry, &target, started).await;
+        }
     }
+    let is_text = str::from_utf8(&remote.path).is_ok();
     let journal = Journal {
         device: line.id(),
         service: remote.service.clone(),
-        path: remote.path.clone(),
+        path: String::from_utf8_lossy(&remote.path).into_owned(),
+        path_bytes: (!is_text).then(|| hex::encode(&remote.path)),
         version: entry.version.clone(),
         size: entry.size,
         received: Vec::new(),
@@ -101,11 +112,7 @@ pub(super) async fn run(
     let progress = Progress::start(&entry.name, resumed_bytes, entry.size);
     let todo = Mutex::new(pieces(&missing_ranges(&there, entry.size)));
     // The device reads the file for its hash while the bytes are under way.
-    let their_hash = FileRequest {
-        version: Some(entry.version.clone()),
-        size: Some(entry.size),
-        ..FileRequest::new(Op::Hash, &remote.path)
-    };
+    let their_hash = of_version(Op::Hash, remote, &entry);
     let workers = futures_util::future::try_join_all(
         (0..STREAMS).map(|_| worker(line, remote, &entry, &incoming, &todo, &progress)),
     );
@@ -127,46 +134,43 @@ pub(super) async fn run(
         incoming.discard();
         bail!("what has arrived is not what the device has: the SHA-256 differ; try again");
     }
-    incoming.finish(&target, &entry)?;
+    incoming.finish(&target, &entry, overwrite)?;
     Ok(Done {
-        path: target.display().to_string(),
+        path: target.into(),
         bytes: entry.size,
         resumed_bytes,
         sha256: hex::encode(ours),
         seconds: started.elapsed().as_secs_f64(),
+        in_output: false,
     })
 }
 
-impl Target {
-    fn of(to: Option<&Path>, entry: &Entry) -> Result<Self> {
-        let path = match to {
-            Some(path) if path == Path::new("-") => return Ok(Self::Stream("/dev/stdout".into())),
-            Some(path) if path.is_dir() => path.join(file_name(entry)?),
-            Some(path) => path.to_owned(),
-            None => file_name(entry)?.into(),
-        };
-        let Ok(there) = fs::metadata(&path) else {
-            return Ok(Self::File(path));
-        };
-        let kind = there.file_type();
-        if kind.is_file() && !is_descriptor(&path) {
-            Ok(Self::File(path))
-        } else if kind.is_file() || kind.is_fifo() || kind.is_char_device() {
-            Ok(Self::Stream(path))
-        } else {
-            let what = format!("{} is neither a file nor a pipe", path.display());
-            bail!(Failure::new(Exit::Usage, what));
-        }
+/// A question about the file as it was when it was first asked for.
+fn of_version(op: Op, remote: &Remote, entry: &Entry) -> FileRequest {
+    FileRequest {
+        version: Some(entry.version.clone()),
+        size: Some(entry.size),
+        ..FileRequest::of(op, &remote.path)
     }
 }
 
-/// Is it the name of something that a process has open, as `/dev/stdout` is? It is written into, also
-/// where that is a file.
-fn is_descriptor(path: &Path) -> bool {
-    let link = fs::read_link(path).unwrap_or_default();
-    [path, link.as_path()].iter().any(|path| {
-        path.starts_with("/proc") || path.starts_with("/dev") || path.starts_with("pipe:")
-    })
+/// Is what is there by this name there under exactly this name? If not it is another file of the user's,
+/// or one that nobody would look for there.
+fn check_name(target: &Path) -> Result<()> {
+    let folder = match target.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let list = || Ok(fs::read_dir(folder)?.map(|found| Ok(found?.file_name())));
+    let name = target.file_name().unwrap_or_default();
+    let is_there = || fs::symlink_metadata(target).is_ok();
+    match other_than(list, name, is_there) {
+        None => Ok(()),
+        Some(other) => {
+            let what = format!("{}: {other}; give it another name", target.display());
+            bail!(Failure::new(Exit::Usage, what))
+        }
+    }
 }
 
 /// There is a file of the target's name already: nothing of the user's is replaced unasked.
@@ -175,33 +179,26 @@ async fn compare(
     remote: &Remote,
     entry: &Entry,
     target: &Path,
-    there: &fs::Metadata,
     started: Instant,
 ) -> Result<Done> {
-    let replaces = || {
-        Failure::new(
-            Exit::Usage,
-            format!(
-                "{} is there already and is another file; --overwrite replaces it",
-                target.display()
-            ),
-        )
-    };
-    if there.len() != entry.size {
-        bail!(replaces());
+    // A link that leads nowhere is the user's, too.
+    let there = fs::metadata(target).ok();
+    if there.is_none_or(|there| there.len() != entry.size) {
+        bail!(replaces(target.as_os_str()));
     }
     let file = File::open(target).map_err(|error| local(target, &error))?;
-    let request = FileRequest::new(Op::Hash, &remote.path);
+    let request = of_version(Op::Hash, remote, entry);
     let (ours, answer) = tokio::try_join!(hash(file), ask(line, &remote.service, &request))?;
     if answer.sha256 != Some(ours) {
-        bail!(replaces());
+        bail!(replaces(target.as_os_str()));
     }
     Ok(Done {
-        path: target.display().to_string(),
+        path: target.into(),
         bytes: entry.size,
         resumed_bytes: entry.size,
         sha256: hex::encode(ours),
         seconds: started.elapsed().as_secs_f64(),
+        in_output: false,
     })
 }
 
@@ -210,18 +207,17 @@ async fn stream(
     line: &Line,
     remote: &Remote,
     entry: &Entry,
-    to: &Path,
+    mut sink: Sink,
     started: Instant,
 ) -> Result<Done> {
-    let open = File::options().write(true).open(to);
-    let mut sink = open.map_err(|error| local(to, &error))?;
     let mut hasher = Sha256::new();
     let mut at = 0;
     let mut last_progress = Instant::now();
     while at < entry.size {
         let piece = Range(at, entry.size);
         let before = at;
-        match append(line, remote, entry, piece, &mut sink, &mut hasher, &mut at).await {
+        let file = &mut sink.file;
+        match append(line, remote, entry, piece, file, &mut hasher, &mut at).await {
             Ok(()) => {}
             Err(error) if is_final(&error) => return Err(error),
             Err(error) => {
@@ -235,23 +231,36 @@ async fn stream(
             }
         }
     }
-    let request = FileRequest {
-        version: Some(entry.version.clone()),
-        size: Some(entry.size),
-        ..FileRequest::new(Op::Hash, &remote.path)
-    };
+    let request = of_version(Op::Hash, remote, entry);
     let theirs = ask(line, &remote.service, &request).await?.sha256;
     let ours: [u8; 32] = hasher.finalize().into();
     if theirs != Some(ours) {
         bail!("what was written is not what the device has: the SHA-256 differs");
     }
     Ok(Done {
-        path: to.display().to_string(),
+        path: match sink.is_stdout {
+            true => remote.written(&remote.path),
+            false => sink.path.into(),
+        },
         bytes: entry.size,
         resumed_bytes: 0,
         sha256: hex::encode(ours),
         seconds: started.elapsed().as_secs_f64(),
+        in_output: sink.is_stdout,
     })
+}
+
+/// A stream of a piece of the file, whose bytes come next.
+async fn read(line: &Line, remote: &Remote, entry: &Entry, piece: Range) -> Result<Reader> {
+    let request = FileRequest {
+        offset: piece.0,
+        length: Some(piece.1 - piece.0),
+        ..of_version(Op::Read, remote, entry)
+    };
+    let (reader, mut writer) = line.open(&remote.service).await?;
+    writer.write_all(&request.encode()).await?;
+    writer.shutdown().await?;
+    Ok(read_answer(reader).await?.1)
 }
 
 /// One stream of it; `at` is behind what was written.
@@ -264,17 +273,7 @@ async fn append(
     hasher: &mut Sha256,
     at: &mut u64,
 ) -> Result<()> {
-    let request = FileRequest {
-        offset: piece.0,
-        length: Some(piece.1 - piece.0),
-        size: Some(entry.size),
-        version: Some(entry.version.clone()),
-        ..FileRequest::new(Op::Read, &remote.path)
-    };
-    let (reader, mut writer) = line.open(&remote.service).await?;
-    writer.write_all(&request.encode()).await?;
-    writer.shutdown().await?;
-    let (_, mut reader) = read_answer(reader).await?;
+    let mut reader = read(line, remote, entry, piece).await?;
     let mut block = vec![0; BLOCK];
     while *at < piece.1 {
         let most = BLOCK.min(usize::try_from(piece.1 - *at).unwrap_or(BLOCK));
@@ -284,8 +283,12 @@ async fn append(
         }
         // A pipe takes as long as its reader does.
         let written = tokio::task::block_in_place(|| sink.write_all(&block[..read]));
-        written.map_err(|error| {
-            Failure::new(Exit::Usage, format!("the output takes no more: {error}"))
+        written.map_err(|error| match error.kind() {
+            io::ErrorKind::BrokenPipe => of_output(error).into(),
+            _ => anyhow::Error::from(Failure::new(
+                Exit::Usage,
+                format!("the output takes no more: {error}"),
+            )),
         })?;
         hasher.update(&block[..read]);
         *at += read as u64;
@@ -294,9 +297,9 @@ async fn append(
 }
 
 /// The device's name for the file, if it can be one here.
-fn file_name(entry: &Entry) -> Result<&str> {
-    match ringback_protocol::service::files::check_path(&entry.name).as_deref() {
-        Ok([name]) => Ok(*name),
+fn file_name(entry: &Entry) -> Result<&OsStr> {
+    match check_path(entry.name_as_bytes()).as_deref() {
+        Ok([name]) => Ok(OsStr::from_bytes(name)),
         _ => bail!(Failure::new(
             Exit::Trust,
             "the device gives a file name that leads elsewhere"
@@ -348,17 +351,7 @@ async fn fetch(
     piece: &mut Range,
     progress: &Progress,
 ) -> Result<()> {
-    let request = FileRequest {
-        offset: piece.0,
-        length: Some(piece.1 - piece.0),
-        size: Some(entry.size),
-        version: Some(entry.version.clone()),
-        ..FileRequest::new(Op::Read, &remote.path)
-    };
-    let (reader, mut writer) = line.open(&remote.service).await?;
-    writer.write_all(&request.encode()).await?;
-    writer.shutdown().await?;
-    let (_, mut reader) = read_answer(reader).await?;
+    let mut reader = read(line, remote, entry, *piece).await?;
     let mut block = vec![0; BLOCK];
     while piece.0 < piece.1 {
         let most = BLOCK.min(usize::try_from(piece.1 - piece.0).unwrap_or(BLOCK));
@@ -412,22 +405,16 @@ impl Incoming {
                     ..journal.clone()
                 }
         };
-        let mut options = File::options();
-        // Until it is whole nobody else has a use for it.
-        options.read(true).write(true).create(true).mode(0o600);
+        let file = open_part(&part)?;
         let journal = match known.filter(same) {
-            Some(known) if part.is_file() => known,
+            Some(known) if file.metadata().is_ok_and(|file| file.len() == known.size) => known,
             _ => {
-                options.truncate(true);
+                file.set_len(0).map_err(|error| local(&part, &error))?;
                 journal
             }
         };
-        let open = || {
-            let file = options.open(&part)?;
-            file.set_len(journal.size)?;
-            std::io::Result::Ok(file)
-        };
-        let file = open().map_err(|error| local(&part, &error))?;
+        let sized = file.set_len(journal.size);
+        sized.map_err(|error| local(&part, &error))?;
         Ok(Self {
             file,
             part,
@@ -470,7 +457,8 @@ impl Incoming {
         }
     }
 
-    fn finish(&self, target: &Path, entry: &Entry) -> Result<()> {
+    fn finish(&self, target: &Path, entry: &Entry, overwrite: bool) -> Result<()> {
+        let is_new = fs::symlink_metadata(target).is_err();
         let finish = || {
             let modified = UNIX_EPOCH + Duration::from_millis(entry.modified_ms);
             self.file.set_modified(modified)?;
@@ -480,11 +468,62 @@ impl Incoming {
             self.file
                 .set_permissions(fs::Permissions::from_mode(mode))?;
             self.file.sync_all()?;
-            fs::rename(&self.part, target)
+            let here = rustix::fs::CWD;
+            match overwrite {
+                true => fs::rename(&self.part, target),
+                false => rename_new(here, self.part.as_os_str(), here, target.as_os_str()),
+            }
         };
-        finish().map_err(|error| local(target, &error))?;
+        match finish() {
+            // It has come meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                self.discard();
+                bail!(replaces(target.as_os_str()));
+            }
+            finished => finished.map_err(|error| local(target, &error))?,
+        }
         self.discard();
+        if is_new {
+            check_name(target).inspect_err(|_| {
+                // It has just come, and nobody would look for it there.
+                let _ = fs::remove_file(target);
+            })?;
+        }
         Ok(())
+    }
+}
+
+/// Opens an unfinished file, which only one command writes to at a time.
+fn open_part(part: &Path) -> Result<File> {
+    // Until it is whole nobody else has a use for it.
+    let mut options = File::options();
+    options.read(true).write(true).create(true).mode(0o600);
+    let open = || {
+        for _ in 0..LOOKS {
+            let file = options.open(part)?;
+            match file.try_lock() {
+                Err(TryLockError::WouldBlock) => break,
+                // Not every file system has locks.
+                Err(TryLockError::Error(_)) => return Ok(Some(file)),
+                Ok(()) => {}
+            }
+            // Whoever had the lock may have put the file in its place.
+            let (opened, there) = (file.metadata()?, fs::metadata(part));
+            if there.is_ok_and(|there| (there.dev(), there.ino()) == (opened.dev(), opened.ino())) {
+                return Ok(Some(file));
+            }
+        }
+        io::Result::Ok(None)
+    };
+    match open().map_err(|error| local(part, &error))? {
+        Some(file) => Ok(file),
+        None => {
+            let what = format!(
+                "another command is fetching a file to this place; it writes to {}",
+                part.display()
+            );
+            bail!(Failure::new(Exit::Usage, what))
+        }
     }
 }
 

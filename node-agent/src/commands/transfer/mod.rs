@@ -5,9 +5,12 @@
 mod get;
 mod progress;
 mod send;
+mod sink;
 
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -16,7 +19,7 @@ use anyhow::{Context as _, Result, bail};
 use ringback_protocol::Code;
 use ringback_protocol::service::MAX_FRAME;
 use ringback_protocol::service::files::{FileAnswer, FileError, FileRequest, Range};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 use tokio::io::AsyncWriteExt as _;
 
@@ -45,56 +48,81 @@ const PAUSE: Duration = Duration::from_millis(500);
 struct Remote {
     device: String,
     service: String,
-    /// Empty: the exposed folder.
-    path: String,
+    /// Empty: the exposed folder. Names are bytes.
+    path: Vec<u8>,
     /// Written with a `/` at the end: a folder.
     is_folder: bool,
 }
 
 impl Remote {
-    fn parse(text: &str) -> Result<Self> {
+    fn parse(given: &OsStr) -> Result<Self> {
         let bad = || {
             Failure::new(
                 Exit::Usage,
                 format!(
-                    "'{text}' is not DEVICE:PATH, as nas:docs/letters/may.pdf is, where docs is the service"
+                    "'{}' is not DEVICE:PATH, as nas:docs/letters/may.pdf is, where docs is the service",
+                    given.display()
                 ),
             )
         };
-        let (device, path) = text.split_once(':').ok_or_else(bad)?;
-        let path = path.trim_start_matches('/');
-        let (service, path) = path.split_once('/').unwrap_or((path, ""));
-        ringback_protocol::name::check(service).map_err(|_| bad())?;
+        let (device, path) = split_once(given.as_bytes(), b':').ok_or_else(bad)?;
+        let slashes = path.iter().take_while(|byte| **byte == b'/').count();
+        let path = &path[slashes..];
+        let (service, path) = split_once(path, b'/').unwrap_or((path, b""));
+        let text = |bytes: &[u8]| str::from_utf8(bytes).map(str::to_owned).map_err(|_| bad());
+        let (device, service) = (text(device)?, text(service)?);
+        ringback_protocol::name::check(&service).map_err(|_| bad())?;
         if device.is_empty() {
             bail!(bad());
         }
-        let trimmed = path.trim_end_matches('/');
+        let slashes = path.iter().rev().take_while(|byte| **byte == b'/').count();
+        let trimmed = &path[..path.len() - slashes];
         Ok(Self {
-            device: device.to_owned(),
-            service: service.to_owned(),
+            device,
+            service,
             path: trimmed.to_owned(),
-            is_folder: path.is_empty() || trimmed.len() < path.len(),
+            is_folder: path.is_empty() || slashes > 0,
         })
     }
 
     /// A file in it.
-    fn join(&self, name: &str) -> String {
+    fn join(&self, name: &OsStr) -> Vec<u8> {
         match self.path.is_empty() {
-            true => name.to_owned(),
-            false => format!("{}/{name}", self.path),
+            true => name.as_bytes().to_owned(),
+            false => [&self.path, &b"/"[..], name.as_bytes()].concat(),
         }
     }
+
+    /// A path of this service as a person writes it.
+    fn written(&self, path: &[u8]) -> OsString {
+        let service = format!("{}:{}/", self.device, self.service);
+        OsString::from_vec([service.as_bytes(), path].concat())
+    }
+}
+
+fn split_once(bytes: &[u8], at: u8) -> Option<(&[u8], &[u8])> {
+    let position = bytes.iter().position(|byte| *byte == at)?;
+    Some((&bytes[..position], &bytes[position + 1..]))
 }
 
 /// What is told at the end.
 #[derive(Debug, Serialize)]
 struct Done {
-    path: String,
+    #[serde(serialize_with = "as_text")]
+    path: OsString,
     bytes: u64,
     /// Of these, there already from an earlier try.
     resumed_bytes: u64,
     sha256: String,
     seconds: f64,
+    /// Standard output has the file, and nothing else.
+    #[serde(skip)]
+    in_output: bool,
+}
+
+/// JSON knows text only.
+fn as_text<S: Serializer>(path: &OsString, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&path.to_string_lossy())
 }
 
 pub(super) async fn get(global: &Global, profile: &Profile, get: Get) -> Result<()> {
@@ -110,13 +138,7 @@ pub(super) async fn get(global: &Global, profile: &Profile, get: Get) -> Result<
     let (to, overwrite) = (get.to.as_deref(), get.overwrite);
     let result = interruptible(get::run(&line, &remote, to, overwrite)).await;
     line.close().await;
-    let done = result?;
-    if to == Some(Path::new("-")) {
-        // Standard output has the file.
-        say!("{}  {}", done.sha256, get.from);
-        return Ok(());
-    }
-    report(global, &done)
+    report(global, &result?)
 }
 
 pub(super) async fn send(global: &Global, profile: &Profile, send: Send) -> Result<()> {
@@ -129,7 +151,12 @@ pub(super) async fn send(global: &Global, profile: &Profile, send: Send) -> Resu
         &remote.service,
     )
     .await?;
-    let result = interruptible(send::run(&line, &remote, &send.from, send.keep)).await;
+    if send.from == Path::new("-") && send.target.password_file.as_deref() == Some(&send.from) {
+        let what =
+            "standard input can not be the file and the password: give --password-file a file";
+        bail!(Failure::new(Exit::Usage, what));
+    }
+    let result = interruptible(send::run(&line, &remote, &send.from, send.overwrite)).await;
     line.close().await;
     report(global, &result?)
 }
@@ -145,8 +172,13 @@ async fn interruptible(work: impl Future<Output = Result<Done>>) -> Result<Done>
 }
 
 fn report(global: &Global, done: &Done) -> Result<()> {
-    terminal::data(global, done, |done| {
-        format!("{}  {}\n", done.sha256, done.path)
+    if done.in_output {
+        say!("{}  {}", done.sha256, done.path.display());
+        return Ok(());
+    }
+    terminal::bytes(global, done, |done| {
+        let sha256 = done.sha256.as_bytes();
+        [sha256, b"  ", done.path.as_bytes(), b"\n"].concat()
     })
 }
 
@@ -208,7 +240,31 @@ fn refused(error: &anyhow::Error) -> Option<FileError> {
 fn is_final(error: &anyhow::Error) -> bool {
     let code = Failure::exit_code(error);
     let finals = [Exit::Refused, Exit::Trust, Exit::Usage, Exit::Limited];
-    finals.iter().any(|exit| *exit as u8 == code)
+    finals.iter().any(|exit| *exit as u8 == code) || Failure::is_broken_pipe(error)
+}
+
+/// What the first answer to a path may mean: that the device's agent is from before names were bytes.
+fn of_bytes(error: anyhow::Error, path: &[u8], line: &Line) -> anyhow::Error {
+    if refused(&error) == Some(FileError::BadPath) && str::from_utf8(path).is_err() {
+        let what = format!(
+            "'{}' is no UTF-8, and the agent of {} takes such names only once it is updated",
+            OsStr::from_bytes(path).display(),
+            line.device()
+        );
+        return Failure::new(Exit::Refused, what)
+            .about(&Code::from(FileError::BadPath.as_str()))
+            .into();
+    }
+    error
+}
+
+/// Something else has the name already.
+fn replaces(path: &OsStr) -> Failure {
+    let what = format!(
+        "{} is there already and is another file; --overwrite replaces it",
+        path.display()
+    );
+    Failure::new(Exit::Usage, what)
 }
 
 /// Cuts what is missing into pieces, the last one first: they are taken from the end.
@@ -260,8 +316,9 @@ mod tests {
     #[test]
     fn the_first_part_of_a_path_is_the_service() {
         let parse = |text: &str| {
-            let remote = Remote::parse(text).ok()?;
-            Some((remote.device, remote.service, remote.path, remote.is_folder))
+            let remote = Remote::parse(OsStr::new(text)).ok()?;
+            let path = String::from_utf8(remote.path).ok()?;
+            Some((remote.device, remote.service, path, remote.is_folder))
         };
         let some = |device: &str, service: &str, path: &str, is_folder| {
             Some((device.into(), service.into(), path.into(), is_folder))
@@ -272,6 +329,9 @@ mod tests {
         for bad in ["nas", "nas:", ":docs/a", "nas:Docs/a"] {
             assert_eq!(parse(bad), None, "{bad}");
         }
+        let latin = Remote::parse(OsStr::from_bytes(b"nas:docs/caf\xe9/")).unwrap();
+        assert_eq!((latin.path, latin.is_folder), (b"caf\xe9".to_vec(), true));
+        Remote::parse(OsStr::from_bytes(b"nas:d\xe9/x")).unwrap_err();
     }
 
     #[test]

@@ -2,14 +2,17 @@
 //! directory at the moment of use: neither `..`, nor links, nor somebody who swaps one for the other
 //! meanwhile leads out. Files are changed relative to their parent's handle, by one name.
 
+use std::ffi::{OsStr, OsString};
 use std::io;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 use std::time::UNIX_EPOCH;
 
 use cap_std::fs::{Dir, File, Metadata, MetadataExt as _, OpenOptions, OpenOptionsExt as _};
 use ringback_protocol::service::files::{Entry, EntryKind, FileAnswer, FileError, check_path};
-use rustix::fs::RenameFlags;
 
 use super::space::remove_if_old;
+use crate::names;
 use crate::service::Folder;
 
 /// What names of unfinished uploads start with. Callers neither see nor reach them.
@@ -80,7 +83,7 @@ pub(super) struct Root {
 #[derive(Debug)]
 pub(super) struct Place {
     pub(super) dir: Dir,
-    pub(super) name: String,
+    pub(super) name: OsString,
 }
 
 impl Root {
@@ -95,43 +98,45 @@ impl Root {
     }
 
     /// Where to change something.
-    pub(super) fn place(&self, path: &str) -> Outcome<Place> {
+    pub(super) fn place(&self, path: &[u8]) -> Outcome<Place> {
         if !self.folder.writable {
             return Err(Fault::new(FileError::ReadOnly, ""));
         }
-        let mut names = checked(path)?;
-        let Some(name) = names.pop() else {
+        let path = checked(path)?;
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
             return Err(Fault::new(FileError::BadPath, "the folder itself stays"));
         };
-        let dir = if names.is_empty() {
-            self.dir.try_clone()?
-        } else {
-            self.dir.open_dir(names.join("/"))?
-        };
         Ok(Place {
-            dir,
+            dir: self.folder_at(parent)?,
             name: name.to_owned(),
         })
     }
 
-    pub(super) fn stat(&self, path: &str) -> Outcome<Entry> {
-        let names = checked(path)?;
-        let metadata = match names.is_empty() {
-            true => self.dir.dir_metadata()?,
-            false => self.dir.metadata(path)?,
+    pub(super) fn stat(&self, path: &[u8]) -> Outcome<Entry> {
+        let path = checked(path)?;
+        let metadata = match path.file_name() {
+            None => self.dir.dir_metadata()?,
+            Some(_) => self.dir.metadata(path)?,
         };
-        Ok(entry(names.last().copied().unwrap_or_default(), &metadata))
+        Ok(entry(path.file_name().unwrap_or_default(), &metadata))
+    }
+
+    fn folder_at(&self, path: &Path) -> io::Result<Dir> {
+        match path.as_os_str().is_empty() {
+            true => self.dir.try_clone(),
+            false => self.dir.open_dir(path),
+        }
     }
 
     /// A file to read, if it is one, and of this version, or grown since if it `may_grow`.
     pub(super) fn open_file(
         &self,
-        path: &str,
+        path: &[u8],
         version: Option<&str>,
         may_grow: bool,
     ) -> Outcome<(std::fs::File, Entry)> {
-        let names = checked(path)?;
-        let Some(name) = names.last() else {
+        let path = checked(path)?;
+        let Some(name) = path.file_name() else {
             return Err(Fault::new(FileError::IsFolder, ""));
         };
         // Opening a device or a pipe does things, or waits.
@@ -155,13 +160,33 @@ impl Root {
         Ok((file.into_std(), entry))
     }
 
-    pub(super) fn mkdir(&self, path: &str) -> Outcome<Entry> {
+    /// The entry of a file with the name that its folder has it under, which may be another one than it
+    /// was asked for by.
+    pub(super) fn with_own_name(&self, path: &[u8], entry: Entry) -> Outcome<Entry> {
+        let path = checked(path)?;
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return Ok(entry);
+        };
+        let dir = self.folder_at(parent)?;
+        let list = || Ok(dir.entries()?.map(|found| Ok(found?.file_name())));
+        let other = names::other_than(list, name, || dir.symlink_metadata(name).is_ok());
+        Ok(match other.and_then(names::OtherName::name) {
+            Some(other) => named(&other, entry),
+            None => entry,
+        })
+    }
+
+    pub(super) fn mkdir(&self, path: &[u8]) -> Outcome<Entry> {
         let Place { dir, name } = self.place(path)?;
         dir.create_dir(&name)?;
+        kept_as_named(&dir, &name, FileError::BadPath).inspect_err(|_| {
+            // What stays is empty.
+            let _ = dir.remove_dir(&name);
+        })?;
         Ok(entry(&name, &dir.symlink_metadata(&name)?))
     }
 
-    pub(super) fn remove(&self, path: &str) -> Outcome<()> {
+    pub(super) fn remove(&self, path: &[u8]) -> Outcome<()> {
         let Place { dir, name } = self.place(path)?;
         if dir.symlink_metadata(&name)?.is_dir() {
             dir.remove_dir(&name)?;
@@ -171,18 +196,18 @@ impl Root {
         Ok(())
     }
 
-    pub(super) fn rename(&self, from: &str, to: &str) -> Outcome<Entry> {
+    pub(super) fn rename(&self, from: &[u8], to: &[u8]) -> Outcome<Entry> {
         let (from, to) = (self.place(from)?, self.place(to)?);
-        rename_new(&from.dir, &from.name, &to.dir, &to.name)?;
+        names::rename_new(&from.dir, &from.name, &to.dir, &to.name)?;
+        kept_as_named(&to.dir, &to.name, FileError::BadPath).inspect_err(|_| {
+            // If this fails, the file is still there, by the other name.
+            let _ = names::rename_new(&to.dir, &to.name, &from.dir, &from.name);
+        })?;
         Ok(entry(&to.name, &to.dir.symlink_metadata(&to.name)?))
     }
 
-    pub(super) fn list(&self, path: &str) -> Outcome<Listing> {
-        let names = checked(path)?;
-        let dir = match names.is_empty() {
-            true => self.dir.try_clone()?,
-            false => self.dir.open_dir(path)?,
-        };
+    pub(super) fn list(&self, path: &[u8]) -> Outcome<Listing> {
+        let dir = self.folder_at(checked(path)?)?;
         let entries = dir.entries()?;
         Ok(Listing {
             entries,
@@ -206,7 +231,7 @@ impl Listing {
         for found in self.entries {
             let found = found?;
             let name = found.file_name();
-            if name.to_string_lossy().starts_with(UPLOAD_PREFIX) {
+            if is_of_an_upload(&name) {
                 if self.writable
                     && let Ok(metadata) = found.metadata()
                 {
@@ -218,11 +243,9 @@ impl Listing {
             let Ok(metadata) = found.metadata() else {
                 continue;
             };
-            let mut entry = entry(&name.to_string_lossy(), &metadata);
-            if name.to_str().is_none() {
-                entry.kind = EntryKind::Other;
-            }
-            bytes += entry.name.len() + entry.version.len() + 40;
+            let entry = entry(&name, &metadata);
+            let raw = entry.name_bytes.as_ref().map_or(0, Vec::len);
+            bytes += entry.name.len() + raw + entry.version.len() + 40;
             batch.push(entry);
             if bytes > BATCH {
                 bytes = 0;
@@ -238,33 +261,36 @@ impl Listing {
     }
 }
 
-/// The names of a path, none of which is one of ours.
-fn checked(path: &str) -> Outcome<Vec<&str>> {
+/// A path, none of whose names is one of ours.
+fn checked(path: &[u8]) -> Outcome<&Path> {
     let names = check_path(path).map_err(|bad| Fault::new(FileError::BadPath, bad.to_string()))?;
-    if names.iter().any(|name| name.starts_with(UPLOAD_PREFIX)) {
+    let mut names = names.into_iter().map(OsStr::from_bytes);
+    if names.any(is_of_an_upload) {
         return Err(Fault::new(FileError::NotFound, ""));
     }
-    Ok(names)
+    Ok(Path::new(OsStr::from_bytes(path)))
 }
 
-/// Gives a file another name that nothing has yet.
-pub(super) fn rename_new(from_dir: &Dir, from: &str, to_dir: &Dir, to: &str) -> Outcome<()> {
-    match rustix::fs::renameat_with(from_dir, from, to_dir, to, RenameFlags::NOREPLACE) {
-        // Some file systems can not promise it.
-        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS | rustix::io::Errno::NOTSUP) => {
-            if to_dir.symlink_metadata(to).is_ok() {
-                return Err(Fault::new(FileError::Exists, ""));
-            }
-            Ok(rustix::fs::renameat(from_dir, from, to_dir, to)?)
-        }
-        renamed => Ok(renamed?),
+/// Is it a name of an unfinished upload's files? Also as a file system takes it to which upper and lower
+/// case are the same.
+pub(super) fn is_of_an_upload(name: &OsStr) -> bool {
+    let start = name.as_bytes().get(..UPLOAD_PREFIX.len());
+    start.is_some_and(|start| start.eq_ignore_ascii_case(UPLOAD_PREFIX.as_bytes()))
+}
+
+/// Is what is there by this name there under exactly this name? `otherwise` is what it is called if not.
+pub(super) fn kept_as_named(dir: &Dir, name: &OsStr, otherwise: FileError) -> Outcome<()> {
+    let list = || Ok(dir.entries()?.map(|found| Ok(found?.file_name())));
+    match names::other_than(list, name, || dir.symlink_metadata(name).is_ok()) {
+        None => Ok(()),
+        Some(other) => Err(Fault::new(otherwise, other.to_string())),
     }
 }
 
-pub(super) fn entry(name: &str, metadata: &Metadata) -> Entry {
+pub(super) fn entry(name: &OsStr, metadata: &Metadata) -> Entry {
     let kind = entry_kind(metadata);
-    Entry {
-        name: name.to_owned(),
+    let entry = Entry {
+        name: String::new(),
         kind,
         size: if kind == EntryKind::File {
             metadata.size()
@@ -278,6 +304,31 @@ pub(super) fn entry(name: &str, metadata: &Metadata) -> Entry {
             .map_or(0, |since| since.as_millis() as u64),
         version: version(metadata),
         mode: (kind == EntryKind::File).then(|| (metadata.mode() & 0o777) as u16),
+        name_bytes: None,
+        kind_of_bytes: None,
+    };
+    named(name, entry)
+}
+
+/// The same entry by a name. Who knows of names in UTF-8 only sees another one, and can not use it.
+fn named(name: &OsStr, entry: Entry) -> Entry {
+    let kind = entry.kind_here();
+    let shown = name.to_string_lossy().into_owned();
+    match name.to_str() {
+        Some(_) => Entry {
+            name: shown,
+            kind,
+            name_bytes: None,
+            kind_of_bytes: None,
+            ..entry
+        },
+        None => Entry {
+            name: shown,
+            kind: EntryKind::Other,
+            name_bytes: Some(name.as_bytes().to_owned()),
+            kind_of_bytes: Some(kind),
+            ..entry
+        },
     }
 }
 

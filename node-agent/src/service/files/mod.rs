@@ -98,7 +98,7 @@ where
 /// Operations that are one question and one answer.
 fn at_once(uploads: &Uploads, folder: &Folder, request: &FileRequest) -> Outcome<FileAnswer> {
     let root = Root::open(folder)?;
-    let path = request.path.as_str();
+    let path = request.path_as_bytes();
     let entry = |entry| FileAnswer {
         entry: Some(entry),
         writable: folder.writable,
@@ -120,7 +120,7 @@ fn at_once(uploads: &Uploads, folder: &Folder, request: &FileRequest) -> Outcome
         Op::Mkdir => root.mkdir(path).map(entry),
         Op::Remove => root.remove(path).map(|()| FileAnswer::default()),
         Op::Rename => {
-            let to = request.to.as_deref();
+            let to = request.to_as_bytes();
             let to = to.ok_or_else(|| Fault::new(FileError::BadRequest, "rename to what?"))?;
             root.rename(path, to).map(entry)
         }
@@ -130,7 +130,7 @@ fn at_once(uploads: &Uploads, folder: &Folder, request: &FileRequest) -> Outcome
             let sha256 = transfer::hash(&file, request.size)?;
             folder::check_unchanged(&file, &entry, may_grow)?;
             Ok(FileAnswer {
-                entry: Some(entry),
+                entry: Some(root.with_own_name(path, entry)?),
                 sha256: Some(sha256),
                 ..FileAnswer::default()
             })
@@ -151,7 +151,7 @@ async fn list(
     let (sender, mut batches) = mpsc::channel::<Entries>(LIST_QUEUE);
     let writable = folder.writable;
     let place = guest.place().await;
-    let opened = blocking(move || Root::open(&folder)?.list(&request.path)).await;
+    let opened = blocking(move || Root::open(&folder)?.list(request.path_as_bytes())).await;
     let listing = match opened {
         Ok(listing) => listing,
         Err(fault) => return answer(send, &fault.into()).await,

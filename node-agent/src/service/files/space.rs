@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use ringback_protocol::PeerId;
 use ringback_protocol::service::files::{FileError, UPLOAD_LIFETIME};
 
-use super::folder::{Fault, Outcome, Root, UPLOAD_PREFIX};
+use super::folder::{Fault, Outcome, Root, is_of_an_upload};
 use super::upload::HEAD;
 use crate::service::Folder;
 use crate::service::size::Size;
@@ -146,10 +146,7 @@ impl Count {
         let (mut total, mut callers) = (0_u64, HashMap::<String, u64>::new());
         walk(root, |dir, found, metadata| {
             // Of a part file the size is what will be.
-            let is_part = found
-                .file_name()
-                .to_string_lossy()
-                .starts_with(UPLOAD_PREFIX);
+            let is_part = is_of_an_upload(&found.file_name());
             let bytes = match is_part {
                 true => metadata.blocks().saturating_mul(512).min(metadata.size()),
                 false => metadata.size(),
@@ -205,11 +202,7 @@ pub(super) fn check_free(file: &File, bytes: u64) -> Outcome<()> {
 pub(crate) fn sweep(folder: &Folder) -> io::Result<()> {
     let root = Dir::open_ambient_dir(&folder.path, cap_std::ambient_authority())?;
     walk(&root, |dir, found, metadata| {
-        if found
-            .file_name()
-            .to_string_lossy()
-            .starts_with(UPLOAD_PREFIX)
-        {
+        if is_of_an_upload(&found.file_name()) {
             remove_if_old(dir, found, metadata);
         }
     })

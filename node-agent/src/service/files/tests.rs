@@ -413,6 +413,45 @@ async fn folders_are_made_renamed_and_removed() {
 }
 
 #[tokio::test]
+async fn a_name_that_is_no_text_is_listed_as_it_is() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt as _;
+    let disk = Disk::new();
+    let latin = [&b"caf\xe8"[..], b"caf\xe9"];
+    for name in latin {
+        fs::write(disk.path("").join(OsStr::from_bytes(name)), name).unwrap();
+    }
+    fs::create_dir(disk.path("").join(OsStr::from_bytes(b"\xff"))).unwrap();
+    let list = disk
+        .stream(false, FileRequest::new(Op::List, ""), b"")
+        .await
+        .unwrap();
+    let head = 2 + usize::from(u16::from_be_bytes([list[0], list[1]]));
+    let mut entries = Entries::decode(&list[head + 2..]).unwrap().entries;
+    entries.sort_by_key(|entry| entry.name_as_bytes().to_owned());
+    let told: Vec<_> = entries
+        .iter()
+        .map(|entry| (entry.name_as_bytes(), entry.kind_here()))
+        .collect();
+    let (file, folder) = (EntryKind::File, EntryKind::Folder);
+    assert_eq!(
+        told,
+        [(latin[0], file), (latin[1], file), (b"\xff", folder)]
+    );
+    // Who knows text only sees that there is something.
+    assert_eq!(entries[0].name, entries[1].name);
+    assert!(entries.iter().all(|entry| entry.kind == EntryKind::Other));
+    let answer = disk.ask(FileRequest::of(Op::Hash, latin[1])).await;
+    assert_eq!(answer.sha256, Some(Sha256::digest(latin[1]).into()));
+    // Nor is a name of ours reached where upper and lower case are the same.
+    fs::write(disk.path(".Ringback-Upload-x.part"), "x").unwrap();
+    assert_eq!(
+        disk.read(".Ringback-Upload-x.part").await,
+        Err(FileError::NotFound)
+    );
+}
+
+#[tokio::test]
 async fn old_uploads_are_removed_when_their_folder_is_listed() {
     let disk = Disk::new();
     disk.write(part("file", 1, 3, 0), b"abc").await;
@@ -516,6 +555,24 @@ async fn an_upload_that_stands_still_holds_no_place_and_goes_on() {
 }
 
 #[tokio::test]
+async fn what_is_no_request_is_answered_and_what_is_no_frame_ends_the_stream() {
+    let disk = Disk::new();
+    let said = async |bytes: &[u8]| {
+        let mut answer = Vec::new();
+        let served = serve(&disk.uploads, caller(1), &disk.folder, bytes, &mut answer).await;
+        served.map(|()| FileAnswer::decode(&answer[2..]).unwrap().code)
+    };
+    let bad = Some(FileError::BadRequest);
+    assert_eq!(said(&[0, 3, 0x81, 0xff, 0xff]).await.unwrap(), bad);
+    assert_eq!(said(&[0, 2, 0x82, 0xa0]).await.unwrap(), bad);
+    let later = FileRequest::new(Op::from("sing"), "").encode();
+    assert_eq!(said(&later).await.unwrap(), bad);
+    // 16 KiB and a byte.
+    said(&[0x40, 0x01, 0x81]).await.unwrap_err();
+    said(&[]).await.unwrap_err();
+}
+
+#[tokio::test]
 async fn one_caller_has_only_so_many_operations_under_way() {
     let disk = Disk::new();
     fs::write(disk.path("big"), numbered(1 << 20)).unwrap();
@@ -570,7 +627,7 @@ async fn a_folder_and_each_of_its_callers_have_their_quotas() {
     // Of this caller no more; told before a byte is sent, and forgotten.
     let over = disk.write(part("b", 1, 1_001, 0), b"").await;
     assert_eq!(over.code, Some(FileError::OverQuota));
-    assert!(over.detail.contains("of one caller 4KB"), "{over:?}");
+    assert!(over.detail.contains("of one caller 3.9 KiB"), "{over:?}");
     // Nor of others more than the folder takes, all together.
     for (number, size, code) in [(2, 2_001, Some(FileError::OverQuota)), (2, 2_000, None)] {
         let mut stream = ask(&disk, number, part("c", 1, size, 0)).await;

@@ -44,8 +44,8 @@ pub(super) async fn read(
     request: FileRequest,
     send: &mut (impl AsyncWrite + Unpin),
 ) -> Result<()> {
+    let path = request.path_as_bytes().to_owned();
     let FileRequest {
-        path,
         mut version,
         offset: mut at,
         length,

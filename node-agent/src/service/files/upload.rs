@@ -20,9 +20,10 @@ use ringback_protocol::service::files::{
 };
 use sha2::{Digest as _, Sha256};
 
-use super::folder::{Fault, Outcome, Place, Root, UPLOAD_PREFIX, entry, rename_new};
+use super::folder::{Fault, Outcome, Place, Root, UPLOAD_PREFIX, entry, kept_as_named};
 use super::space::{self, Owed, Usage};
 use super::transfer;
+use crate::names::rename_new;
 use crate::permissions;
 use crate::service::places::{Limits, Places};
 use crate::sparse::write_sparse;
@@ -199,9 +200,13 @@ impl Uploads {
             let mode = permissions::of_new_file(mode);
             file.set_permissions(std::fs::Permissions::from_mode(mode))?;
         }
-        match dir.symlink_metadata(&name) {
-            Ok(target) if target.is_dir() => return Err(Fault::new(FileError::IsFolder, "")),
-            Ok(target) if target.is_file() => {
+        let target = dir.symlink_metadata(&name).ok();
+        if target.is_some() {
+            kept_as_named(&dir, &name, FileError::Exists)?;
+        }
+        match &target {
+            Some(target) if target.is_dir() => return Err(Fault::new(FileError::IsFolder, "")),
+            Some(target) if target.is_file() => {
                 use cap_std::fs::PermissionsExt as _;
                 let mut mode = target.permissions().mode() & 0o777;
                 if let Some(asked) = request.mode {
@@ -218,14 +223,21 @@ impl Uploads {
             file.set_modified(time)?;
         }
         file.sync_all()?;
-        if request.keep {
-            rename_new(&dir, &files.part_name(), &dir, &name)?;
-        } else {
-            rustix::fs::renameat(&dir, files.part_name(), &dir, &name)?;
-        }
+        let part = files.part_name();
+        let renamed = match request.keep {
+            true => rename_new(&dir, part.as_ref(), &dir, &name),
+            false => rustix::fs::renameat(&dir, &part, &dir, &name).map_err(io::Error::from),
+        };
+        renamed.map_err(of_the_name)?;
         *over = true;
         // The file is in its place: what is left of its upload is of no more use to anybody.
         let _ = dir.remove_file(files.journal_name());
+        if target.is_none() {
+            kept_as_named(&dir, &name, FileError::BadPath).inspect_err(|_| {
+                // It has just come, and nobody would look for it there.
+                let _ = dir.remove_file(&name);
+            })?;
+        }
         sync_dir(&dir)?;
         Ok(entry(&name, &dir.symlink_metadata(&name)?))
     }
@@ -258,11 +270,23 @@ impl Uploads {
     }
 }
 
+/// A file system that does not take a name says so in one of several ways; the part file is there.
+fn of_the_name(error: io::Error) -> Fault {
+    use rustix::io::Errno;
+    match Errno::from_io_error(&error) {
+        Some(Errno::NOENT | Errno::INVAL | Errno::ILSEQ) => Fault::new(
+            FileError::BadPath,
+            "the file system there takes no such name",
+        ),
+        _ => error.into(),
+    }
+}
+
 fn named(root: &Root, request: &FileRequest) -> Outcome<(Place, UploadId)> {
     let upload = request
         .upload
         .ok_or_else(|| Fault::new(FileError::BadRequest, "which upload?"))?;
-    Ok((root.place(&request.path)?, upload))
+    Ok((root.place(request.path_as_bytes())?, upload))
 }
 
 impl Part {
@@ -335,7 +359,7 @@ impl Files {
     fn of(place: Place, id: &UploadId) -> Self {
         let digest = Sha256::new()
             .chain_update(id)
-            .chain_update(place.name.as_bytes())
+            .chain_update(place.name.as_encoded_bytes())
             .finalize();
         Self {
             dir: place.dir,
