@@ -132,6 +132,17 @@ pub(crate) struct Completed {
     pub(crate) remembered: bool,
 }
 
+impl Completed {
+    /// Takes the round trip anew, once it is the path's own: the first one has the handshake in it.
+    /// Says whether it is; after `limit` it is what there is.
+    pub(crate) async fn measure(&mut self, link: &Link, limit: Duration) -> bool {
+        let measured = link.paths.measured(limit).await;
+        self.receipt.rtt_ms = link.paths.rtt().map(|rtt| rtt.as_secs_f64() * 1e3);
+        self.receipt.paths = link.paths.report();
+        measured
+    }
+}
+
 /// When the steps of a call were done.
 #[derive(Debug, Clone)]
 struct Log {

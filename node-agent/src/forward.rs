@@ -39,6 +39,8 @@ const PLACE_PATIENCE: Duration = Duration::from_secs(10);
 const FIT_PATIENCE: Duration = Duration::from_secs(1);
 /// How long a stream that is over waits for the rest of its call.
 const RECEIPT_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a call is not told of, for its round trip to be measured; its streams do not wait.
+const MEASURING: Duration = Duration::from_millis(800);
 /// Without any path that answers for this long, the device is called anew. The link may still come
 /// back until QUIC gives it up; but a device that was started again knows nothing of it.
 const NO_PATH_PATIENCE: Duration = Duration::from_secs(8);
@@ -154,8 +156,9 @@ async fn keep_up(
     loop {
         let Dialled { link, completed } = dialled;
         match completed.await.context("the call ended")? {
-            Ok(completed) => {
+            Ok(mut completed) => {
                 ring.hints.clone_from(&completed.candidates);
+                completed.measure(&link, MEASURING).await;
                 tell(events, connected(completed)).await;
             }
             // Before it was complete the link may be lost like later; a wrong key ends it.
@@ -193,7 +196,7 @@ async fn watch_path(link: &Link, events: &mpsc::Sender<Event>) -> String {
             reason = &mut ended => return reason,
             () = patience => return "the device does not answer any more".into(),
             Ok(()) = in_use.changed() => {
-                let InUse { path: now, verified } = *in_use.borrow_and_update();
+                let InUse { path: now, verified, .. } = *in_use.borrow_and_update();
                 give_up = match verified {
                     Some(_) => None,
                     None => give_up.or_else(|| Some(Instant::now() + NO_PATH_PATIENCE)),
@@ -223,7 +226,10 @@ pub(crate) async fn pipe(
     tell(events, Event::Piping).await;
     let receipt = async {
         match completed.await {
-            Ok(Ok(completed)) => tell(events, connected(completed)).await,
+            Ok(Ok(mut completed)) => {
+                completed.measure(&link, MEASURING).await;
+                tell(events, connected(completed)).await;
+            }
             Ok(Err(error)) if Failure::exit_code(&error) != Exit::Other as u8 => return Err(error),
             _ => {}
         }

@@ -460,6 +460,48 @@ fn a_stranger_gets_one_ping_in_full_size() {
 }
 
 /// Without data nobody minds: an idle link keeps its path for as long as before.
+/// What the first ping waits for is the handshake, not the path.
+#[test]
+fn the_round_trip_that_is_told_is_the_paths_own() {
+    let mut world = World::new();
+    world.ways[0].delay = ms(35);
+    world.until(Class::Udp, ms(500));
+    world.ways[0].delay = TICK;
+    world.run(ms(100));
+    for end in &mut world.ends {
+        assert!(end.paths.is_measured());
+        // What came before the end of the handshake does not count.
+        end.paths.set_established();
+        assert!(!end.paths.is_measured());
+    }
+    world.run(ms(100));
+    for end in &world.ends {
+        assert!(end.paths.is_measured());
+        assert!(end.paths.rtt() <= Some(4 * TICK), "{:?}", end.paths.rtt());
+    }
+    // It follows the path when that grows longer.
+    world.ways[0].delay = ms(80);
+    world.run(Duration::from_secs(30));
+    for end in &world.ends {
+        assert!(end.paths.rtt() >= Some(ms(160)), "{:?}", end.paths.rtt());
+    }
+}
+
+#[test]
+fn a_relay_is_not_asked_again_to_be_measured() {
+    let mut world = World::new();
+    world.set(0, false);
+    world.connect(1, Class::Relay, ms(10));
+    world.until(Class::Relay, ms(1000));
+    world.run(ms(100));
+    for end in &world.ends {
+        assert!(end.paths.is_measured());
+        let report = end.paths.report();
+        let relay = report.iter().find(|tried| tried.rtt_ms.is_some());
+        assert!(relay.is_some_and(|relay| relay.pings <= 2), "{report:?}");
+    }
+}
+
 #[test]
 fn an_idle_path_is_not_doubted() {
     let mut world = World::new();

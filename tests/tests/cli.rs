@@ -68,6 +68,23 @@ async fn device(registry: &Registry, name: &str) -> Device {
     block_in_place(|| Device::start(&registry.origin(), &code, "hello"))
 }
 
+/// The first ping goes out into the handshake, whose work is no part of the path.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_round_trip_that_is_told_is_the_paths_own() {
+    let registry = registry();
+    let nas = device(&registry, "nas").await;
+    for _ in 0..5 {
+        let caller = Profile::new();
+        let ended = block_in_place(|| loopback::call(&caller, &registry.origin(), &nas.id, &[]));
+        assert_eq!(ended.code, 0, "{ended:?}");
+        let told = ended.stderr.lines().find_map(|line| {
+            let ms = line.strip_prefix("connected directly, ")?;
+            ms.strip_suffix(" ms")?.parse::<f64>().ok()
+        });
+        assert!(told.is_some_and(|ms| ms < 10.0), "{ended:?}");
+    }
+}
+
 // Arguments.
 
 #[test]

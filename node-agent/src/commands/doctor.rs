@@ -26,6 +26,8 @@ use crate::endpoint::Endpoint;
 use crate::failure::{Exit, Failure};
 use crate::profile::Profile;
 
+/// How long the round trip may take to be measured.
+const MEASURING: Duration = Duration::from_secs(3);
 /// A direct path has this long to take over from the relay.
 const DIRECT_PATIENCE: Duration = Duration::from_secs(6);
 
@@ -233,13 +235,12 @@ async fn best(caller: &Caller, ring: &crate::caller::Ring) -> Result<Completed> 
     let is_best = |class: Option<Class>| class == Some(Class::Udp);
     let wait = in_use.wait_for(|in_use| is_best(in_use.verified));
     let _ = tokio::time::timeout(DIRECT_PATIENCE, wait).await;
+    completed.measure(&dialled.link, MEASURING).await;
     if let Some(now) = paths.path() {
         let receipt = &mut completed.receipt;
         receipt.path = now.path;
         receipt.transport = now.transport;
         receipt.remote = now.remote;
-        receipt.rtt_ms = paths.rtt().map(|rtt| rtt.as_secs_f64() * 1e3);
-        receipt.paths = paths.report();
     }
     Ok(completed)
 }

@@ -1,6 +1,8 @@
 //! Streams to one device for `shell`, `get` and `send`: through the agent of this host where one
 //! runs, from this process otherwise. A stream that is wanted after the link was lost calls again.
 
+use std::time::Duration;
+
 use anyhow::Result;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Mutex;
@@ -18,6 +20,10 @@ use crate::port_mapping::PortMapping;
 use crate::profile::Profile;
 use crate::registry::Registry;
 use crate::service::Sending;
+
+/// How long the round trip may take to be measured: what is to be done waits for it, so on a long path
+/// none is told.
+const MEASURING: Duration = Duration::from_millis(100);
 
 pub(super) type Reader = Box<dyn AsyncRead + Send + Unpin>;
 pub(super) type Writer = Box<dyn AsyncWrite + Send + Unpin>;
@@ -145,11 +151,16 @@ impl Line {
     async fn call(&self, caller: &Caller) -> Result<Link> {
         let Dialled { link, completed } = caller.call(&self.resolved.ring).await?;
         match completed.await {
-            Ok(Ok(completed)) => self.shown().show(Event::Connected {
-                receipt: completed.receipt,
-                remembered: completed.remembered,
-                candidates: completed.candidates,
-            })?,
+            Ok(Ok(mut completed)) => {
+                if !completed.measure(&link, MEASURING).await {
+                    completed.receipt.rtt_ms = None;
+                }
+                self.shown().show(Event::Connected {
+                    receipt: completed.receipt,
+                    remembered: completed.remembered,
+                    candidates: completed.candidates,
+                })?;
+            }
             Ok(Err(error)) if Failure::exit_code(&error) != Exit::Other as u8 => return Err(error),
             _ => {}
         }

@@ -67,6 +67,8 @@ pub(crate) struct InUse {
     pub(crate) path: Option<PathInUse>,
     /// Class of the best path that has answered.
     pub(crate) verified: Option<Class>,
+    /// It has answered often enough for its round trip to be told.
+    pub(crate) measured: bool,
 }
 
 /// The way to send by, with what it takes to do so.
@@ -203,6 +205,7 @@ impl LinkPath {
         let in_use = InUse {
             path: paths.in_use(),
             verified: paths.class(),
+            measured: paths.is_measured(),
         };
         if !paths.is_searching() || !socket.restraint().is_searching(self.tag, Instant::now()) {
             self.close_search_sockets(&paths, route);
@@ -491,6 +494,13 @@ impl Paths {
         let mut in_use = self.in_use();
         // The sender lives as long as the link, which `self` holds.
         let _ = in_use.wait_for(|in_use| in_use.verified.is_some()).await;
+    }
+
+    /// Waits until the path's round trip can be told, at most for `limit`; can it?
+    pub(crate) async fn measured(&self, limit: Duration) -> bool {
+        let mut in_use = self.in_use();
+        let wait = in_use.wait_for(|in_use| in_use.measured);
+        matches!(tokio::time::timeout(limit, wait).await, Ok(Ok(_)))
     }
 
     pub(crate) fn path(&self) -> Option<PathInUse> {

@@ -359,6 +359,9 @@ impl PathSet {
     pub fn set_established(&mut self) {
         self.established = true;
         self.flight.clear();
+        for remote in &mut self.remotes {
+            remote.measure_anew();
+        }
     }
 
     /// Where datagrams go now: the best verified way, or the one heard last; `None` until the peer
@@ -396,9 +399,17 @@ impl PathSet {
             .map(|r| r.via)
     }
 
-    /// Round trip of the path in use, by its last ping.
+    /// Round trip of the path in use: the shortest of the last few.
     pub fn rtt(&self) -> Option<Duration> {
-        self.find(self.best?).and_then(|r| r.rtt)
+        self.find(self.best?).and_then(Remote::round_trip)
+    }
+
+    /// Has the path in use answered often enough for [`rtt`](Self::rtt) to be its own, and not the
+    /// handshake's?
+    pub fn is_measured(&self) -> bool {
+        self.best
+            .and_then(|best| self.find(best))
+            .is_some_and(Remote::is_measured)
     }
 
     /// Is the search still sending from many sockets? If not, those through which nobody was heard
@@ -452,7 +463,7 @@ impl PathSet {
                     _ if r.heard.is_some() => TriedResult::HeardOnly,
                     _ => TriedResult::NoAnswer,
                 },
-                rtt_ms: r.rtt.map(|rtt| rtt.as_secs_f64() * 1e3),
+                rtt_ms: r.round_trip().map(|rtt| rtt.as_secs_f64() * 1e3),
                 pings: r.pings_sent,
             })
             .collect()

@@ -40,6 +40,12 @@ const LOST_AFTER_QUICK: u32 = 3;
 const RELAPSE: (Duration, Duration, u32) = (Duration::from_secs(2), Duration::from_secs(10), 40);
 /// Pings whose answers still count.
 const OUTSTANDING: usize = 8;
+/// Round trips of which the shortest is told: what is over it was spent waiting for a processor, of
+/// which the first has most, since its ping goes out into the handshake.
+const RECENT: usize = 4;
+/// Answers after which a round trip can be told. Until there are as many, the next ping follows the
+/// last answer at once.
+const MEASURED: usize = 3;
 
 #[derive(Debug)]
 pub(super) struct Remote {
@@ -56,6 +62,8 @@ pub(super) struct Remote {
     /// In all, for the receipt.
     pub(super) pings_sent: u32,
     standing: Standing,
+    /// The last [`RECENT`] round trips.
+    recent: VecDeque<Duration>,
     /// Smoothed round trip and its deviation (RFC 6298).
     smoothed: Option<(Duration, Duration)>,
     /// Pings since the last answer, or since the probing was started anew.
@@ -142,6 +150,7 @@ impl Remote {
             rtt: None,
             pings_sent: 0,
             standing: Standing::STRANGER,
+            recent: VecDeque::with_capacity(RECENT),
             smoothed: None,
             unanswered: 0,
             last_ping: now,
@@ -159,6 +168,25 @@ impl Remote {
     /// Short datagrams pass here, and no others as far as is known.
     pub(super) fn is_short(&self) -> bool {
         self.is_short && !self.is_verified()
+    }
+
+    /// What was measured until now had the handshake in it.
+    pub(super) fn measure_anew(&mut self) {
+        if self.is_verified() && !self.class.is_relay() {
+            self.recent.clear();
+            self.hurry = true;
+        }
+    }
+
+    /// The shortest of the last round trips.
+    pub(super) fn round_trip(&self) -> Option<Duration> {
+        self.recent.iter().min().copied()
+    }
+
+    /// Were there enough of them to tell?
+    pub(super) fn is_measured(&self) -> bool {
+        let enough = if self.class.is_relay() { 1 } else { MEASURED };
+        self.recent.len() >= enough
     }
 
     pub(super) fn is_lost(&self) -> bool {
@@ -252,6 +280,7 @@ impl Remote {
             Standing::Verified if self.unanswered > limit => {
                 self.standing = Standing::Lost;
                 self.unanswered = 1;
+                self.recent.clear();
             }
             Standing::Verified | Standing::Lost => {}
         }
@@ -272,6 +301,8 @@ impl Remote {
         let sent = ping.sent;
         let rtt = now.saturating_sub(sent);
         self.rtt = Some(rtt);
+        self.recent.truncate(RECENT - 1);
+        self.recent.push_front(rtt);
         self.smoothed = Some(match self.smoothed {
             None => (rtt, rtt / 2),
             Some((smoothed, deviation)) => (
@@ -288,6 +319,8 @@ impl Remote {
         self.standing = Standing::Verified;
         (self.in_question, self.is_short) = (false, false);
         self.unanswered = 0;
+        // A relay is not asked again: it is paid for by the message.
+        self.hurry |= !self.is_measured();
         Some(sent)
     }
 
