@@ -58,6 +58,36 @@ async fn what_anybody_may_ask_is_answered_without_the_directory() {
 }
 
 #[tokio::test]
+async fn whether_a_device_is_enrolled_is_told_without_waking_it() {
+    let registry = Registry::start();
+    let key = registry.enrolled("nas").await;
+    let path = format!("/v1/devices/{}", key.id());
+    let before = asked(&registry);
+    let loaded = || {
+        let log = registry.server.log();
+        log.matches("device object loaded").count()
+    };
+    let awake = loaded();
+    for _ in 0..60 {
+        let known = registry.get(&path).await;
+        assert_eq!(known.status, 200);
+        // Neither the name nor the presence is told to strangers.
+        assert_eq!(known.body, json!({ "device": key.id() }));
+        let nobody = format!("/v1/devices/{}", new_key().id());
+        let reply = registry.get(&nobody).await;
+        assert_eq!(reply.problem(), (404, "unknown_device"));
+    }
+    assert_eq!(loaded(), awake);
+    let questions = asked(&registry) - before;
+    assert!(questions <= 5, "{questions}");
+
+    let mistyped = registry.get(&path.replace(&path[40..41], "!")).await;
+    assert_eq!(mistyped.problem(), (400, "bad_request"));
+    registry.owner("DELETE", &path, Value::Null).await;
+    assert_eq!(registry.get(&path).await.problem(), (403, "revoked"));
+}
+
+#[tokio::test]
 async fn requests_to_nobody_wake_thirty_objects_a_minute_of_an_address() {
     let registry = Registry::start();
     registry.enrolled("nas").await;

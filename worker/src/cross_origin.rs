@@ -51,7 +51,11 @@ impl AllowedPage {
 fn is_callers(operation: Operation) -> bool {
     matches!(
         operation,
-        Operation::Registry | Operation::OpenApi | Operation::Alias | Operation::Request
+        Operation::Registry
+            | Operation::OpenApi
+            | Operation::Alias
+            | Operation::Device
+            | Operation::Request
     )
 }
 
@@ -71,6 +75,7 @@ mod tests {
             for (method, path) in [
                 ("GET", "/v1/registry"),
                 ("GET", "/v1/aliases/nas"),
+                ("GET", "/v1/devices/rb1x"),
                 ("POST", "/v1/devices/rb1x/requests"),
             ] {
                 let page = AllowedPage::find(Some(PAGE), allowed, method, path).unwrap();

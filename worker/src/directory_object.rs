@@ -225,24 +225,10 @@ fn enrolled(device: &PeerId, name: &str) -> Value {
     json!({ "device": device, "name": name })
 }
 
-fn unknown_device(device: &PeerId) -> Problem {
-    Problem::new(
-        Code::UnknownDevice,
-        format!("no device {} is enrolled here", device.short()),
-    )
-}
-
 fn not_enrolled() -> Problem {
     Problem::new(
         Code::NotEnrolled,
         "this registry takes devices that its owner has enrolled: ask for an enrolment code",
-    )
-}
-
-fn revoked() -> Problem {
-    Problem::new(
-        Code::Revoked,
-        "the owner of this registry has revoked this device",
     )
 }
 

@@ -136,6 +136,11 @@ async fn respond(request: &mut Request, env: &Env) -> Result<Response, Problem> 
         Operation::Registry => registry(env).await,
         Operation::OpenApi => text(200, "application/json", openapi::DOCUMENT),
         Operation::Alias => json(200, &roster::alias(env, &parameter).await?),
+        Operation::Device => {
+            let device = device()?;
+            roster::check(env, &device).await?;
+            json(200, &json!({ "device": device }))
+        }
         Operation::Enrol => enrol(request, env, &client, &origin).await,
         Operation::Socket => {
             let device = device()?;

@@ -1,9 +1,9 @@
 //! Errors on the wire: RFC 9457 problem details. The one place where a code becomes a status (the
 //! numbers stand beside the codes, in the protocol crate, §13).
 
-use ringback_protocol::Code;
 use ringback_protocol::envelope::EnvelopeError;
 use ringback_protocol::frame::{Failed, Rejected};
+use ringback_protocol::{Code, PeerId};
 use serde::{Deserialize, Serialize};
 use worker::{Response, ResponseBuilder};
 
@@ -61,6 +61,18 @@ impl Problem {
                 "the device is not connected to this registry",
             )
         }
+    }
+
+    pub fn unknown_device(device: &PeerId) -> Self {
+        let detail = format!("no device {} is enrolled here", device.short());
+        Self::new(Code::UnknownDevice, detail)
+    }
+
+    pub fn revoked() -> Self {
+        Self::new(
+            Code::Revoked,
+            "the owner of this registry has revoked this device",
+        )
     }
 
     /// A fault of ours: logged here, told without particulars.

@@ -7,7 +7,7 @@
 //! copy is old. Nothing is refused because this does not know of a device: the objects decide.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use ringback_protocol::{Code, PeerId};
 use serde::{Deserialize, Serialize};
@@ -60,6 +60,16 @@ pub async fn alias(env: &Env, name: &str) -> Result<Value, Problem> {
             let name = name.to_owned();
             ask(env, &Ask::Alias { name }).await
         }
+    }
+}
+
+/// May this device be rung, as far as its enrolment goes? What a request to it would be told, without
+/// waking its object; nothing is said against it while the copy can not say.
+pub async fn check(env: &Env, device: &PeerId) -> Result<(), Problem> {
+    match look(env, |roster| roster.devices.get(device).copied()).await? {
+        Look::Found(Standing::Revoked) => Err(Problem::revoked()),
+        Look::Missing => Err(Problem::unknown_device(device)),
+        Look::Found(Standing::Enrolled) | Look::Unknown => Ok(()),
     }
 }
 
@@ -157,10 +167,16 @@ impl<T: Clone> Cached<T> {
 
 #[derive(Debug, Default)]
 struct Known {
-    devices: HashSet<PeerId>,
+    devices: HashMap<PeerId, Standing>,
     names: HashMap<String, PeerId>,
     /// There are too many devices.
     is_partial: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    Enrolled,
+    Revoked,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -179,7 +195,11 @@ impl From<Roster> for Known {
             ..Self::default()
         };
         for (device, name) in devices.into_iter().flatten() {
-            known.devices.insert(device);
+            let standing = match &name {
+                Some(_) => Standing::Enrolled,
+                None => Standing::Revoked,
+            };
+            known.devices.insert(device, standing);
             known.names.extend(name.map(|name| (name, device)));
         }
         known

@@ -7,6 +7,7 @@ pub enum Operation {
     Registry,
     OpenApi,
     Alias,
+    Device,
     Enrol,
     Socket,
     OwnerSocket,
@@ -60,6 +61,7 @@ pub const ROUTES: &[Route] = &[
     // The secret is the socket's first message: pages can not send headers with it. A ticket stands
     // in the subprotocols.
     open("GET", "/v1/devices/socket", Operation::OwnerSocket),
+    open("GET", "/v1/devices/{id}", Operation::Device),
     open("GET", "/v1/devices/{id}/socket", Operation::Socket),
     open("POST", "/v1/devices/{id}/requests", Operation::Request),
     open("GET", "/v1/devices/{id}/requests", Operation::Fetch),
@@ -183,6 +185,10 @@ mod tests {
             Match::Methods("GET, HEAD, OPTIONS".into())
         );
         assert_eq!(
+            operation("GET", "/v1/devices/rb1x"),
+            Some((Operation::Device, "rb1x".into()))
+        );
+        assert_eq!(
             operation("POST", "/v1/devices/rb1x/requests"),
             Some((Operation::Request, "rb1x".into()))
         );
@@ -216,8 +222,8 @@ mod tests {
             Match::Methods("GET, HEAD, OPTIONS".into())
         );
         assert_eq!(
-            find("GET", "/v1/devices/rb1x"),
-            Match::Methods("PATCH, DELETE, OPTIONS".into())
+            find("PUT", "/v1/devices/rb1x"),
+            Match::Methods("GET, PATCH, DELETE, HEAD, OPTIONS".into())
         );
         assert_eq!(
             find("OPTIONS", "/v1/policy"),

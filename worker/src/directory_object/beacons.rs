@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::storage::{Row, integer, text};
-use super::{Answer, DirectoryObject, Heard, not_enrolled, revoked};
+use super::{Answer, DirectoryObject, Heard, not_enrolled};
 use crate::clock::now;
 use crate::directory::ListedBeacon;
 use crate::problem::Problem;
@@ -143,7 +143,7 @@ impl DirectoryObject {
 
     fn checked_beacon(&self, beacon: &PeerId) -> Result<(), super::Failure> {
         match self.row(beacon)? {
-            Some(row) if row.is_revoked() => Err(revoked().into()),
+            Some(row) if row.is_revoked() => Err(Problem::revoked().into()),
             Some(row) if row.role == EnrolledAs::Beacon => Ok(()),
             Some(_) => {
                 let detail = "this device was not enrolled in the role of a beacon";

@@ -8,9 +8,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::storage::{Row, integer, text};
-use super::{
-    Answer, DirectoryObject, Heard, enrolled, name_taken, not_enrolled, revoked, unknown_device,
-};
+use super::{Answer, DirectoryObject, Heard, enrolled, name_taken, not_enrolled};
 use crate::clock::now;
 use crate::device;
 use crate::directory::{Online, Reach};
@@ -68,7 +66,7 @@ impl DirectoryObject {
             }
         };
         if row.is_revoked() {
-            return Err(revoked().into());
+            return Err(Problem::revoked().into());
         }
         let session = row.session + 1;
         // An agent that has not learned its address yet does not erase the last one that is known.
@@ -96,9 +94,11 @@ impl DirectoryObject {
     }
 
     pub(super) fn update(&self, device: &PeerId, session: u64, public: SocketAddr) -> Answer {
-        let row = self.row(device)?.ok_or_else(|| unknown_device(device))?;
+        let row = self
+            .row(device)?
+            .ok_or_else(|| Problem::unknown_device(device))?;
         if row.is_revoked() {
-            return Err(revoked().into());
+            return Err(Problem::revoked().into());
         }
         if row.session == session {
             self.execute(
@@ -149,9 +149,11 @@ impl DirectoryObject {
     /// Asked by a device's object that has no socket: so the device is offline, whatever the list
     /// says (a machine that crashed could not write it down), unless a beacon reaches it.
     pub(super) fn missing(&self, device: &PeerId) -> Answer {
-        let row = self.row(device)?.ok_or_else(|| unknown_device(device))?;
+        let row = self
+            .row(device)?
+            .ok_or_else(|| Problem::unknown_device(device))?;
         if row.is_revoked() {
-            return Err(revoked().into());
+            return Err(Problem::revoked().into());
         }
         if row.has_socket() {
             self.offline(
@@ -296,9 +298,11 @@ impl DirectoryObject {
     }
 
     pub(super) fn rename(&self, device: &PeerId, name: &str) -> Answer {
-        let row = self.row(device)?.ok_or_else(|| unknown_device(device))?;
+        let row = self
+            .row(device)?
+            .ok_or_else(|| Problem::unknown_device(device))?;
         if row.is_revoked() {
-            return Err(revoked().into());
+            return Err(Problem::revoked().into());
         }
         if self.is_taken(name, device)? {
             return Err(name_taken(name).into());
@@ -315,7 +319,9 @@ impl DirectoryObject {
     /// The list first, then the socket: a registration that is under way finds either the list
     /// changed or its socket closed. Asked again, it closes the socket again.
     pub(super) async fn revoke(&self, device: &PeerId) -> Answer {
-        let row = self.row(device)?.ok_or_else(|| unknown_device(device))?;
+        let row = self
+            .row(device)?
+            .ok_or_else(|| Problem::unknown_device(device))?;
         if !row.is_revoked() {
             let is_online = row.has_socket() || self.serving_beacon(&row)?.is_some();
             let last_seen = if is_online {

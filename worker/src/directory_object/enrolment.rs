@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::storage::{CodeRow, integer, text};
-use super::{Answer, DirectoryObject, Failure, enrolled, name_taken, revoked};
+use super::{Answer, DirectoryObject, Failure, enrolled, name_taken};
 use crate::clock::{now, now_ms};
 use crate::enrolment_code::EnrolmentCode;
 use crate::limits;
@@ -43,7 +43,7 @@ impl DirectoryObject {
                 // Nothing but the device's own consent: an enrolled device stays as it is, a
                 // revoked one stays out.
                 match &row {
-                    Some(row) if row.is_revoked() => return Err(revoked().into()),
+                    Some(row) if row.is_revoked() => return Err(Problem::revoked().into()),
                     Some(row) => return Ok(enrolled(device, &row.name)),
                     None => self.limit_open_enrolment()?,
                 }

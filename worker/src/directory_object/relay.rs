@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use worker::SqlStorageValue;
 
 use super::storage::integer;
-use super::{Answer, DirectoryObject, not_enrolled, revoked};
+use super::{Answer, DirectoryObject, not_enrolled};
 use crate::clock::now;
 use crate::directory::{Lease, Spent, Terms};
 use crate::policy::{Policy, PolicyChange, Registration, RelayPolicy};
@@ -149,7 +149,7 @@ impl DirectoryObject {
         }
         if let Some(device) = device {
             match self.row(device)? {
-                Some(row) if row.is_revoked() => return Err(revoked().into()),
+                Some(row) if row.is_revoked() => return Err(Problem::revoked().into()),
                 Some(_) => {}
                 None => return Err(not_enrolled().into()),
             }
