@@ -64,12 +64,59 @@ fn an_unknown_device_has_its_sentence() -> Result<()> {
     let browser = Browser::start()?;
     allow_refusals(&browser);
     let nobody = ringback_tests::registry::new_key().id().to_string();
+    // Its password is asked for neither with a link nor by the field.
     let link = device_link(&stage.registry.origin(), &nobody, "x");
     let visit = Visit::open(&browser, &link)?;
-    visit.page.click("button", "Call")?;
+    let page = &visit.page;
     let told = visit.failure()?;
     assert!(told.contains("This registry has no such device."), "{told}");
+    assert!(!page.has("textbox", "Password of the device"));
+    assert!(!page.has("button", "Call"));
+    page.click("link", "Another device")?;
+    for (given, wanted) in [
+        (nobody.as_str(), "This registry has no such device."),
+        ("attic", "No device of this registry has that name."),
+    ] {
+        page.fill("Device link, ID or name", given)?;
+        page.click("button", "Continue")?;
+        page.until_text(wanted)?;
+        assert!(!page.has("textbox", "Password of the device"));
+    }
+    // What it has is found, by ID and by name, and the name's ID is shown before the password.
+    page.fill("Device link, ID or name", "nas")?;
+    page.press("Enter")?;
+    page.until_role("textbox", "Password of the device")?;
+    page.until_text(&stage.device.id)?;
     nothing_flowed(&stage, &visit)
+}
+
+#[test]
+fn a_mistyped_id_is_told_at_the_field_and_nothing_is_asked() -> Result<()> {
+    let stage = Stage::set()?;
+    let browser = Browser::start()?;
+    let origin = stage.registry.origin();
+    let visit = Visit::open(&browser, &origin)?;
+    let page = &visit.page;
+    let id = &stage.device.id;
+    let other = if &id[20..21] == "q" { "p" } else { "q" };
+    let mistyped = format!("{}{other}{}", &id[..20], &id[21..]);
+    for (given, wanted) in [
+        (mistyped.clone(), "a character of it is another one"),
+        (id[..60].to_owned(), "it has 60 of 61 characters"),
+        (format!("{}o{}", &id[..20], &id[21..]), "“o” at place 21"),
+    ] {
+        page.fill("Device link, ID or name", &given)?;
+        page.click("button", "Continue")?;
+        page.until_text(wanted)?;
+        page.until("document.activeElement?.id === 'device'")?;
+        assert_eq!(page.eval::<String>("location.pathname")?, "/");
+    }
+    // An address with such an ID says the same.
+    page.open(&format!("{origin}/d/{mistyped}"))?;
+    page.until_text("a character of it is another one")?;
+    assert!(!page.has("textbox", "Password of the device"));
+    assert_eq!(stage.device.callers(), [] as [String; 0]);
+    Ok(())
 }
 
 #[test]

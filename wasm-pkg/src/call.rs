@@ -522,6 +522,7 @@ async fn note_contact(registry: &Registry, target: &Target, link: &Link) {
             .name
             .clone()
             .or_else(|| known.and_then(|contact| contact.name.clone())),
+        told_name: known.and_then(|contact| contact.told_name.clone()),
         registry: registry.origin().to_owned(),
         // A call by key has shown that it is, too.
         remembered: link.remembered() || link.proof().is_none(),

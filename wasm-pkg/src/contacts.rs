@@ -21,7 +21,11 @@ thread_local! {
 #[serde(rename_all = "camelCase")]
 pub struct Contact {
     pub id: PeerId,
+    /// The name that it was called by, which leads to it and to nobody else.
     pub name: Option<String>,
+    /// What it calls itself on the link (PROTOCOL §20.1): for people to read, and never a way to
+    /// it. Any device could give itself any name.
+    pub told_name: Option<String>,
     /// The origin of the registry that knows it.
     pub registry: String,
     /// The device remembers this browser's key: no password is needed.
@@ -93,6 +97,21 @@ impl Contacts {
         Ok(())
     }
 
+    /// A device has told its name on a link.
+    pub(crate) async fn told(id: &PeerId, told_name: String) -> Result<(), CallError> {
+        match Self::by_id(id).await? {
+            Some(contact) if contact.told_name.as_ref() != Some(&told_name) => {
+                let contact = Contact {
+                    told_name: Some(told_name),
+                    ..contact
+                };
+                Self::put(&contact).await
+            }
+            // It was forgotten meanwhile, or nothing is new.
+            _ => Ok(()),
+        }
+    }
+
     pub async fn remove(id: &PeerId) -> Result<(), CallError> {
         match Store::open().await {
             Ok(store) => {
@@ -118,6 +137,7 @@ fn read(of: &JsValue) -> Option<Contact> {
     Some(Contact {
         id: text(of, "id")?.parse().ok()?,
         name: text(of, "name"),
+        told_name: text(of, "toldName"),
         registry: text(of, "registry")?,
         remembered: flag(of, "remembered")?,
         last_used_ms: number(of, "lastUsedMs")?,

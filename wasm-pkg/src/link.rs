@@ -6,7 +6,7 @@ use std::rc::{Rc, Weak};
 use ringback_protocol::channel::reset;
 use ringback_protocol::receipt::Nat;
 use ringback_protocol::stream::{Open, StreamRefused};
-use ringback_protocol::{Code, PeerId};
+use ringback_protocol::{Code, PeerId, name};
 use serde::Serialize;
 use wasm_bindgen::JsValue;
 use web_sys::RtcPeerConnectionState;
@@ -14,11 +14,12 @@ use web_sys::RtcPeerConnectionState;
 use crate::call::DerivedProof;
 use crate::clock::Signal;
 use crate::error::{DEVICE_MISBEHAVED, LINK_CLOSED, STREAM_RESET, TOO_MANY_STREAMS};
-use crate::object::{self, flag, list, text};
+use crate::object::{self, flag, list, member, text};
 use crate::peer::Peer;
 use crate::stream::{self, MAX_STREAMS};
 use crate::{
-    CallError, CallEvent, CallOptions, Mode, Proof, Receipt, Registry, Stats, Stream, receipt,
+    CallError, CallEvent, CallOptions, Contacts, Mode, Proof, Receipt, Registry, Stats, Stream,
+    receipt,
 };
 
 /// The service that lists the others.
@@ -143,6 +144,7 @@ impl Link {
         Ok(receipt::stats(&report))
     }
 
+    /// What the device exposes to this caller. The name that it tells with it goes into its contact.
     pub async fn services(&self) -> Result<Vec<Service>, CallError> {
         let stream = self.open(LISTING, Mode::Raw)?;
         stream.finish();
@@ -154,8 +156,13 @@ impl Link {
             }
         }
         let bad = || misbehaved("its list of services can not be read");
-        let text = String::from_utf8(bytes).map_err(|_| bad())?;
-        let listing = object::parse(&text).ok_or_else(bad)?;
+        let json = String::from_utf8(bytes).map_err(|_| bad())?;
+        let listing = object::parse(&json).ok_or_else(bad)?;
+        let told = text(&member(&listing, "device"), "name");
+        if let Some(name) = told.filter(|name| name::check(name).is_ok()) {
+            // That it can not be kept is no reason to show nothing.
+            let _ = Contacts::told(&self.device(), name).await;
+        }
         list(&listing, "services", Service::read).ok_or_else(bad)
     }
 
@@ -256,7 +263,12 @@ impl Core {
         self.streams
             .borrow_mut()
             .retain(|kept| !Rc::ptr_eq(kept, stream));
-        if let Some(code @ (reset::REVOKED | reset::SHUTTING_DOWN)) = stream.reset_by_device() {
+    }
+
+    /// The device has reset a stream. Two of the reasons end the link, and are its last word: an agent
+    /// that stops may not live to close the channel, let alone the connection.
+    pub(crate) fn heard_reset(&self, code: u32) {
+        if let reset::REVOKED | reset::SHUTTING_DOWN = code {
             let end = explain_reset(code);
             self.finish(LinkEnd::new(&end.code, &end.message));
         }

@@ -154,6 +154,24 @@ impl Registry {
         }
     }
 
+    /// The device that `target` means, if it is to be had as far as the registry tells strangers: an
+    /// ID is asked for, and a name. What is among this browser's contacts is not asked for.
+    pub async fn look_for(&self, target: &str) -> Result<PeerId, CallError> {
+        let target = target.trim();
+        if !looks_like_an_id(target) {
+            return self.resolve(target).await;
+        }
+        let device = parse_id(target)?;
+        if Contacts::by_id(&device).await?.is_some() {
+            return Ok(device);
+        }
+        match ask(self.origin(), &format!("/v1/devices/{device}")).await? {
+            Err(problem) if problem.code != Code::MethodNotAllowed => Err(problem.into_error()),
+            // A registry of before this question does not answer it.
+            _ => Ok(device),
+        }
+    }
+
     /// Calls a device. Dropping the future gives the call up.
     pub async fn call(
         &self,

@@ -144,9 +144,12 @@ impl Drop for Handle {
 impl Core {
     fn listen(core: &Rc<Self>, link: std::rc::Weak<link::Core>) {
         let weak = Rc::downgrade(core);
+        let told = link.clone();
         let on_message = Closure::<dyn FnMut(_)>::new(move |event: MessageEvent| {
-            if let Some(core) = weak.upgrade() {
-                core.take(&event);
+            let Some(core) = weak.upgrade() else { return };
+            core.take(&event);
+            if let (Some(code), Some(link)) = (core.reset_by_device(), told.upgrade()) {
+                link.heard_reset(code);
             }
         });
         let weak = Rc::downgrade(core);

@@ -259,13 +259,6 @@ impl Browse {
         });
     }
 
-    pub(crate) fn is_picked(self, name: &str) -> bool {
-        let has = |picked: &Option<BTreeSet<String>>| {
-            picked.as_ref().is_some_and(|picked| picked.contains(name))
-        };
-        self.picked.with(has)
-    }
-
     /// All files of the folder; none, if all are chosen.
     pub(crate) fn pick_all(self) {
         let all: BTreeSet<String> = self.files().into_iter().map(|it| it.name).collect();

@@ -60,11 +60,11 @@ pub(crate) fn element<T: JsCast>(id: &str) -> Option<T> {
     document().get_element_by_id(id)?.dyn_into().ok()
 }
 
+/// Of a field or a list of choices.
 pub(crate) fn input_value(event: &web_sys::Event) -> String {
     event
         .target()
-        .and_then(|target| target.dyn_into::<HtmlInputElement>().ok())
-        .map(|input| input.value())
+        .and_then(|target| Reflect::get(&target, &"value".into()).ok()?.as_string())
         .unwrap_or_default()
 }
 

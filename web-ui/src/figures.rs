@@ -75,6 +75,16 @@ pub fn short_id(id: &str) -> String {
     }
 }
 
+/// An address with its port, IPv6 in brackets (RFC 3986, 3.2.2): without them nobody can tell where
+/// the address ends.
+pub fn endpoint(address: &str, port: u16) -> String {
+    if address.contains(':') && !address.starts_with('[') {
+        format!("[{address}]:{port}")
+    } else {
+        format!("{address}:{port}")
+    }
+}
+
 /// With one decimal.
 pub fn tenths(value: f64) -> String {
     let tenths = whole(value * 10.0);
@@ -125,6 +135,15 @@ mod tests {
         assert_eq!(milliseconds(41.7), "42 ms");
         assert_eq!(milliseconds(1240.0), "1.24 s");
         assert_eq!(milliseconds(61_006.0), "61.01 s");
+    }
+
+    #[test]
+    fn an_ipv6_address_has_brackets_before_a_port() {
+        assert_eq!(endpoint("192.0.2.7", 443), "192.0.2.7:443");
+        assert_eq!(endpoint("2001:db8::7", 443), "[2001:db8::7]:443");
+        // As browsers disagree on how they tell it.
+        assert_eq!(endpoint("[2001:db8::7]", 443), "[2001:db8::7]:443");
+        assert_eq!(endpoint("x.local", 443), "x.local:443");
     }
 
     #[test]

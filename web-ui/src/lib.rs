@@ -2,9 +2,10 @@
 //!
 //! `app` is the frame, `state` what the page knows (one enum per screen), `session` the only caller
 //! of the browser's client, `components` what is seen. Services speak on streams of a link: `shell`,
-//! `folder` and `transfer`, `bridge`; `terminal` and `browse` are what goes on of them unseen. What decides without a browser is compiled and tested natively,
-//! too: [`figures`], [`order`], [`pieces`], [`plain`], [`queue`],
-//! [`route`], [`sentence`], [`cookies`], [`site`].
+//! `folder` and `transfer`, `bridge`; `terminal` and `browse` are what goes on of them unseen. What
+//! decides without a browser is compiled and tested natively, too: [`figures`], [`naming`], [`order`],
+//! [`pieces`], [`plain`], [`queue`], [`ranking`], [`route`], [`sentence`], [`cookies`], [`site`],
+//! [`target`].
 
 #![allow(
     clippy::needless_pass_by_value,
@@ -15,13 +16,16 @@
 
 pub mod cookies;
 pub mod figures;
+pub mod naming;
 pub mod order;
 pub mod pieces;
 pub mod plain;
 pub mod queue;
+pub mod ranking;
 pub mod route;
 pub mod sentence;
 pub mod site;
+pub mod target;
 
 #[cfg(target_arch = "wasm32")]
 mod app;

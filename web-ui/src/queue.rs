@@ -58,7 +58,7 @@ mod tests {
         for it in &mut some[..8] {
             it.turn = Turn::Has;
         }
-        assert_eq!(next(&some), []);
+        assert_eq!(next(&some), [] as [usize; 0]);
         some[3].turn = Turn::Rests;
         assert_eq!(next(&some), [8]);
     }
@@ -72,7 +72,7 @@ mod tests {
             of(5, Turn::Wants),
             of(1, Turn::Wants),
         ];
-        assert_eq!(next(&all), []);
+        assert_eq!(next(&all), [] as [usize; 0]);
         // One that wants more than there is gets all.
         assert_eq!(next(&[of(99, Turn::Wants), of(1, Turn::Wants)]), [0]);
     }

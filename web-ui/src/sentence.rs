@@ -30,6 +30,14 @@ impl Failure {
         self.code == code
     }
 
+    /// Is it that what was given leads to no device that could be called? Then no password helps.
+    pub fn is_about_the_target(&self) -> bool {
+        matches!(
+            self.code.as_str(),
+            "bad_id" | "unknown_device" | "unknown_alias" | "revoked"
+        )
+    }
+
     /// The headline and what follows from it. `now` is in Unix seconds.
     pub fn sentence(&self, now: f64) -> (String, String) {
         let (title, advice) = words(&self.code);

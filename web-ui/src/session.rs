@@ -51,6 +51,13 @@ pub(crate) async fn registry() -> Result<Registry, Failure> {
     Ok(registry)
 }
 
+/// The ID of the device that `target` means, or why it can not be called: what is known before a
+/// password is asked for.
+pub(crate) async fn look_for(target: &str) -> Result<String, Failure> {
+    let device = registry().await?.look_for(target).await?;
+    Ok(device.to_string())
+}
+
 /// This browser's ID, and whether it is kept.
 pub(crate) async fn identity() -> Result<(String, bool), Failure> {
     let identity = Identity::load().await?;
@@ -76,6 +83,21 @@ pub(crate) async fn forget_contact(app: App, id: &str) -> Result<(), Failure> {
     });
     if let Some(id) = known {
         Contacts::remove(&id).await?;
+    }
+    load_contacts(app).await;
+    Ok(())
+}
+
+/// Gives a contact the name by which it is called from here; `None`: none any more.
+pub(crate) async fn name_contact(app: App, id: &str, name: Option<String>) -> Result<(), Failure> {
+    let known = app.contacts.with_untracked(|contacts| {
+        contacts
+            .iter()
+            .find(|contact| contact.id.to_string() == id)
+            .cloned()
+    });
+    if let Some(contact) = known {
+        Contacts::put(&Contact { name, ..contact }).await?;
     }
     load_contacts(app).await;
     Ok(())
@@ -305,7 +327,7 @@ impl Call {
                 });
                 before = Some((now, stats.bytes_up, stats.bytes_down));
                 self.gauge.update(|gauge| {
-                    gauge.rtt_ms = stats.rtt_ms;
+                    gauge.note_rtt(stats.rtt_ms);
                     gauge.bytes_up = base.0 + stats.bytes_up;
                     gauge.bytes_down = base.1 + stats.bytes_down;
                     if let Some(sample) = sample {

@@ -11,6 +11,7 @@ use crate::{
     browse::Browse,
     browser::{self, Keep},
     live::{Kept, Live},
+    naming::{self, Names},
     owner::Device,
     route::{Place, Route},
     sentence::Failure,
@@ -150,6 +151,8 @@ pub(crate) struct Sample {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Gauge {
     pub(crate) rtt_ms: Option<f64>,
+    /// The last readings of it.
+    readings: Vec<f64>,
     pub(crate) bytes_up: f64,
     pub(crate) bytes_down: f64,
     /// The newest last, at most [`Gauge::SPAN`].
@@ -158,6 +161,16 @@ pub(crate) struct Gauge {
 
 impl Gauge {
     pub(crate) const SPAN: usize = 60;
+    /// Readings of the round trip of which the shortest is shown: what is over it was spent waiting
+    /// for a processor, of which the first has most, since it is taken in the handshake.
+    const READINGS: usize = 5;
+
+    pub(crate) fn note_rtt(&mut self, reading: Option<f64>) {
+        self.readings.extend(reading);
+        let over = self.readings.len().saturating_sub(Self::READINGS);
+        self.readings.drain(..over);
+        self.rtt_ms = self.readings.iter().copied().reduce(f64::min);
+    }
 }
 
 /// A service that is open in the tab.
@@ -402,21 +415,31 @@ impl App {
 
     /// What `target`, an ID or a name, is called by people here.
     pub(crate) fn title(self, target: &str) -> String {
-        let owned = self.devices.with(|devices| {
-            let device = devices.iter().find(|device| device.id == target)?;
-            device.name.clone()
-        });
-        let noted = || {
+        self.devices.with(|devices| {
             self.contacts.with(|contacts| {
-                let contact = contacts.iter().find(|it| it.id.to_string() == target)?;
-                contact.name.clone()
+                let device = devices.iter().find(|device| device.id == target);
+                let contact = contacts.iter().find(|it| it.id.to_string() == target);
+                let names = Names {
+                    owned: device.and_then(|device| device.name.as_deref()),
+                    noted: contact.and_then(|contact| contact.name.as_deref()),
+                    told: contact.and_then(|contact| contact.told_name.as_deref()),
+                };
+                let is_taken = |name: &str| {
+                    let is_other = |id: &str, other: Option<&str>| {
+                        id != target && other.is_some_and(|other| other == name)
+                    };
+                    devices
+                        .iter()
+                        .any(|it| is_other(&it.id, it.name.as_deref()))
+                        || contacts.iter().any(|it| {
+                            let id = it.id.to_string();
+                            is_other(&id, it.name.as_deref())
+                                || is_other(&id, it.told_name.as_deref())
+                        })
+                };
+                naming::title(target, &names, is_taken)
             })
-        };
-        let title = owned.or_else(noted);
-        crate::plain::plain(
-            &title.unwrap_or_else(|| crate::figures::short_id(target)),
-            64,
-        )
+        })
     }
 
     /// Whether a service of this kind is shown in the tab.

@@ -103,7 +103,19 @@ mod tests {
                 r#"{{"device":{{"id":"{id}","agent":"ringback/0.1.0"}},"services":[{{"name":"docs","kind":"files","writable":true}},{{"name":"printer","kind":"ipp"}}]}}"#
             )
         );
-        assert_eq!(Listing::from_json(&json), Ok(listing));
+        assert_eq!(Listing::from_json(&json), Ok(listing.clone()));
+        let named = Listing {
+            device: DeviceInfo {
+                name: Some("nas".into()),
+                ..listing.device
+            },
+            services: Vec::new(),
+        };
+        let json = format!(
+            r#"{{"device":{{"id":"{id}","agent":"ringback/0.1.0","name":"nas"}},"services":[]}}"#
+        );
+        assert_eq!(String::from_utf8(named.to_json()).unwrap(), json);
+        assert_eq!(Listing::from_json(json.as_bytes()), Ok(named));
         Listing::from_json(b"{").unwrap_err();
         crate::name::check(LISTING).unwrap_err();
     }

@@ -14,6 +14,8 @@ use super::{devtools::DevTools, page::Page};
 pub enum Size {
     /// 390 × 844, touched by a finger, two pixels to the point.
     Phone,
+    /// 360 × 640, the same.
+    SmallPhone,
     /// 1440 × 900.
     Desktop,
 }
@@ -29,6 +31,7 @@ impl Size {
     fn name(self) -> &'static str {
         match self {
             Self::Phone => "phone",
+            Self::SmallPhone => "small-phone",
             Self::Desktop => "desktop",
         }
     }
@@ -48,6 +51,7 @@ impl Page {
     pub fn set_size(&self, size: Size) -> Result<()> {
         let (width, height, scale, mobile) = match size {
             Size::Phone => (390, 844, 2, true),
+            Size::SmallPhone => (360, 640, 2, true),
             Size::Desktop => (1440, 900, 1, false),
         };
         let metrics = json!({

@@ -115,7 +115,10 @@ export interface LinkStats {
 /** A device that this browser knows. */
 export interface Contact {
     id: string;
+    /** The name that it was called by, which leads to it. */
     name?: string;
+    /** What it calls itself, as `Link.services` has heard it: for people to read, and no way to it. */
+    toldName?: string;
     /** The origin of its registry. */
     registry: string;
     /** It remembers this browser: no password is needed. */

@@ -27,7 +27,8 @@ use crate::{Link, Registry, sdp};
 /// - `count`: sends bytes until the caller's credit is used up, and goes on as it gets more;
 /// - `deaf`: reads nothing;
 /// - `broken`: resets the stream when the first data comes;
-/// - `revoked`: resets it with the code of a revoked caller.
+/// - `revoked`: resets it with the code of a revoked caller;
+/// - `leaving`: resets it with that of an agent that stops.
 pub(super) struct Device {
     connection: RtcPeerConnection,
     pub(super) channels: Rc<RefCell<Vec<Rc<Served>>>>,
@@ -139,6 +140,7 @@ impl Served {
             match open.service.as_str() {
                 "echo" | "count" | "deaf" | "broken" => channel.answer(&Opening::Opened),
                 "revoked" => channel.reset(reset::REVOKED),
+                "leaving" => channel.reset(reset::SHUTTING_DOWN),
                 _ => {
                     channel.answer(&Opening::Refused(StreamRefused {
                         code: Code::UnknownService,

@@ -171,6 +171,16 @@ async fn a_revoked_caller_is_told_so() {
 }
 
 #[wasm_bindgen_test]
+async fn a_device_that_stops_has_ended_the_link_with_its_word() {
+    let (link, _device) = link().await;
+    let stream = link.open("leaving", Mode::Raw).unwrap();
+    assert_eq!(stream.read().await.unwrap_err().code, "shutting_down");
+    // Not with what the connection does later, if ever.
+    assert_eq!(link.state(), LinkState::Ended);
+    assert_eq!(link.closed().await.code, "shutting_down");
+}
+
+#[wasm_bindgen_test]
 async fn a_link_that_nobody_holds_ends() {
     let (link, _device) = link().await;
     let stream = link.open("echo", Mode::Raw).unwrap();

@@ -19,6 +19,7 @@ fn contact(seed: u8, name: &str, last_used_ms: f64) -> Contact {
     Contact {
         id: device(seed),
         name: Some(name.to_owned()),
+        told_name: None,
         registry: "https://registry.example".to_owned(),
         remembered: seed.is_multiple_of(2),
         last_used_ms,
@@ -110,6 +111,20 @@ async fn contacts_are_found_by_name_at_their_registry_and_by_key() {
     assert_eq!(found, Some(heir));
     let nameless = Contacts::by_id(&nas.id).await.unwrap().unwrap();
     assert_eq!((nameless.name, nameless.remembered), (None, true));
+
+    // What a device calls itself takes the name from nobody, and leads nowhere.
+    Contacts::told(&pi.id, "nas".to_owned()).await.unwrap();
+    let found = Contacts::by_name("nas", &nas.registry).await.unwrap();
+    assert_eq!(found.map(|contact| contact.id), Some(device(4)));
+    let told = Contacts::by_id(&pi.id).await.unwrap().unwrap();
+    assert_eq!(told.told_name.as_deref(), Some("nas"));
+    assert_eq!(told.name.as_deref(), Some("pi"));
+    Contacts::told(&device(5), "nas".to_owned()).await.unwrap();
+    assert_eq!(
+        Contacts::by_id(&device(5)).await.unwrap(),
+        None,
+        "forgotten stays forgotten"
+    );
 
     Contacts::remove(&pi.id).await.unwrap();
     assert_eq!(Contacts::by_id(&pi.id).await.unwrap(), None);

@@ -12,13 +12,16 @@ use super::{
     sign_in::SecretField,
 };
 use crate::{
+    app::go,
     browser::{self, LocalNetwork},
     figures,
     live::Live,
     plain::plain,
+    route::Route,
     sentence::Failure,
-    session::Ask,
-    state::{App, Call, Seen, Stage},
+    session::{self, Ask},
+    state::{App, Call, Reading, Seen, Stage},
+    target,
 };
 
 #[component]
@@ -43,6 +46,42 @@ fn Ringing(call: Call) -> impl IntoView {
         call.steps
             .with(|steps| call.stage.with(|stage| Phase::of(stage, steps)))
     });
+    // It is this device's, whatever becomes of the call.
+    let given = app.link_password.try_update_value(Option::take).flatten();
+    if let Some(given) = given {
+        call.password.set(given);
+    }
+    let found = Live::new(known_here(app, call));
+    let look = move || {
+        let target = call.target.get_value();
+        if let Err(mistake) = target::check(&target) {
+            return found.set(Reading::Failed(Failure::new("bad_id", mistake)));
+        }
+        found.set(Reading::Waiting);
+        spawn_local(async move {
+            let answer = session::look_for(&target).await;
+            let _ = found.try_set(match answer {
+                Err(failure) if failure.is_about_the_target() => Reading::Failed(failure),
+                // What else is in the way is told with the call.
+                answer => Reading::Here(answer.unwrap_or_default()),
+            });
+        });
+    };
+    if found.with_untracked(|found| *found == Reading::Waiting) {
+        look();
+    }
+    let is_name = !target.starts_with("rb1");
+    let whole_id = move || {
+        if is_name {
+            // Whose name it is, is to be seen before a password is given for it.
+            found.with(|found| match found {
+                Reading::Here(id) => id.clone(),
+                _ => String::new(),
+            })
+        } else {
+            call.target.get_value()
+        }
+    };
     let id = target.clone();
     let presence = move || {
         app.devices.with(|devices| {
@@ -62,12 +101,11 @@ fn Ringing(call: Call) -> impl IntoView {
         })
     };
     view! {
-        <div class="ringing">
+        <div class="ringing" class:asking=move || call.stage.get() != Stage::Calling>
             <header class="ringing-head">
                 <h1>{title}</h1>
                 <p class="small faint">
-                    // A name is the title already.
-                    {target.starts_with("rb1").then(|| view! { <code class="whole">{target.clone()}</code> }.into_any())}
+                    <code class="whole">{move || whole_id()}</code>
                     {move || presence().map(|text| view! { <span class="presence-words">{text}</span> }.into_any())}
                 </p>
             </header>
@@ -82,11 +120,60 @@ fn Ringing(call: Call) -> impl IntoView {
                 {shown_or(
                     move || call.stage.get() == Stage::Calling,
                     move || view! { <Calling call /> }.into_any(),
-                    move || view! { <Asking call /> }.into_any(),
+                    move || view! { {move || match found.get() {
+                        Reading::Waiting => view! {
+                            <p class="waiting"><span class="spinner" aria-hidden="true"></span>"Asking the registry for this device…"</p>
+                        }.into_any(),
+                        Reading::Here(_) => view! { <Asking call /> }.into_any(),
+                        Reading::Failed(failure) => no_such_device(app, failure, look),
+                    }} }.into_any(),
                 )}
             </div>
         </div>
     }
+}
+
+/// What is known of the device without asking for it: its ID, if it is in a list here or was called
+/// before.
+fn known_here(app: App, call: Call) -> Reading<String> {
+    let target = call.target.get_value();
+    let listed = app.devices.with_untracked(|devices| {
+        let device = devices.iter().find(|device| {
+            !device.revoked && (device.id == target || device.name.as_ref() == Some(&target))
+        })?;
+        Some(device.id.clone())
+    });
+    let noted = || app.contact(&target).map(|contact| contact.id.to_string());
+    // After a call it is the call that tells.
+    let called = || (call.stage.get_untracked() != Stage::Asking(None)).then(String::new);
+    match noted().or(listed).or_else(called) {
+        Some(id) => Reading::Here(id),
+        None => Reading::Waiting,
+    }
+}
+
+/// There is nothing to give a password for.
+fn no_such_device(app: App, failure: Failure, look: impl Fn() + 'static) -> AnyView {
+    let (title, advice) = failure.sentence(browser::unix_s());
+    // The mistake itself says more than what it means in general.
+    let mistyped = failure.is("bad_id");
+    let advice = if mistyped { failure.detail } else { advice };
+    view! {
+        <div class="note bad" role="alert">
+            {icon(Icon::Warning)}
+            <div>
+                <p class="note-title">{title}</p>
+                <p>{advice}</p>
+            </div>
+        </div>
+        <div class="actions start">
+            <a class="button" href="/" on:click=go(app, Route::Home)>"Another device"</a>
+            {(!mistyped).then(|| view! {
+                <button type="button" class="button" on:click=move |_| look()>{icon(Icon::Reload)} <span>"Look again"</span></button>
+            }.into_any())}
+        </div>
+    }
+    .into_any()
 }
 
 /// The password, and what else is to be known before a call.
@@ -95,10 +182,6 @@ fn Asking(call: Call) -> impl IntoView {
     let app = App::current();
     let target = call.target.get_value();
     let password = call.password;
-    let given = app.link_password.try_update_value(Option::take).flatten();
-    if let Some(given) = given {
-        password.set(given);
-    }
     let with_link = !password.get_untracked().is_empty();
     let failure = Memo::new(move |_| match call.stage.get() {
         Stage::Asking(failure) => failure,
@@ -199,7 +282,10 @@ fn Asking(call: Call) -> impl IntoView {
         <form class="card form" on:submit=submit>
             <input class="away" type="text" name="username" autocomplete="username" value=target tabindex="-1" aria-hidden="true" readonly=true />
             {shown_or(asks_password, with_password, without)}
-            {move || match network.get() {
+            <button id="call" type="submit" class="button primary wide" aria-describedby="network-note">
+                {move || if failure.with(Option::is_some) { "Call again" } else { "Call" }}
+            </button>
+            <div id="network-note">{move || match network.get() {
                 LocalNetwork::Free => ().into_any(),
                 LocalNetwork::Asks => view! {
                     <div class="note">
@@ -225,10 +311,7 @@ fn Asking(call: Call) -> impl IntoView {
                         </div>
                     </div>
                 }.into_any(),
-            }}
-            <button id="call" type="submit" class="button primary wide">
-                {move || if failure.with(Option::is_some) { "Call again" } else { "Call" }}
-            </button>
+            }}</div>
             <p class="hint">
                 {icon(Icon::Lock)}
                 " The password stays in this tab. What is sent proves it without showing it, to the device only."

@@ -12,10 +12,13 @@ use super::{
 };
 use crate::{
     app::go,
-    browser, figures,
+    browser::{self, Keep},
+    figures,
     live::Live,
+    order::sorted,
     owner::{self, Device},
     plain::plain,
+    ranking::{Order, Ranked, is_found},
     route::Route,
     sentence::Failure,
     state::{App, Presence},
@@ -50,13 +53,36 @@ pub(crate) fn DevicesScreen() -> impl IntoView {
                 .collect::<Vec<_>>()
         })
     });
+    let wanted = Live::new(Keep::Tab.read(WANTED).unwrap_or_default());
+    let order = Live::new(Order::named(&Keep::Browser.read(ORDER).unwrap_or_default()));
+    let chosen = Memo::new(move |_| {
+        let found = active.with(|list| {
+            wanted.with(|wanted| {
+                let all = list.iter();
+                all.filter(|it| is_wanted(wanted, it))
+                    .cloned()
+                    .collect::<Vec<_>>()
+            })
+        });
+        let order = order.get();
+        sorted(found, |device| {
+            order.place(Ranked {
+                title: &device.title(),
+                online: device.online,
+                last_seen: device.last_seen,
+            })
+        })
+    });
+    let is_long = Memo::new(move |_| active.with(Vec::len) > FEW);
     let summary = move || {
         let all = active.with(Vec::len);
         let online = active.with(|list| list.iter().filter(|it| it.online).count());
+        let found = chosen.with(Vec::len);
         match (app.presence.get(), all) {
             (Presence::Lost, _) => "No connection to the registry. Trying again…".to_owned(),
             (Presence::Connecting, 0) => "Asking the registry…".to_owned(),
             (_, 0) => "No devices yet".to_owned(),
+            (_, all) if found < all => format!("{found} of {all} found"),
             (_, all) => format!("{online} of {all} online"),
         }
     };
@@ -72,9 +98,23 @@ pub(crate) fn DevicesScreen() -> impl IntoView {
                     {icon(Icon::Plus)} <span>"Add a device"</span>
                 </button>
             </header>
+            {shown(move || is_long.get(), move || view! { <Finding wanted order chosen /> }.into_any())}
             {shown_or(
                 move || !active.with(Vec::is_empty),
-                move || view! { <ul class="devices">{rows(move || active.get(), state_of, row)}</ul> }.into_any(),
+                move || view! {
+                    {shown(move || !chosen.with(Vec::is_empty), move || view! {
+                        <ul class="devices" id="device-list">{rows(move || chosen.get(), state_of, row)}</ul>
+                    }.into_any())}
+                    {shown(move || chosen.with(Vec::is_empty), move || view! {
+                        <div class="card empty small-empty">
+                            <p>"No device has that in its name, ID or version."</p>
+                            <button type="button" class="button small" on:click=move |_| {
+                                look_for(wanted, String::new());
+                                browser::focus("find-device");
+                            }>"Show all"</button>
+                        </div>
+                    }.into_any())}
+                }.into_any(),
                 move || view! { <NoDevices asked /> }.into_any(),
             )}
             {shown(move || !revoked.with(Vec::is_empty), move || view! {
@@ -94,6 +134,74 @@ pub(crate) fn DevicesScreen() -> impl IntoView {
             Asked::Rename(device) => view! { <RenameDialog device asked /> }.into_any(),
             Asked::Revoke(device) => view! { <RevokeDialog device asked /> }.into_any(),
         }}
+    }
+}
+
+/// Where the words that are looked for are kept: as long as the tab, so that they are there again
+/// behind a device that was opened.
+const WANTED: &str = "ringback.devices.wanted";
+/// Where the order is kept.
+const ORDER: &str = "ringback.devices.order";
+/// Devices that are seen at a glance.
+const FEW: usize = 7;
+
+fn is_wanted(wanted: &str, device: &Device) -> bool {
+    let texts = [
+        device.name.as_deref().unwrap_or_default(),
+        device.id.as_str(),
+        device.agent.as_deref().unwrap_or_default(),
+    ];
+    is_found(wanted, &texts)
+}
+
+fn look_for(wanted: Live<String>, words: String) {
+    Keep::Tab.write(WANTED, &words);
+    wanted.set(words);
+}
+
+/// Search and order of a long list.
+#[component]
+fn Finding(wanted: Live<String>, order: Live<Order>, chosen: Memo<Vec<Device>>) -> impl IntoView {
+    let app = App::current();
+    let submit = move |event: web_sys::SubmitEvent| {
+        event.prevent_default();
+        // The only one that is left is meant.
+        let only = chosen.with_untracked(|list| match list.as_slice() {
+            [device] => Some(device.id.clone()),
+            _ => None,
+        });
+        if let Some(id) = only {
+            app.go(Route::Device(id));
+        }
+    };
+    let choice = move |it: Order| {
+        view! { <option value=it.name() selected=move || order.get() == it>{it.words()}</option> }
+            .into_any()
+    };
+    view! {
+        <form class="finding" role="search" aria-label="Devices" on:submit=submit>
+            <label class="visually-hidden" for="find-device">"Search devices"</label>
+            <input
+                id="find-device"
+                type="search"
+                autocomplete="off"
+                autocapitalize="none"
+                spellcheck="false"
+                enterkeyhint="search"
+                placeholder="Search by name, ID or version"
+                aria-controls="device-list"
+                prop:value=move || wanted.get()
+                on:input=move |event| look_for(wanted, browser::input_value(&event))
+            />
+            <label for="order-devices">"Order"</label>
+            <select id="order-devices" on:change=move |event| {
+                let name = browser::input_value(&event);
+                Keep::Browser.write(ORDER, &name);
+                order.set(Order::named(&name));
+            }>
+                {Order::ALL.into_iter().map(choice).collect_view()}
+            </select>
+        </form>
     }
 }
 

@@ -38,6 +38,14 @@ pub(crate) enum Icon {
 }
 
 impl Icon {
+    /// As HTML, for what is drawn without a view.
+    pub(crate) fn markup(self) -> String {
+        let path = self.path();
+        format!(
+            "<svg class=icon viewBox='0 0 24 24' aria-hidden=true focusable=false><path d='{path}'/></svg>"
+        )
+    }
+
     fn path(self) -> &'static str {
         match self {
             Self::Device => "M5 4h14v7H5zM5 13h14v7H5zM8.5 7.5h.01M8.5 16.5h.01M12 7.5h4M12 16.5h4",

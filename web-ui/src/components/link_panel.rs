@@ -56,7 +56,8 @@ pub(crate) fn LinkPanel(call: Call, receipt: Live<bool>) -> impl IntoView {
             if remote.address.is_empty() {
                 return None;
             }
-            Some(format!("{}:{}", remote.address, remote.port))
+            let address = crate::plain::plain(&remote.address, 60);
+            Some(figures::endpoint(&address, remote.port))
         })
     };
     view! {
@@ -81,7 +82,7 @@ pub(crate) fn LinkPanel(call: Call, receipt: Live<bool>) -> impl IntoView {
                 <dd class="figures">{move || figures::bytes(call.gauge.with(|gauge| gauge.bytes_up))}</dd>
                 {move || addresses().map(|text| view! {
                     <dt>"Device at"</dt>
-                    <dd><code>{crate::plain::plain(&text, 60)}</code></dd>
+                    <dd><code>{text}</code></dd>
                 }.into_any())}
             </dl>
             <div class="panel-tools">

@@ -121,12 +121,8 @@ fn address(candidate: Option<&Candidate>) -> String {
     if candidate.address.is_empty() {
         format!("{}, hidden by the browser", plain(kind, 20))
     } else {
-        format!(
-            "{} {}:{}",
-            plain(kind, 20),
-            plain(&candidate.address, 60),
-            candidate.port
-        )
+        let at = figures::endpoint(&plain(&candidate.address, 60), candidate.port);
+        format!("{} {at}", plain(kind, 20))
     }
 }
 

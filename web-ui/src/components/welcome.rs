@@ -1,6 +1,6 @@
 //! The first screen of somebody who has no account here: a device's link, ID or name.
 
-use leptos::prelude::*;
+use leptos::{prelude::*, task::spawn_local};
 
 use super::{
     diagram::{Diagram, Phase},
@@ -13,7 +13,9 @@ use crate::{
     live::Live,
     plain::plain,
     route::{Pasted, Route},
+    session,
     state::{App, Reading},
+    target,
 };
 
 #[component]
@@ -54,27 +56,44 @@ pub(crate) fn DeviceForm() -> impl IntoView {
     let app = App::current();
     let text = Live::new(String::new());
     let wrong = Live::new(None::<String>);
+    let busy = Live::new(false);
     let submit = move |event: web_sys::SubmitEvent| {
         event.prevent_default();
-        let Some(pasted) = Pasted::parse(&text.get_untracked()) else {
-            wrong.set(Some(
-                "This is not a device’s link, ID or name. IDs begin with rb1.".into(),
-            ));
-            browser::focus("device");
-            return;
+        let given = text.get_untracked();
+        let pasted = match meant(&given) {
+            Ok(pasted) => pasted,
+            Err(mistake) => {
+                wrong.set(Some(mistake));
+                browser::focus("device");
+                return;
+            }
         };
-        if let Some(other) = pasted.origin.filter(|origin| *origin != browser::origin()) {
-            wrong.set(Some(format!(
-                "This link belongs to another registry. Open it at {}.",
-                plain(&other, 80)
-            )));
-            browser::focus("device");
+        if busy.get_untracked() {
             return;
         }
-        if pasted.password.is_some() {
-            app.link_password.set_value(pasted.password);
-        }
-        app.go(Route::Device(pasted.target));
+        busy.set(true);
+        spawn_local(async move {
+            let found = session::look_for(&pasted.target).await;
+            let _ = busy.try_set(false);
+            // It was left or typed into meanwhile.
+            if text.try_get_untracked().as_ref() != Some(&given) {
+                return;
+            }
+            match found {
+                Err(failure) if failure.is_about_the_target() => {
+                    let (title, advice) = failure.sentence(browser::unix_s());
+                    wrong.set(Some(format!("{title} {advice}")));
+                    browser::focus("device");
+                }
+                // What else is in the way is told with the call.
+                _ => {
+                    if pasted.password.is_some() {
+                        app.link_password.set_value(pasted.password);
+                    }
+                    app.go(Route::Device(pasted.target));
+                }
+            }
+        });
     };
     view! {
         <form class="device-form" on:submit=submit novalidate=true>
@@ -96,11 +115,31 @@ pub(crate) fn DeviceForm() -> impl IntoView {
                         wrong.set(None);
                     }
                 />
-                <button type="submit" class="button primary">"Continue"</button>
+                <button type="submit" class="button primary" aria-busy=move || busy.get().to_string()>
+                    {move || if busy.get() { "Looking…" } else { "Continue" }}
+                </button>
             </div>
             <p id="device-wrong" class="wrong" role="alert">{move || wrong.get()}</p>
         </form>
     }
+}
+
+/// What is given in the field, or what is wrong with it.
+fn meant(text: &str) -> Result<Pasted, String> {
+    let pasted = Pasted::parse(text)
+        .ok_or("This is not a device’s link, ID or name. IDs begin with rb1.")?;
+    if let Some(other) = pasted
+        .origin
+        .as_deref()
+        .filter(|origin| *origin != browser::origin())
+    {
+        return Err(format!(
+            "This link belongs to another registry. Open it at {}.",
+            plain(other, 80)
+        ));
+    }
+    target::check(&pasted.target)?;
+    Ok(pasted)
 }
 
 /// Says so at once if the registry does not answer: nothing else works then.
@@ -126,9 +165,7 @@ fn Recent() -> impl IntoView {
             .take(6)
             .map(|contact| {
                 let id = contact.id.to_string();
-                let name = contact
-                    .name
-                    .map_or_else(|| figures::short_id(&id), |name| plain(&name, 64));
+                let name = app.title(&id);
                 let route = Route::Device(id);
                 let when = figures::ago(browser::unix_s(), contact.last_used_ms / 1000.0);
                 view! {

@@ -1,5 +1,6 @@
 //! Files of the device: folders, what can be done with an entry, and transfers below.
 
+mod entries;
 mod preview;
 mod transfers;
 
@@ -22,8 +23,8 @@ use crate::{
     live::Live,
     plain::plain,
     sentence::Failure,
-    state::Reading,
 };
+use entries::Entries;
 use preview::Preview;
 use transfers::Transfers;
 
@@ -176,118 +177,6 @@ fn Picking(browse: Browse) -> impl IntoView {
             </button>
         </div>
     }
-}
-
-#[component]
-fn Entries(browse: Browse) -> impl IntoView {
-    let is_picking = Memo::new(move |_| browse.picked.with(Option::is_some));
-    let entries = move || {
-        match browse.listing.get() {
-        Reading::Waiting => view! {
-            <p class="waiting"><span class="spinner" aria-hidden="true"></span>"Reading the folder…"</p>
-        }
-        .into_any(),
-        Reading::Failed(failure) => view! {
-            {failure_note(&failure)}
-            <button type="button" class="button small" on:click=move |_| browse.load()>{icon(Icon::Reload)} <span>"Try again"</span></button>
-        }
-        .into_any(),
-        Reading::Here(listing) if listing.entries.is_empty() => view! {
-            <div class="empty small-empty">
-                <span class="empty-sign">{icon(Icon::Folder)}</span>
-                <p>{if listing.writable { "This folder is empty. Drop files here to upload them." } else { "This folder is empty." }}</p>
-            </div>
-        }
-        .into_any(),
-        Reading::Here(listing) => {
-            let writable = listing.writable;
-            let picking = is_picking.get();
-            let rows = listing
-                .entries
-                .into_iter()
-                .map(|entry| row(browse, entry, writable, picking))
-                .collect_view();
-            view! {
-                <table class="entries">
-                    <thead>
-                        <tr>
-                            <th scope="col">"Name"</th>
-                            <th scope="col" class="number">"Size"</th>
-                            <th scope="col" class="when">"Changed"</th>
-                            <th scope="col"><span class="visually-hidden">"Actions"</span></th>
-                        </tr>
-                    </thead>
-                    <tbody>{rows}</tbody>
-                </table>
-                {listing.cut.then(|| view! { <p class="hint">"There are more entries than can be shown here."</p> }.into_any())}
-            }
-            .into_any()
-        }
-    }
-    };
-    view! { {move || entries()} }
-}
-
-fn row(browse: Browse, entry: Entry, writable: bool, picking: bool) -> AnyView {
-    let name = plain(&entry.name, 255);
-    let is_file = entry.kind == EntryKind::File;
-    let usable = entry.kind != EntryKind::Other;
-    let sign = match entry.kind {
-        EntryKind::Folder => Icon::Folder,
-        EntryKind::Link => Icon::Link,
-        _ if preview::is_picture(&entry.name) => Icon::Picture,
-        _ => Icon::File,
-    };
-    let size = is_file.then(|| figures::bytes(entry.size as f64));
-    let when = figures::ago(browser::unix_s(), entry.modified_ms as f64 / 1000.0);
-    let entry_name = entry.name.clone();
-    let (opened, saved, renamed, removed) = (entry.clone(), entry.clone(), entry.clone(), entry);
-    let picked = (picking && is_file).then(|| {
-        let (name, own) = (entry_name.clone(), entry_name.clone());
-        view! {
-            <input type="checkbox" class="pick" aria-label=format!("Choose {}", plain(&name, 255))
-                prop:checked=move || browse.is_picked(&own) on:change=move |_| browse.pick(&name) />
-        }
-        .into_any()
-    });
-    let open = move |_| match opened.kind {
-        EntryKind::File if picking => browse.pick(&opened.name),
-        EntryKind::File => browse.look_at(&opened),
-        _ => browse.enter(&folder::join(&browse.path.get_untracked(), &opened.name)),
-    };
-    let download_label = format!("Download {name}");
-    let rename_label = format!("Rename {name}");
-    let remove_label = format!("Delete {name}");
-    let phone = match &size {
-        Some(size) => format!("{size} · {when}"),
-        None => when.clone(),
-    };
-    view! {
-        <tr>
-            <td class="entry-name">
-                {picked}
-                <button type="button" class="entry" disabled=!usable on:click=open>
-                    {icon(sign)}
-                    <span class="entry-words">
-                        <bdi>{name}</bdi>
-                        <span class="entry-phone small faint">{phone}</span>
-                    </span>
-                </button>
-            </td>
-            <td class="number figures">{size}</td>
-            <td class="when">{when}</td>
-            <td class="entry-tools">
-                {is_file.then(|| view! {
-                    <button type="button" class="quiet square" aria-label=download_label on:click=move |_| browse.download(&saved)>{icon(Icon::Download)}</button>
-                }.into_any())}
-                {(writable && usable).then(|| view! {
-                    <button type="button" class="quiet square" aria-label=rename_label on:click=move |_| browse.asked.set(Asked::Rename(renamed.clone()))>{icon(Icon::Pencil)}</button>
-                    <button type="button" class="quiet square" aria-label=remove_label on:click=move |_| browse.asked.set(Asked::Remove(removed.clone()))>{icon(Icon::Trash)}</button>
-                }.into_any())}
-            </td>
-        </tr>
-    }
-    .into_any()
 }
 
 /// A new name for an entry, or the name of a new folder.
