@@ -202,6 +202,11 @@ fn a_folder_of_three_thousand_files_is_there_at_once() -> Result<()> {
 
     // They are there for whoever looks for them, by whatever means, and can be used.
     page.until("document.querySelector('.entries').textContent.includes('photo-2999.jpg')")?;
+    page.until_role("row", "photo-2999.jpg")?;
+    page.until("window.find('photo-2998.jpg')")?;
+    page.eval::<Value>(
+        "void document.querySelector('.entries tbody:last-child tr:last-child').scrollIntoView()",
+    )?;
     page.until_role("button", "Download photo-2999.jpg")?;
     page.click("button", "Delete photo-2998.jpg")?;
     page.click("button", "Delete")?;
@@ -209,6 +214,8 @@ fn a_folder_of_three_thousand_files_is_there_at_once() -> Result<()> {
         "document.querySelectorAll('.entries tbody tr').length === {}",
         FILES - 1
     ))?;
+    // The folder was read again, and stands where it stood.
+    assert!(page.eval::<bool>("scrollY > 10000")?);
     page.click("button", "Download photo-2999.jpg")?;
     visit.until_transfer("photo-2999.jpg", "verified", PATIENCE)
 }
@@ -342,10 +349,12 @@ fn every_view_stands_on_a_phone() -> Result<()> {
         page.until_text("Buy ink.")?;
         look("preview")?;
         page.press("Escape")?;
+        page.until("!document.querySelector('dialog')")?;
         page.click("button", "Delete notes.txt")?;
         page.until_text("There is no bin")?;
         look("dialog")?;
         page.press("Escape")?;
+        page.until("!document.querySelector('dialog')")?;
         visit.service("web")?;
         page.until("document.querySelector('.lan-frame, iframe')")?;
         look("lan")?;
@@ -353,6 +362,10 @@ fn every_view_stands_on_a_phone() -> Result<()> {
         page.until(&format!("{SHOWN}.join() === 'nas'"))?;
         look("contacts")?;
 
+        // Another tab: this one asks before it gives the shell up.
+        let page = &browser.page()?;
+        page.set_size(size)?;
+        let look = |view: &str| stands_well(page, view, size);
         page.open(&format!("{origin}/sign-in"))?;
         page.fill("Owner secret", OWNER_SECRET)?;
         page.press("Enter")?;

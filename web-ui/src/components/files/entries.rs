@@ -227,20 +227,35 @@ impl Looks {
 async fn fill(table: &Element, id: &str, entries: &[Entry], browse: Browse, allowed: Use) {
     let Some(drawn) = draw(allowed) else { return };
     // Leptos keeps the element where the next folder is a table, too, and knows nothing of its rows.
-    while let Some(old) = table
-        .first_element_child()
-        .and_then(|head| head.next_element_sibling())
-    {
-        old.remove();
+    // They give way lot by lot, so that a folder that is read again stays where it was scrolled to;
+    // nothing can be done with them any more.
+    let mut old = Vec::new();
+    let head = table.first_element_child();
+    let mut next = head.and_then(|head| head.next_element_sibling());
+    while let Some(lot) = next {
+        next = lot.next_element_sibling();
+        let _ = lot.set_attribute("inert", "");
+        old.push(lot);
     }
+    let mut old = old.into_iter();
     let mut rest = entries;
     while !rest.is_empty() {
         let start = entries.len() - rest.len();
         let (lot, more) = rest.split_at(rest.len().min(LOT));
-        if put(table, &drawn, lot, start).is_none() {
+        let Some(body) = body_of(&drawn, lot, start) else {
+            return;
+        };
+        let placed = match old.next() {
+            Some(old) => table.replace_child(&body, &old),
+            None => table.append_child(&body),
+        };
+        if placed.is_err() {
             return;
         }
         rest = more;
+        if rest.is_empty() {
+            old.by_ref().for_each(|old| old.remove());
+        }
         if allowed.picking {
             check(table, entries, browse);
         }
@@ -289,7 +304,7 @@ fn draw(allowed: Use) -> Option<[Element; Looks::ALL.len()]> {
     Some([a?, b?, c?, d?, e?])
 }
 
-fn put(table: &Element, drawn: &[Element], lot: &[Entry], start: usize) -> Option<()> {
+fn body_of(drawn: &[Element], lot: &[Entry], start: usize) -> Option<Element> {
     let body = browser::document().create_element("tbody").ok()?;
     body.set_attribute("role", "rowgroup").ok()?;
     let now = browser::unix_s();
@@ -299,8 +314,7 @@ fn put(table: &Element, drawn: &[Element], lot: &[Entry], start: usize) -> Optio
         write(&row, entry, start + at, now)?;
         body.append_child(&row).ok()?;
     }
-    table.append_child(&body).ok()?;
-    Some(())
+    Some(body)
 }
 
 fn write(row: &Element, entry: &Entry, at: usize, now: f64) -> Option<()> {
@@ -317,6 +331,8 @@ fn write(row: &Element, entry: &Entry, at: usize, now: f64) -> Option<()> {
     };
     let set = |cell: &Element, text: &str| cell.set_text_content(Some(text));
     row.set_attribute("data-at", &at.to_string()).ok()?;
+    // A row that is not laid out is told to a screen reader all the same, by this name.
+    row.set_attribute("aria-label", &name).ok()?;
     let cell = row.first_element_child()?;
     let open = cell.last_element_child()?;
     if let Some(pick) = open.previous_element_sibling() {
