@@ -462,7 +462,11 @@ async fn a_request_is_taken_once() {
     let scene = scene.with_device_restarted();
     scene.liar.send(&scene.device.id, replay(6000));
     let restarted = scene.refusal_of(6000, &envelope).await;
-    assert_eq!(restarted.code, Code::Replayed);
+    // Older than the agent's start, if that took more than a second.
+    assert!(
+        matches!(restarted.code, Code::Replayed | Code::Stale),
+        "{restarted:?}"
+    );
     assert_eq!(
         scene.device.callers(),
         Vec::<String>::new(),
