@@ -116,7 +116,7 @@ impl Failure {
             .to_string()
     }
 
-    /// Whoever read our output has stopped reading: that is no error. See [`of_output`].
+    /// Whoever read our output has stopped reading: that is no error. See `of_output`.
     pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
         error
             .chain()
