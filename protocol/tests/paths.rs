@@ -65,6 +65,16 @@ const DEVICE: usize = 0;
 const CALLER: usize = 1;
 
 impl World {
+    /// A link by UDP with a relay as standby, on which only the other end than `receiver` sends.
+    fn with_standby(receiver: usize) -> Self {
+        let mut world = Self::new();
+        world.until(Class::Udp, ms(300));
+        world.connect(1, Class::Relay, ms(40));
+        world.sending[receiver] = false;
+        world.run(ms(5000));
+        world
+    }
+
     /// Each end knows the UDP address of the other one, and that it pads.
     fn new() -> Self {
         let mut world = Self::of_old_peers();
@@ -287,11 +297,7 @@ fn a_link_starts_on_the_relay_and_moves_to_better_paths() {
 #[test]
 fn a_silent_path_gives_way_within_a_second_and_takes_over_again_when_it_heals() {
     for receiver in [DEVICE, CALLER] {
-        let mut world = World::new();
-        world.until(Class::Udp, ms(300));
-        world.connect(1, Class::Relay, ms(40));
-        world.sending[receiver] = false;
-        world.run(ms(5000));
+        let mut world = World::with_standby(receiver);
         for round in 0..5 {
             let lost = world.now;
             world.set(0, false);
@@ -356,11 +362,7 @@ fn a_path_that_takes_short_datagrams_only_carries_nothing() {
 #[test]
 fn a_path_that_begins_to_lose_long_datagrams_gives_way_within_a_second() {
     for receiver in [DEVICE, CALLER] {
-        let mut world = World::new();
-        world.until(Class::Udp, ms(300));
-        world.connect(1, Class::Relay, ms(40));
-        world.sending[receiver] = false;
-        world.run(ms(5000));
+        let mut world = World::with_standby(receiver);
         let shrunk = world.now;
         world.ways[0].most = SHORT;
         world.run(ms(8000));

@@ -5,7 +5,7 @@
 //! and duplicate what it forwards. It needs root on Linux, and the Debian packages in
 //! [`lab::PACKAGES`]. On it stand the parts of the product: [`lab::registry`] is the worker on workerd
 //! with TLS, [`agent`] the `ringback` binary as device and caller, [`case`] a call with a large file
-//! through it. What they are measured beside is in [`transfer`] (plain TCP) and [`quinn_stream`].
+//! through it; [`web_scene`] is the two around one service. What they are measured beside is in [`transfer`] (plain TCP) and [`quinn_stream`].
 //!
 //! [`registry`] is the worker alone, on the loopback, with clients that speak its protocol frame by
 //! frame, and [`room`] its relay; [`liar`] stands in front of it and lies; [`loopback`] has real
@@ -33,3 +33,4 @@ pub mod static_site;
 pub mod transfer;
 pub mod turn;
 pub mod visit;
+pub mod web_scene;

@@ -207,6 +207,23 @@ impl Connect {
         parse(&line).context("parsed before")
     }
 
+    /// The path that the link was last said to take, as `direct`, and its transport, as `udp`.
+    pub fn path(&self) -> Result<(String, String)> {
+        let stdout = self.process.stdout();
+        let told = stdout
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+            .filter_map(|event| match event["event"].as_str() {
+                Some("path") => Some(event),
+                Some("connected") => Some(event["receipt"].clone()),
+                _ => None,
+            })
+            .next_back()
+            .context("no path yet")?;
+        let field = |name: &str| told[name].as_str().unwrap_or_default().to_owned();
+        Ok((field("path"), field("transport")))
+    }
+
     /// Waits until the link is direct: it may begin on the relay, where the network loses packets.
     pub fn is_direct(&self) -> Result<()> {
         let path = |line: &str| -> Option<String> {

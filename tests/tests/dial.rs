@@ -138,6 +138,11 @@ fn what_can_not_be_dialled_is_told_in_a_word() -> Result<()> {
     Ok(())
 }
 
+/// The first answer to a request that has just been made.
+fn answer(browser: &mut Browser, id: ChannelId, kind: &DialKind) -> Result<DialEvent> {
+    event(browser, id, &mut FrameBuffer::default(), kind)
+}
+
 #[test]
 fn one_caller_has_only_so_many_calls_made() -> Result<()> {
     let place = Place::new(&[&["dial"]])?;
@@ -147,21 +152,11 @@ fn one_caller_has_only_so_many_calls_made() -> Result<()> {
     let mut calls = Vec::new();
     for _ in 0..MAX_DIALS_EACH {
         let id = start(&mut browser, &right)?;
-        event(
-            &mut browser,
-            id,
-            &mut FrameBuffer::default(),
-            &DialKind::Listening,
-        )?;
+        answer(&mut browser, id, &DialKind::Listening)?;
         calls.push(id);
     }
     let id = start(&mut browser, &right)?;
-    let failed = event(
-        &mut browser,
-        id,
-        &mut FrameBuffer::default(),
-        &DialKind::Failed,
-    )?;
+    let failed = answer(&mut browser, id, &DialKind::Failed)?;
     assert_eq!(failed.code.as_deref(), Some("too_many"), "{failed:?}");
     browser.read_to_end(id)?;
     // One that has ended makes room.
@@ -169,11 +164,6 @@ fn one_caller_has_only_so_many_calls_made() -> Result<()> {
     say(&mut browser, first, b"")?;
     browser.read_to_end(first)?;
     let id = start(&mut browser, &right)?;
-    event(
-        &mut browser,
-        id,
-        &mut FrameBuffer::default(),
-        &DialKind::Listening,
-    )?;
+    answer(&mut browser, id, &DialKind::Listening)?;
     Ok(())
 }

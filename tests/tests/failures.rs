@@ -2,7 +2,6 @@
 
 use std::{
     cell::Cell,
-    net::Ipv4Addr,
     time::{Duration, Instant},
 };
 
@@ -10,8 +9,9 @@ use anyhow::{Result, ensure};
 use ringback_tests::{
     agent::PATIENCE,
     download::{Download, fetch},
-    lab::{Lab, coturn::Coturn, file_server::FileServer, namespace::Namespace, registry::Registry},
+    lab::{Lab, namespace::Namespace},
     profile::{Ended, PASSWORD, Profile, Up, row, until},
+    web_scene::WebScene,
 };
 use serde_json::json;
 
@@ -25,47 +25,25 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 const LOCAL: u16 = 8080;
 
-/// A registered device with a file server of its own.
-struct Scene<'a> {
-    _coturn: Coturn,
-    _files: FileServer,
-    registry: Registry,
-    device: Profile<'a>,
-    caller: Profile<'a>,
+/// Waits until the list says that a device is off line.
+fn await_offline(scene: &WebScene<'_>, lab: &Lab, id: &str) -> Result<Duration> {
+    let (_, took) = until(Duration::from_secs(40), "off line", || {
+        Ok((row(lab, &scene.registry, id)?["online"] == false).then_some(()))
+    })?;
+    Ok(took)
 }
 
-impl<'a> Scene<'a> {
-    fn set(lab: &'a Lab) -> Result<Self> {
-        let coturn = Coturn::start(lab)?;
-        let registry = Registry::start(lab)?;
-        let files = FileServer::start(lab.device().host(), (Ipv4Addr::LOCALHOST, 80))?;
-        let device = Profile::new(lab, &registry, lab.device().host(), "nas");
-        device.expose(&[("web", "http://127.0.0.1")])?;
-        let caller = Profile::new(lab, &registry, lab.caller().host(), "laptop");
-        Ok(Self {
-            _coturn: coturn,
-            _files: files,
-            registry,
-            device,
-            caller,
-        })
-    }
-
-    /// Waits until the list says that a device is off line.
-    fn await_offline(&self, lab: &Lab, id: &str) -> Result<Duration> {
-        let (_, took) = until(Duration::from_secs(40), "off line", || {
-            Ok((row(lab, &self.registry, id)?["online"] == false).then_some(()))
-        })?;
-        Ok(took)
-    }
-
-    fn call_and_fetch(&self, id: &str) -> Result<()> {
-        let mut call = self.caller.connect(id, &[(LOCAL, "web")])?;
-        fetch(self.caller.namespace(), Profile::local(LOCAL), 1, 1_000_000)?;
-        let status = call.process.interrupt(Duration::from_secs(5))?;
-        assert_eq!(status.code(), Some(130));
-        Ok(())
-    }
+fn call_and_fetch(scene: &WebScene<'_>, id: &str) -> Result<()> {
+    let mut call = scene.caller.connect(id, &[(LOCAL, "web")])?;
+    fetch(
+        scene.caller.namespace(),
+        Profile::local(LOCAL),
+        1,
+        1_000_000,
+    )?;
+    let status = call.process.interrupt(Duration::from_secs(5))?;
+    assert_eq!(status.code(), Some(130));
+    Ok(())
 }
 
 /// Waits until an agent has registered anew for the `nth` time (from 1), by its own account: the list
@@ -93,7 +71,7 @@ fn connections(namespace: &Namespace, port: u16) -> Result<usize> {
 #[test]
 fn the_registry_dies_and_returns_while_devices_are_idle() -> Result<()> {
     let lab = Lab::builder().build()?;
-    let mut scene = Scene::set(&lab)?;
+    let mut scene = WebScene::set(&lab)?;
     let up = scene.device.up(&scene.registry, &[])?;
     let other = scene.caller.up(&scene.registry, &[])?;
 
@@ -135,13 +113,13 @@ fn the_registry_dies_and_returns_while_devices_are_idle() -> Result<()> {
     println!("redeploy: both registered {took:.2?} after it");
     assert!(took <= RECOVERY, "{took:?}");
     assert_eq!(row(&lab, &scene.registry, &up.id)?["online"], true);
-    scene.call_and_fetch(&up.id)
+    call_and_fetch(&scene, &up.id)
 }
 
 #[test]
 fn a_link_survives_the_registrys_death() -> Result<()> {
     let lab = Lab::builder().build()?;
-    let mut scene = Scene::set(&lab)?;
+    let mut scene = WebScene::set(&lab)?;
     let up = scene.device.up(&scene.registry, &[])?;
     let call = scene.caller.connect(&up.id, &[(LOCAL, "web")])?;
     let (host, local) = (lab.caller().host(), Profile::local(LOCAL));
@@ -178,7 +156,7 @@ fn a_link_survives_the_registrys_death() -> Result<()> {
 #[test]
 fn the_device_agent_dies_while_idle() -> Result<()> {
     let lab = Lab::builder().build()?;
-    let scene = Scene::set(&lab)?;
+    let scene = WebScene::set(&lab)?;
     let mut up = scene.device.up(&scene.registry, &[])?;
 
     // Two agents of one profile would take each other's place.
@@ -187,7 +165,7 @@ fn the_device_agent_dies_while_idle() -> Result<()> {
     println!("{}", twice.stderr);
 
     up.process.kill9()?;
-    let took = scene.await_offline(&lab, &up.id)?;
+    let took = await_offline(&scene, &lab, &up.id)?;
     println!("a killed agent is off line after {took:.2?}");
     let mut call = scene
         .caller
@@ -206,13 +184,13 @@ fn the_device_agent_dies_while_idle() -> Result<()> {
     println!("started again and registered in {:.2?}", start.elapsed());
     assert_eq!(again.id, up.id);
     assert_eq!(scene.device.status()?["presence"]["state"], "registered");
-    scene.call_and_fetch(&up.id)
+    call_and_fetch(&scene, &up.id)
 }
 
 #[test]
 fn the_device_agent_dies_in_a_call() -> Result<()> {
     let lab = Lab::builder().build()?;
-    let scene = Scene::set(&lab)?;
+    let scene = WebScene::set(&lab)?;
     let mut up = scene.device.up(&scene.registry, &[])?;
     let call = scene.caller.connect(&up.id, &[(LOCAL, "web")])?;
     let (host, local) = (lab.caller().host(), Profile::local(LOCAL));
@@ -241,7 +219,7 @@ fn the_device_agent_dies_in_a_call() -> Result<()> {
 #[test]
 fn the_caller_dies_in_a_call() -> Result<()> {
     let lab = Lab::builder().build()?;
-    let scene = Scene::set(&lab)?;
+    let scene = WebScene::set(&lab)?;
     let up = scene.device.up(&scene.registry, &[])?;
     let mut call = scene.caller.connect(&up.id, &[(LOCAL, "web")])?;
     let (host, local) = (lab.caller().host(), Profile::local(LOCAL));
@@ -257,7 +235,7 @@ fn the_caller_dies_in_a_call() -> Result<()> {
     download.fail()?;
 
     // Meanwhile the same caller calls anew, and the dead link is not in its way.
-    scene.call_and_fetch(&up.id)?;
+    call_and_fetch(&scene, &up.id)?;
     println!(
         "the killed caller called anew within {:.1?}",
         killed.elapsed()
@@ -278,26 +256,26 @@ fn the_caller_dies_in_a_call() -> Result<()> {
 #[test]
 fn the_callers_agent_dies_idle_and_in_a_call() -> Result<()> {
     let lab = Lab::builder().build()?;
-    let scene = Scene::set(&lab)?;
+    let scene = WebScene::set(&lab)?;
     let up = scene.device.up(&scene.registry, &[])?;
     let mut agent = scene.caller.up(&scene.registry, &[])?;
     agent.process.kill9()?;
     // Without an agent the command calls by itself, whatever socket file is left.
-    scene.call_and_fetch(&up.id)?;
+    call_and_fetch(&scene, &up.id)?;
     let mut agent = scene.caller.up_again()?;
     let mut call = scene.caller.connect(&up.id, &[(LOCAL, "web")])?;
     fetch(lab.caller().host(), Profile::local(LOCAL), 1, 1_000_000)?;
     agent.process.kill9()?;
     let ended = call.ended(Duration::from_secs(5))?;
     ended.check(1, "agent of this host has ended")?;
-    scene.call_and_fetch(&up.id)
+    call_and_fetch(&scene, &up.id)
 }
 
 /// A device whose registry can not be heard at all for a while, as when its route is gone.
 #[test]
 fn the_registry_falls_silent_and_returns() -> Result<()> {
     let lab = Lab::builder().build()?;
-    let mut scene = Scene::set(&lab)?;
+    let mut scene = WebScene::set(&lab)?;
     let up = scene.device.up(&scene.registry, &[])?;
     scene.registry.workerd().kill9();
     up.process

@@ -3,14 +3,12 @@
 
 use std::{net::Ipv4Addr, time::Duration};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use ringback_tests::{
     download::Download,
-    lab::{
-        Lab, beacon::Beacon, coturn::Coturn, cut::Cut, file_server::FileServer, kind::Kind,
-        registry::Registry,
-    },
+    lab::{Lab, beacon::Beacon, cut::Cut, file_server::FileServer, kind::Kind, registry::Registry},
     profile::{Connect, Profile, until},
+    web_scene::WebScene,
 };
 
 const LOCAL: u16 = 8080;
@@ -19,53 +17,16 @@ const LOCAL: u16 = 8080;
 const SIZE: u64 = 2 << 30;
 const RATE: u64 = 120 << 20;
 
-struct Scene<'a> {
-    _coturn: Coturn,
-    _files: FileServer,
-    registry: Registry,
-    device: Profile<'a>,
-    caller: Profile<'a>,
-}
-
-impl<'a> Scene<'a> {
-    fn set(lab: &'a Lab) -> Result<Self> {
-        let coturn = Coturn::start(lab)?;
-        let registry = Registry::start(lab)?;
-        let files = FileServer::start(lab.device().host(), (Ipv4Addr::LOCALHOST, 80))?;
-        let device = Profile::new(lab, &registry, lab.device().host(), "nas");
-        device.expose(&[("web", "http://127.0.0.1")])?;
-        let caller = Profile::new(lab, &registry, lab.caller().host(), "laptop");
-        Ok(Self {
-            _coturn: coturn,
-            _files: files,
-            registry,
-            device,
-            caller,
-        })
-    }
-
-    fn download(&self) -> Result<Download> {
-        let local = Profile::local(LOCAL);
-        Download::start(self.caller.namespace(), local, 7, SIZE, Some(RATE))
-    }
+fn download(scene: &WebScene<'_>) -> Result<Download> {
+    let local = Profile::local(LOCAL);
+    Download::start(scene.caller.namespace(), local, 7, SIZE, Some(RATE))
 }
 
 /// Waits for the event that says that the link's path is of that kind now.
 fn await_path(connect: &Connect, path: &str, transport: &str) -> Result<Duration> {
     let (_, took) = until(Duration::from_secs(20), path, || {
-        let last = connect
-            .process
-            .stdout()
-            .lines()
-            .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-            .filter_map(|event| match event["event"].as_str() {
-                Some("path") => Some(event),
-                Some("connected") => Some(event["receipt"].clone()),
-                _ => None,
-            })
-            .next_back()
-            .context("no path yet")?;
-        Ok((last["path"] == path && last["transport"] == transport).then_some(()))
+        let (now, by) = connect.path()?;
+        Ok((now == path && by == transport).then_some(()))
     })?;
     Ok(took)
 }
@@ -112,11 +73,11 @@ fn finish(download: Download) -> Result<()> {
 #[test]
 fn udp_blocked_between_the_sites_gives_way_to_tcp_and_back() -> Result<()> {
     let lab = Lab::builder().device(Kind::AddressOnly).build()?;
-    let scene = Scene::set(&lab)?;
+    let scene = WebScene::set(&lab)?;
     let up = scene.device.up(&scene.registry, &["--no-port-mapping"])?;
     let connect = scene.caller.connect(&up.id, &[(LOCAL, "web")])?;
     await_path(&connect, "direct", "udp")?;
-    let download = scene.download()?;
+    let download = download(&scene)?;
     download.await_bytes(20_000_000)?;
     download.longest_pause();
     lab.cut(Cut::Udp)?;
@@ -131,12 +92,12 @@ fn udp_blocked_between_the_sites_gives_way_to_tcp_and_back() -> Result<()> {
 #[test]
 fn relay_to_direct_to_relay_to_direct() -> Result<()> {
     let lab = Lab::builder().build()?;
-    let mut scene = Scene::set(&lab)?;
+    let mut scene = WebScene::set(&lab)?;
     let up = scene.device.up(&scene.registry, &[])?;
     lab.cut(Cut::All)?;
     let connect = scene.caller.connect(&up.id, &[(LOCAL, "web")])?;
     await_path(&connect, "relay", "websocket")?;
-    let download = scene.download()?;
+    let download = download(&scene)?;
     download.await_bytes(2_000_000)?;
     download.longest_pause();
     lab.cut(Cut::Nothing)?;
@@ -160,7 +121,7 @@ fn relay_to_direct_to_relay_to_direct() -> Result<()> {
 #[test]
 fn a_link_on_the_relay_survives_a_restart_of_the_registry() -> Result<()> {
     let lab = Lab::builder().build()?;
-    let mut scene = Scene::set(&lab)?;
+    let mut scene = WebScene::set(&lab)?;
     let up = scene.device.up(&scene.registry, &[])?;
     lab.cut(Cut::All)?;
     let connect = scene.caller.connect(&up.id, &[(LOCAL, "web")])?;
@@ -187,11 +148,11 @@ fn a_link_on_the_relay_survives_a_restart_of_the_registry() -> Result<()> {
 #[test]
 fn the_device_gets_another_address_and_other_ports() -> Result<()> {
     let lab = Lab::builder().build()?;
-    let scene = Scene::set(&lab)?;
+    let scene = WebScene::set(&lab)?;
     let up = scene.device.up(&scene.registry, &[])?;
     let connect = scene.caller.connect(&up.id, &[(LOCAL, "web")])?;
     await_path(&connect, "direct", "udp")?;
-    let download = scene.download()?;
+    let download = download(&scene)?;
     download.await_bytes(20_000_000)?;
     // The standby is there once the link is a second and a half old.
     download.await_bytes(400_000_000)?;
@@ -222,11 +183,11 @@ fn the_caller_moves_to_another_network() -> Result<()> {
             Kind::PortRestricted,
         )
         .build()?;
-    let scene = Scene::set(&lab)?;
+    let scene = WebScene::set(&lab)?;
     let up = scene.device.up(&scene.registry, &[])?;
     let connect = scene.caller.connect(&up.id, &[(LOCAL, "web")])?;
     await_path(&connect, "direct", "udp")?;
-    let download = scene.download()?;
+    let download = download(&scene)?;
     download.await_bytes(400_000_000)?;
     download.longest_pause();
     lab.caller()

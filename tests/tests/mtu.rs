@@ -1,18 +1,15 @@
 //! Networks on the way that lose long packets and do not say so: a path that takes short datagrams only
 //! is none, and one whose MTU falls is left.
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use ringback_tests::{
     download::{Download, fetch},
-    lab::{
-        Lab, coturn::Coturn, cut::Cut, file_server::FileServer, impairment::Impairment, kind::Kind,
-        registry::Registry, site::Site,
-    },
+    lab::{Lab, cut::Cut, impairment::Impairment, kind::Kind, site::Site},
     profile::{Connect, Profile, Up, until},
+    web_scene::WebScene,
 };
-use serde_json::Value;
 
 const LOCAL: u16 = 8080;
 /// As a tunnel in a tunnel has it: too small for QUIC (1,228 with IPv4 and UDP), and for a datagram of
@@ -24,65 +21,37 @@ const MIB: u64 = 1 << 20;
 const PAUSE: Duration = Duration::from_millis(3000);
 
 struct Scene<'a> {
-    _coturn: Coturn,
-    _registry: Registry,
-    _files: FileServer,
+    web: WebScene<'a>,
     _up: Up,
-    caller: Profile<'a>,
     id: String,
 }
 
 impl<'a> Scene<'a> {
     fn set(lab: &'a Lab) -> Result<Self> {
-        let coturn = Coturn::start(lab)?;
-        let registry = Registry::start(lab)?;
-        let files = FileServer::start(lab.device().host(), (Ipv4Addr::LOCALHOST, 80))?;
-        let device = Profile::new(lab, &registry, lab.device().host(), "nas");
-        device.expose(&[("web", "http://127.0.0.1")])?;
-        let caller = Profile::new(lab, &registry, lab.caller().host(), "laptop");
-        let up = device.up(&registry, &["--no-port-mapping"])?;
+        let web = WebScene::set(lab)?;
+        let up = web.device.up(&web.registry, &["--no-port-mapping"])?;
         Ok(Self {
-            _coturn: coturn,
-            _registry: registry,
-            _files: files,
             id: up.id.clone(),
             _up: up,
-            caller,
+            web,
         })
     }
 
     fn connect(&self) -> Result<Connect> {
-        self.caller.connect(&self.id, &[(LOCAL, "web")])
+        self.web.caller.connect(&self.id, &[(LOCAL, "web")])
     }
 }
 
-/// The path that the link was last said to take, and its transport.
-fn path(connect: &Connect) -> Result<(String, String)> {
-    let stdout = connect.process.stdout();
-    let told = stdout
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .filter_map(|event| match event["event"].as_str() {
-            Some("path") => Some(event),
-            Some("connected") => Some(event["receipt"].clone()),
-            _ => None,
-        })
-        .next_back()
-        .context("no path yet")?;
-    let field = |name: &str| told[name].as_str().unwrap_or_default().to_owned();
-    Ok((field("path"), field("transport")))
-}
-
 fn is_direct_udp(connect: &Connect) -> Result<bool> {
-    Ok(path(connect)? == ("direct".into(), "udp".into()))
+    Ok(connect.path()? == ("direct".into(), "udp".into()))
 }
 
 /// A call, 1 MiB each way, and the path that it took.
 fn call_and_fetch(scene: &Scene<'_>, what: &str) -> Result<(String, String)> {
     let connect = scene.connect()?;
     let took = connect.start.elapsed();
-    let done = fetch(scene.caller.namespace(), Profile::local(LOCAL), 5, MIB)?;
-    let path = path(&connect)?;
+    let done = fetch(scene.web.caller.namespace(), Profile::local(LOCAL), 5, MIB)?;
+    let path = connect.path()?;
     println!(
         "{what}: {path:?}, connected in {took:?}, 1 MiB in {:?}",
         done.time
@@ -149,7 +118,7 @@ fn a_link_goes_on(small: impl Fn(&Lab) -> &Site) -> Result<()> {
     connect.is_direct()?;
     let local = Profile::local(LOCAL);
     let rate = Some(4 << 20);
-    let download = Download::start(scene.caller.namespace(), local, 6, 160 << 20, rate)?;
+    let download = Download::start(scene.web.caller.namespace(), local, 6, 160 << 20, rate)?;
     download.await_bytes(8 << 20)?;
     let is_on = |is_enough: bool| {
         let (_, took) = until(Duration::from_secs(20), "the right path", || {
@@ -162,13 +131,13 @@ fn a_link_goes_on(small: impl Fn(&Lab) -> &Site) -> Result<()> {
         lab.set_mtu(small(&lab), mtu)?;
         let took = is_on(is_enough)?;
         download.await_bytes(download.arrived() + (6 << 20))?;
-        let (path, pause) = (path(&connect)?, download.longest_pause());
+        let (path, pause) = (connect.path()?, download.longest_pause());
         println!("MTU {mtu}: {path:?} after {took:?}, longest pause {pause:?}");
         ensure!(pause < PAUSE, "MTU {mtu}: a pause of {pause:?}");
         is_on(is_enough)?;
     }
     drop(download);
-    fetch(scene.caller.namespace(), local, 5, MIB)?;
+    fetch(scene.web.caller.namespace(), local, 5, MIB)?;
     Ok(())
 }
 

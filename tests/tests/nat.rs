@@ -96,23 +96,6 @@ fn the_reply_carries_the_dial_back_through_a_closed_router() -> Result<()> {
     Ok(())
 }
 
-/// A relay has a rate: what is sent faster would be dropped there, and cost the device's line and the
-/// relay's owner all the same.
-#[test]
-fn a_relay_is_sent_no_more_than_it_forwards() -> Result<()> {
-    let bytes = 24_000_000;
-    let case = Case::new(Kind::Symmetric, Kind::Symmetric, bytes);
-    let outcome = Stage::set()?.run(&case)?;
-    outcome.check()?;
-    let share = outcome.device_leg.bytes() as f64 / bytes as f64;
-    println!("{share:.2} times the payload crossed the device's leg");
-    ensure!(
-        share < 1.15,
-        "{share:.2} times the payload crossed the device's leg"
-    );
-    Ok(())
-}
-
 macro_rules! matrix {
     ($($name:ident: $caller:ident calls $device:ident;)*) => {$(
         #[test]
