@@ -19,14 +19,14 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 pub use datagram::{FIRST_BYTE, FULL, OVERHEAD, PathKeys, Role, link_tag};
-use datagram::{Message, Opener, Sealer};
+use datagram::{Message, Opener, Sealer, Whereabouts};
 use remote::{Remote, Situation};
 use search::Search;
 pub use search::{PROBES as SEARCH_PROBES, SOCKETS as SEARCH_SOCKETS};
 pub use via::{Class, Purpose, Transmit, Via};
-use whereabouts::Offers;
+use whereabouts::{Offers, forget_unnamed};
 
-use crate::candidate::{Candidate, Kind, MAX_CANDIDATES, canonical};
+use crate::candidate::{Candidate, Kind, MAX_CANDIDATES, canonical, rank};
 use crate::label;
 use crate::receipt::{Nat, PathInUse, PathKind, Transport, Tried, TriedResult};
 use crate::reply::MAX_FLIGHT;
@@ -116,7 +116,7 @@ pub struct PathSet {
 
 impl PathSet {
     /// `seed` must be random: it makes ping contents unguessable. `candidates` must have been
-    /// through [`rank`](crate::candidate::rank); TCP ones are the shell's to connect to.
+    /// through [`rank`]; TCP ones are the shell's to connect to.
     pub fn new(
         role: Role,
         keys: &PathKeys,
@@ -667,6 +667,41 @@ impl PathSet {
             let nonce = nonce(&self.nonce_seed, self.pings);
             self.push_for(Purpose::Search, via, &Message::Ping(nonce), 0);
         }
+    }
+
+    fn send_offer(&mut self, now: Duration) {
+        let Some(message) = self.offers.due(now) else {
+            return;
+        };
+        // By the path in use, and by a relay, which is there when the rest is not.
+        let route = self.route();
+        let ways: Vec<Via> = self
+            .remotes
+            .iter()
+            .filter(|r| Some(r.via) == route || r.class.is_relay())
+            .map(|r| r.via)
+            .collect();
+        for via in ways {
+            self.push(via, &message);
+        }
+    }
+
+    /// The peer's new whereabouts.
+    fn note(&mut self, via: Via, whereabouts: Whereabouts, now: Duration) -> Received {
+        let Whereabouts {
+            serial,
+            candidates,
+            nat,
+        } = whereabouts;
+        self.push(via, &Message::Noted(serial));
+        if !self.offers.take(serial) {
+            return Received::Authentic;
+        }
+        let candidates = rank(&candidates, self.loopback);
+        forget_unnamed(&mut self.remotes, &candidates);
+        self.nats.1 = nat;
+        self.add_candidates(&candidates, now);
+        Received::Candidates(candidates)
     }
 
     fn resend_flight(&mut self, via: Via) {

@@ -4,8 +4,9 @@
 use std::time::Duration;
 
 use super::datagram::{Message, Whereabouts};
-use super::{Class, PathSet, Received, Via};
-use crate::candidate::{Candidate, Kind, rank};
+use super::remote::Remote;
+use super::via::Class;
+use crate::candidate::{Candidate, Kind};
 use crate::receipt::Nat;
 
 /// Whereabouts are repeated until they are noted, at most so often; and so many are taken of a peer.
@@ -58,7 +59,7 @@ impl Offers {
     }
 
     /// What is to be sent now.
-    fn due(&mut self, now: Duration) -> Option<Message> {
+    pub(super) fn due(&mut self, now: Duration) -> Option<Message> {
         let open = self.open.as_mut().filter(|open| open.next <= now)?;
         open.next = now + REPEAT;
         open.left -= 1;
@@ -70,7 +71,7 @@ impl Offers {
     }
 
     /// Is the peer's offer of this serial news?
-    fn take(&mut self, serial: u32) -> bool {
+    pub(super) fn take(&mut self, serial: u32) -> bool {
         let news = serial > self.newest && self.taken < MAX_TAKEN;
         if news {
             self.newest = serial;
@@ -80,56 +81,24 @@ impl Offers {
     }
 }
 
-impl PathSet {
-    pub(super) fn send_offer(&mut self, now: Duration) {
-        let Some(message) = self.offers.due(now) else {
-            return;
-        };
-        // By the path in use, and by a relay, which is there when the rest is not.
-        let route = self.route();
-        let ways: Vec<Via> = self
-            .remotes
+/// Addresses that the peer named before, does not name again and that never answered are forgotten;
+/// the others are tried anew.
+pub(super) fn forget_unnamed(remotes: &mut Vec<Remote>, candidates: &[Candidate]) {
+    let named = |r: &Remote| {
+        candidates
             .iter()
-            .filter(|r| Some(r.via) == route || r.class.is_relay())
-            .map(|r| r.via)
-            .collect();
-        for via in ways {
-            self.push(via, &message);
+            .any(|c| c.is_udp() && c.address == r.address)
+    };
+    remotes.retain(|r| {
+        r.class != Class::Udp
+            || r.kind == Kind::PeerReflexive
+            || r.heard.is_some()
+            || r.is_verified()
+            || named(r)
+    });
+    for remote in remotes {
+        if remote.class == Class::Udp && !remote.is_verified() {
+            remote.renew();
         }
-    }
-
-    /// The peer's new whereabouts. Addresses that it named before, does not name again and that
-    /// never answered are forgotten.
-    pub(super) fn note(&mut self, via: Via, whereabouts: Whereabouts, now: Duration) -> Received {
-        let Whereabouts {
-            serial,
-            candidates,
-            nat,
-        } = whereabouts;
-        self.push(via, &Message::Noted(serial));
-        if !self.offers.take(serial) {
-            return Received::Authentic;
-        }
-        let candidates = rank(&candidates, self.loopback);
-        let named = |r: &super::Remote| {
-            candidates
-                .iter()
-                .any(|c| c.is_udp() && c.address == r.address)
-        };
-        self.remotes.retain(|r| {
-            r.class != Class::Udp
-                || r.kind == Kind::PeerReflexive
-                || r.heard.is_some()
-                || r.is_verified()
-                || named(r)
-        });
-        for remote in &mut self.remotes {
-            if remote.class == Class::Udp && !remote.is_verified() {
-                remote.renew();
-            }
-        }
-        self.nats.1 = nat;
-        self.add_candidates(&candidates, now);
-        Received::Candidates(candidates)
     }
 }
