@@ -8,8 +8,9 @@
 //! A call, and the file that each step lives in:
 //!
 //! 1. [`Registry::open`] asks a registry what it offers — [`registry`].
-//! 2. [`Registry::call`] makes an offer, seals it with the right to call, and follows the answers —
-//!    [`call`]. The browser's key is [`identity`]'s, what it knows of devices [`contacts`]'.
+//! 2. [`Registry::call`] makes an offer, seals it with the right to call ([`proof`]), and follows the
+//!    answers — [`call`]; each request is `ring`'s, and what is told meanwhile [`step`]'s. The
+//!    browser's key is [`identity`]'s, what it knows of devices [`contacts`]'.
 //! 3. The device dials back; a [`Link`] is what comes of it — [`link`].
 //! 4. [`Link::open`] opens a [`Stream`] to a service — [`stream`].
 //! 5. How it went is told by a [`Receipt`] — [`receipt`].
@@ -18,6 +19,7 @@ pub mod call;
 mod clock;
 pub mod contacts;
 pub mod error;
+mod explanation;
 pub mod identity;
 pub mod link;
 #[cfg(feature = "npm")]
@@ -26,23 +28,28 @@ pub mod object;
 mod origin;
 mod peer;
 mod permission;
+pub mod proof;
 pub mod receipt;
 pub mod registry;
+mod ring;
 mod sdp;
 mod search;
+pub mod step;
 mod store;
 pub mod stream;
 #[cfg(all(test, target_arch = "wasm32"))]
 mod tests;
 
-pub use call::{CallEvent, CallOptions, Proof, Step};
+pub use call::CallOptions;
 pub use contacts::{Contact, Contacts};
 pub use error::CallError;
 pub use identity::Identity;
 pub use link::{Link, LinkEnd, LinkState, Service};
 pub use origin::DeviceLink;
+pub use proof::Proof;
 pub use receipt::{PathKind, Receipt, Stats};
 pub use registry::{Registry, RegistryInfo};
 pub use ringback_protocol::PeerId as DeviceId;
 pub use ringback_protocol::stream::Mode;
+pub use step::{CallEvent, Step};
 pub use stream::Stream;

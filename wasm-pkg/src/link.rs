@@ -5,22 +5,20 @@ use std::rc::{Rc, Weak};
 
 use ringback_protocol::channel::reset;
 use ringback_protocol::receipt::Nat;
-use ringback_protocol::stream::{Open, StreamRefused};
-use ringback_protocol::{Code, PeerId, name};
+use ringback_protocol::stream::Open;
+use ringback_protocol::{PeerId, name};
 use serde::Serialize;
 use wasm_bindgen::JsValue;
 use web_sys::RtcPeerConnectionState;
 
-use crate::call::DerivedProof;
 use crate::clock::Signal;
-use crate::error::{DEVICE_MISBEHAVED, LINK_CLOSED, STREAM_RESET, TOO_MANY_STREAMS};
+use crate::error::{DEVICE_MISBEHAVED, LINK_CLOSED, TOO_MANY_STREAMS};
+use crate::explanation::explain_reset;
 use crate::object::{self, flag, list, member, text};
 use crate::peer::Peer;
-use crate::stream::{self, MAX_STREAMS};
-use crate::{
-    CallError, CallEvent, CallOptions, Contacts, Mode, Proof, Receipt, Registry, Stats, Stream,
-    receipt,
-};
+use crate::proof::DerivedProof;
+use crate::stream::{self, Carrier, MAX_STREAMS};
+use crate::{CallError, CallEvent, Contacts, Mode, Receipt, Registry, Stats, Stream, receipt};
 
 /// The service that lists the others.
 const LISTING: &str = ".services";
@@ -184,7 +182,8 @@ impl Link {
             mode,
             ..Open::new(service)
         };
-        Ok(Stream::new(channel, &open, Rc::clone(core)))
+        let carrier = Rc::clone(core);
+        Ok(Stream::new(channel, &open, carrier))
     }
 
     #[cfg(all(test, target_arch = "wasm32"))]
@@ -228,52 +227,40 @@ impl Link {
     }
 
     /// What this link was proven with, for a call to the same device without its password; `None` if
-    /// it was the browser's key, with which [`Proof::Remembered`] does the same.
+    /// it was the browser's key, with which [`Proof::Remembered`](crate::Proof::Remembered) does the
+    /// same.
     pub fn proof(&self) -> Option<DerivedProof> {
         self.core.made.proof.clone()
     }
 
-    /// Calls the same device again with the same right, for a link that is lost or was interrupted by
-    /// a change of network. This one is closed once the new one is there.
-    pub async fn restart(
-        &self,
-        on_event: impl FnMut(CallEvent) + 'static,
-    ) -> Result<Self, CallError> {
-        let made = &self.core.made;
-        let options = CallOptions {
-            device: made.device.to_string(),
-            proof: made.proof.clone().map_or(Proof::Remembered, Proof::Derived),
-            service: made.service.clone(),
-            remember: false,
-            accept_new_key: false,
-        };
-        let link = made.registry.call(options, on_event).await?;
-        self.close();
-        Ok(link)
+    /// How it came about.
+    pub(crate) fn made(&self) -> &Made {
+        &self.core.made
     }
 }
 
-impl Core {
-    pub(crate) fn keep(&self, stream: Rc<stream::Core>) {
+impl Carrier for Core {
+    fn keep(&self, stream: Rc<stream::Core>) {
         self.streams.borrow_mut().push(stream);
     }
 
-    /// A stream's channel is closed.
-    pub(crate) fn forget(&self, stream: &Rc<stream::Core>) {
+    fn forget(&self, stream: &Rc<stream::Core>) {
         self.streams
             .borrow_mut()
             .retain(|kept| !Rc::ptr_eq(kept, stream));
     }
 
-    /// The device has reset a stream. Two of the reasons end the link, and are its last word: an agent
+    /// Two of the reasons end the link, and are its last word: an agent
     /// that stops may not live to close the channel, let alone the connection.
-    pub(crate) fn heard_reset(&self, code: u32) {
+    fn heard_reset(&self, code: u32) {
         if let reset::REVOKED | reset::SHUTTING_DOWN = code {
             let end = explain_reset(code);
             self.finish(LinkEnd::new(&end.code, &end.message));
         }
     }
+}
 
+impl Core {
     /// Follows what becomes of the connection, for as long as it is there.
     async fn follow(core: Weak<Self>) {
         let Some(watch) = core.upgrade().map(|core| Rc::clone(&core.peer.watch)) else {
@@ -364,32 +351,6 @@ impl LinkEnd {
 impl std::fmt::Debug for Core {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Link({:?}, {:?})", self.made.device, self.state.get())
-    }
-}
-
-pub(crate) fn explain_refused_stream(refused: &StreamRefused) -> CallError {
-    let message = match &refused.code {
-        Code::UnknownService => "the device exposes no service of this name".to_owned(),
-        Code::ServiceUnreachable => {
-            "the service does not answer on the device's network".to_owned()
-        }
-        code => format!("the device refuses the stream: {}", code.title()),
-    };
-    CallError::new(refused.code.as_str().to_owned(), message)
-}
-
-pub(crate) fn explain_reset(code: u32) -> CallError {
-    match code {
-        reset::REVOKED => CallError::new(
-            "revoked",
-            "the device's owner has taken this browser's right to call back",
-        ),
-        reset::SHUTTING_DOWN => CallError::new("shutting_down", "the device is shutting down"),
-        reset::VIOLATION => CallError::new(
-            STREAM_RESET,
-            "the device has cut the stream off as out of protocol",
-        ),
-        _ => CallError::new(STREAM_RESET, "the service has cut the stream off"),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The browser's `RTCPeerConnection`: the offer, its addresses, the answer, and what becomes of it.
 
 use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::net::{SocketAddr, SocketAddrV4};
 use std::rc::Rc;
 
@@ -246,6 +247,17 @@ impl Peer {
     pub(crate) fn close(&self) {
         self.connection.close();
         self.watch.set(RtcPeerConnectionState::Closed);
+    }
+}
+
+impl fmt::Display for Gathered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let public = if self.public {
+            ""
+        } else {
+            ", none of them public"
+        };
+        write!(f, "{} addresses{public}", self.addresses)
     }
 }
 

@@ -13,8 +13,9 @@ use web_sys::{AbortController, ReadableStreamDefaultReader, RequestInit, Respons
 
 use crate::clock::within;
 use crate::error::{BAD_ID, REGISTRY_UNREACHABLE};
+use crate::explanation::explain_failed;
 use crate::object::{self, list, member, number, text};
-use crate::{CallError, CallEvent, CallOptions, Contacts, Link, call, origin};
+use crate::{CallError, Contacts, origin};
 
 /// For the beginning of an answer, in milliseconds.
 const PATIENCE: f64 = 15_000.0;
@@ -170,15 +171,6 @@ impl Registry {
             // A registry of before this question does not answer it.
             _ => Ok(device),
         }
-    }
-
-    /// Calls a device. Dropping the future gives the call up.
-    pub async fn call(
-        &self,
-        options: CallOptions,
-        on_event: impl FnMut(CallEvent) + 'static,
-    ) -> Result<Link, CallError> {
-        call::call(self, options, Box::new(on_event)).await
     }
 
     /// The registry's own word on whose `name` is.
@@ -338,7 +330,7 @@ impl Problem {
     }
 
     fn into_error(self) -> CallError {
-        call::explain_failed(&Failed {
+        explain_failed(&Failed {
             call: 0,
             code: self.code,
             detail: self.detail,

@@ -12,10 +12,10 @@ use ringback_protocol::reply::Reply;
 use ringback_protocol::rtc::{Description, Leg, candidate_line};
 
 use crate::CallError;
-use crate::call::Ring;
 use crate::clock::within;
 use crate::error::{NO_PATH, UNSUPPORTED};
 use crate::peer::{Peer, certificate};
+use crate::ring::Ring;
 
 /// How long a search takes at most, from the device's answer on, in milliseconds.
 const LENGTH: f64 = 6_000.0;

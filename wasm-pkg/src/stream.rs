@@ -17,7 +17,7 @@ use web_sys::{MessageEvent, RtcDataChannel, RtcDataChannelState};
 use crate::CallError;
 use crate::clock::Signal;
 use crate::error::{DEVICE_MISBEHAVED, LINK_CLOSED, STREAM_RESET};
-use crate::link;
+use crate::explanation::{explain_refused_stream, explain_reset};
 
 /// Bytes that wait in the browser's channel: above the first nothing is added, and below the second
 /// it is filled again. Enough for a long round trip, and little enough that streams share fairly.
@@ -37,7 +37,19 @@ pub struct Stream {
 struct Handle {
     core: Rc<Core>,
     /// Keeps the link as long as one of its streams is in use.
-    _link: Rc<link::Core>,
+    _link: Rc<dyn Carrier>,
+}
+
+/// What carries streams, and is told what becomes of them: the link.
+pub(crate) trait Carrier: std::fmt::Debug {
+    /// A stream is opened.
+    fn keep(&self, stream: Rc<Core>);
+
+    /// A stream's channel is closed.
+    fn forget(&self, stream: &Rc<Core>);
+
+    /// The device has reset a stream.
+    fn heard_reset(&self, code: u32);
 }
 
 /// What outlives the user's handle: data that was written and finished is still sent.
@@ -64,7 +76,7 @@ struct Handlers {
 }
 
 impl Stream {
-    pub(crate) fn new(data_channel: RtcDataChannel, open: &Open, link: Rc<link::Core>) -> Self {
+    pub(crate) fn new(data_channel: RtcDataChannel, open: &Open, link: Rc<dyn Carrier>) -> Self {
         let core = Rc::new(Core {
             data_channel,
             channel: RefCell::new(Channel::caller(open)),
@@ -142,7 +154,7 @@ impl Drop for Handle {
 }
 
 impl Core {
-    fn listen(core: &Rc<Self>, link: std::rc::Weak<link::Core>) {
+    fn listen(core: &Rc<Self>, link: std::rc::Weak<dyn Carrier>) {
         let weak = Rc::downgrade(core);
         let told = link.clone();
         let on_message = Closure::<dyn FnMut(_)>::new(move |event: MessageEvent| {
@@ -194,7 +206,7 @@ impl Core {
         if let Some(opening) = channel.opening() {
             let result = match opening {
                 Ok(Opening::Opened) => Ok(()),
-                Ok(Opening::Refused(refused)) => Err(link::explain_refused_stream(&refused)),
+                Ok(Opening::Refused(refused)) => Err(explain_refused_stream(&refused)),
                 Err(malformed) => {
                     channel.reset(reset::VIOLATION);
                     let message = format!("the device broke the protocol: {malformed}");
@@ -292,7 +304,7 @@ impl Core {
         }
         let reset = self.channel.borrow().was_reset()?;
         Some(match reset {
-            Reset::ByPeer(code) => link::explain_reset(code),
+            Reset::ByPeer(code) => explain_reset(code),
             Reset::Here(_) => CallError::new(STREAM_RESET, "the stream was cut off here"),
         })
     }

@@ -3,7 +3,7 @@
 
 use wasm_bindgen_test::wasm_bindgen_test;
 
-use crate::call::prepared;
+use crate::proof::prepared;
 
 #[wasm_bindgen_test]
 fn the_same_letters_are_the_same_password() {
