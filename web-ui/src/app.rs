@@ -1,32 +1,27 @@
 //! The page: its frame, the screen in it, and what runs beside the screens.
 
-use futures::StreamExt;
 use leptos::{prelude::*, task::spawn_local};
 use ringback_wasm::LinkState;
 use wasm_bindgen::{JsCast, JsValue};
 
 use crate::{
-    browser::{self, Keep},
+    browser,
     components::{
         call::CallScreen,
         contacts::ContactsScreen,
         devices::DevicesScreen,
         icon::{Icon, icon, mark},
+        page_link::go,
         settings::SettingsScreen,
         shown::rows,
         sign_in::SignInScreen,
         welcome::WelcomeScreen,
     },
-    figures,
-    order::sorted,
-    owner::{self, Device, News},
+    figures, ownership,
     route::{self, Place, Route},
     session,
-    state::{App, Call, Entry, Notice, Owner, Presence, Reading, Stage},
+    state::{App, Call, Entry, Notice, Owner, Reading, Stage},
 };
-
-/// Where the owner secret is kept for as long as the owner wants.
-const SECRET: &str = "ringback.owner";
 
 #[component]
 pub(crate) fn Page() -> impl IntoView {
@@ -52,15 +47,10 @@ pub(crate) fn Page() -> impl IntoView {
         }
     });
     spawn_local(session::load_contacts(app));
-    if let Some(secret) = Keep::Tab
-        .read(SECRET)
-        .or_else(|| Keep::Browser.read(SECRET))
-    {
-        app.owner.set(Owner::In { secret });
-    }
+    ownership::restore(app);
     Effect::new(move || {
         if let Owner::In { secret } = app.owner.get() {
-            spawn_local(follow_presence(app, secret));
+            spawn_local(ownership::follow_presence(app, secret));
         }
     });
     Effect::new(move || {
@@ -245,30 +235,6 @@ fn Notices() -> impl IntoView {
     }
 }
 
-/// A click on a link within the page; with a modifier key it stays the browser's.
-pub(crate) fn go(app: App, route: Route) -> impl Fn(web_sys::MouseEvent) + 'static {
-    move |event| {
-        if event.ctrl_key() || event.meta_key() || event.shift_key() || event.alt_key() {
-            return;
-        }
-        event.prevent_default();
-        app.go(route.clone());
-    }
-}
-
-pub(crate) fn sign_in(app: App, secret: String, stay: bool) {
-    let keep = if stay { Keep::Browser } else { Keep::Tab };
-    keep.write(SECRET, &secret);
-    app.owner.set(Owner::In { secret });
-}
-
-pub(crate) fn sign_out(app: App) {
-    Keep::Tab.remove(SECRET);
-    Keep::Browser.remove(SECRET);
-    app.owner.set(Owner::Out);
-    app.devices.set(Vec::new());
-}
-
 /// Takes what to show from the address bar, and a secret out of it.
 fn read_address(app: App) {
     let location = browser::window().location();
@@ -288,70 +254,6 @@ fn read_address(app: App) {
         app.write_address(&route, &Place::Services, Entry::Instead);
     }
     app.arrive(route, place.unwrap_or_default());
-}
-
-/// Keeps the device list as the registry tells it, until the owner signs out.
-async fn follow_presence(app: App, secret: String) {
-    const PAUSES_S: [u32; 6] = [1, 2, 4, 8, 15, 30];
-    const PING_MS: u32 = 25_000;
-    let signed_in = || app.secret().as_deref() == Some(secret.as_str());
-    let mut failed: usize = 0;
-    while signed_in() {
-        app.presence.set(if failed == 0 {
-            Presence::Connecting
-        } else {
-            Presence::Lost
-        });
-        if let Ok(mut socket) = owner::Presence::open(&secret).await {
-            loop {
-                let pause = Box::pin(browser::sleep(PING_MS));
-                match futures::future::select(socket.news.next(), pause).await {
-                    futures::future::Either::Right(_) => socket.ping(),
-                    futures::future::Either::Left((Some(News::Refused(failure)), _)) => {
-                        if signed_in() {
-                            app.complain(&failure);
-                            sign_out(app);
-                        }
-                        return;
-                    }
-                    futures::future::Either::Left((None | Some(News::Closed), _)) => break,
-                    futures::future::Either::Left((Some(news), _)) => {
-                        if !signed_in() {
-                            return;
-                        }
-                        failed = 0;
-                        app.presence.set(Presence::Live);
-                        take(app, news);
-                    }
-                }
-            }
-        }
-        app.presence.set(Presence::Lost);
-        browser::sleep(PAUSES_S[failed.min(PAUSES_S.len() - 1)] * 1000).await;
-        failed += 1;
-    }
-}
-
-fn take(app: App, news: News) {
-    app.devices.update(|devices| {
-        match news {
-            News::All(all) => *devices = all,
-            News::One(device) => match devices.iter_mut().find(|known| known.id == device.id) {
-                Some(known) => *known = device,
-                None => devices.push(device),
-            },
-            News::Removed(id) => devices.retain(|device| device.id != id),
-            News::Refused(_) | News::Closed => {}
-        }
-        *devices = in_order(std::mem::take(devices));
-    });
-}
-
-/// Online first, then by name; revoked ones last.
-pub(crate) fn in_order(devices: Vec<Device>) -> Vec<Device> {
-    sorted(devices, |device| {
-        (device.revoked, !device.online, device.title())
-    })
 }
 
 /// Puts the page into the document.

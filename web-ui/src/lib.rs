@@ -1,11 +1,11 @@
 //! Ringback's page: devices, calls and their services in a browser tab.
 //!
 //! `app` is the frame, `state` what the page knows (one enum per screen), `session` the only caller
-//! of the browser's client, `components` what is seen. Services speak on streams of a link: `shell`,
-//! `folder` and `transfer`, `bridge`; `terminal` and `browse` are what goes on of them unseen. What
-//! decides without a browser is compiled and tested natively, too: [`figures`], [`naming`], [`order`],
-//! [`pieces`], [`plain`], [`queue`], [`ranking`], [`route`], [`sentence`], [`cookies`], [`site`],
-//! [`target`].
+//! of the browser's client, `ownership` the registry's owner signed in, `components` what is seen.
+//! Services speak on streams of a link: `shell`, `folder` and `transfer`, `bridge`; `terminal` and
+//! `browse` are what goes on of them unseen. What decides without a browser is compiled and tested
+//! natively, too: [`figures`], [`naming`], [`order`], [`pieces`], [`plain`], [`queue`], [`ranking`],
+//! [`route`], [`sentence`], [`cookies`], [`site`], [`target`].
 
 #![allow(
     clippy::needless_pass_by_value,
@@ -45,6 +45,8 @@ mod json;
 mod live;
 #[cfg(target_arch = "wasm32")]
 mod owner;
+#[cfg(target_arch = "wasm32")]
+mod ownership;
 #[cfg(target_arch = "wasm32")]
 mod session;
 #[cfg(target_arch = "wasm32")]

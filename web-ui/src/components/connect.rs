@@ -11,8 +11,8 @@ use ringback_wasm::{Mode, Service, Stream};
 use super::{
     failure::failure_note,
     icon::{Icon, icon},
+    secret_field::SecretField,
     shown::rows,
-    sign_in::SecretField,
 };
 use crate::{
     browser,

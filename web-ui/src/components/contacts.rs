@@ -5,9 +5,10 @@ use leptos::{prelude::*, task::spawn_local};
 use super::{
     dialog::Dialog,
     icon::{Icon, icon},
+    page_link::go,
     shown::shown_or,
 };
-use crate::{app::go, browser, figures, live::Live, route::Route, session, state::App, target};
+use crate::{browser, figures, live::Live, route::Route, session, state::App, target};
 
 /// What is asked about one contact, by ID.
 #[derive(Clone, PartialEq)]

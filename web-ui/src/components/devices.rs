@@ -3,15 +3,15 @@
 use leptos::{prelude::*, task::spawn_local};
 
 use super::{
+    device_form::DeviceForm,
     dialog::{CopyButton, Dialog},
     enrol::EnrolDialog,
     failure::failure_note,
     icon::{Icon, icon},
+    page_link::go,
     shown::{rows, shown, shown_or},
-    welcome::DeviceForm,
 };
 use crate::{
-    app::go,
     browser::{self, Keep},
     figures,
     live::Live,

@@ -6,10 +6,10 @@ use super::{
     dialog::{CopyButton, Dialog},
     failure::failure_note,
     icon::{Icon, icon},
+    page_link::go,
     qr::qr,
 };
 use crate::{
-    app::go,
     browser, figures,
     live::{Kept, Live},
     owner::{self, Code},

@@ -7,8 +7,8 @@ use ringback_wasm::{
 };
 
 use super::{
-    call::Steps,
     dialog::{CopyButton, Dialog},
+    steps::Steps,
 };
 use crate::{
     figures, json,

@@ -6,10 +6,12 @@ use super::{
     dialog::{CopyButton, Dialog},
     failure::failure_note,
     icon::{Icon, icon},
+    page_link::go,
 };
 use crate::{
-    app, browser, figures,
+    browser, figures,
     live::Live,
+    ownership,
     plain::plain,
     route::Route,
     session,
@@ -112,12 +114,12 @@ pub(crate) fn SettingsScreen() -> impl IntoView {
                     <dt>"Owner"</dt>
                     <dd>{move || match app.owner.get() {
                         Owner::Out => view! {
-                            <a href="/sign-in" on:click=app::go(app, Route::SignIn)>"Sign in"</a>
+                            <a href="/sign-in" on:click=go(app, Route::SignIn)>"Sign in"</a>
                         }.into_any(),
                         Owner::In { .. } => view! {
                             <span>"signed in · "</span>
                             <button type="button" class="as-link" on:click=move |_| {
-                                app::sign_out(app);
+                                ownership::sign_out(app);
                                 app.go(Route::Home);
                             }>"Sign out"</button>
                         }.into_any(),

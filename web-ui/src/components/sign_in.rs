@@ -2,11 +2,8 @@
 
 use leptos::{prelude::*, task::spawn_local};
 
-use super::{
-    failure::failure_note,
-    icon::{Icon, icon},
-};
-use crate::{app, browser, live::Live, owner, route::Route, sentence::Failure, state::App};
+use super::{failure::failure_note, secret_field::SecretField};
+use crate::{browser, live::Live, owner, ownership, route::Route, sentence::Failure, state::App};
 
 #[component]
 pub(crate) fn SignInScreen() -> impl IntoView {
@@ -30,8 +27,8 @@ pub(crate) fn SignInScreen() -> impl IntoView {
             busy.set(false);
             match answer {
                 Ok(devices) => {
-                    app.devices.set(app::in_order(devices));
-                    app::sign_in(app, given, stay.get_untracked());
+                    app.devices.set(ownership::in_order(devices));
+                    ownership::sign_in(app, given, stay.get_untracked());
                     app.go(Route::Home);
                 }
                 Err(reason) => {
@@ -65,43 +62,6 @@ pub(crate) fn SignInScreen() -> impl IntoView {
                     {move || if busy.get() { "Signing in…" } else { "Sign in" }}
                 </button>
             </form>
-        </div>
-    }
-}
-
-/// A field for a secret, with a button that shows it.
-#[component]
-pub(crate) fn SecretField(
-    id: &'static str,
-    label: &'static str,
-    value: Live<String>,
-    autocomplete: &'static str,
-) -> impl IntoView {
-    let seen = Live::new(false);
-    view! {
-        <div class="field">
-            <label for=id>{label}</label>
-            <div class="secret">
-                <input
-                    id=id
-                    name=id
-                    type=move || if seen.get() { "text" } else { "password" }
-                    autocomplete=autocomplete
-                    autocapitalize="none"
-                    spellcheck="false"
-                    prop:value=move || value.get()
-                    on:input=move |event| value.set(browser::input_value(&event))
-                />
-                <button
-                    type="button"
-                    class="quiet square"
-                    aria-label=move || if seen.get() { "Hide" } else { "Show" }
-                    aria-pressed=move || seen.get().to_string()
-                    on:click=move |_| seen.update(|seen| *seen = !*seen)
-                >
-                    {move || icon(if seen.get() { Icon::EyeOff } else { Icon::Eye })}
-                </button>
-            </div>
         </div>
     }
 }
