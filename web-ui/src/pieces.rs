@@ -1,5 +1,8 @@
 //! What of a file is still to be carried, in pieces that several streams take in order.
 
+/// Bytes of the piece that one stream carries before it takes the next.
+pub const PIECE: u64 = 8 << 20;
+
 /// Bytes from the first to before the second.
 pub type Range = (u64, u64);
 

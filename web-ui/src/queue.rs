@@ -3,6 +3,8 @@
 /// Streams that files take of one link at the same time. It leaves most of what a link has (64) to
 /// terminals, pages and folders.
 pub const LANES: usize = 16;
+/// Streams that carry one file at the same time: one is held up by its own round trips.
+pub const STREAMS: usize = 4;
 
 /// A file on its way, as the queue sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

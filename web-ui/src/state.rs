@@ -16,7 +16,7 @@ use crate::{
     route::{Place, Route},
     sentence::Failure,
     terminal::Terminal,
-    transfer::Transfer,
+    transfer::{Pulse, Transfer},
 };
 
 /// How an address gets into the tab's history.
@@ -213,10 +213,7 @@ pub(crate) struct Call {
     pub(crate) place: Kept<Place>,
     /// Files on their way, in the order of their turns.
     pub(crate) transfers: Live<Vec<Transfer>>,
-    /// Counts what has happened to any of them, at a pace that a view of all of them can follow.
-    pub(crate) moved: Live<u32>,
-    /// [`Call::moved`] will count.
-    pub(crate) is_moving: Kept<bool>,
+    pub(crate) pulse: Pulse,
     /// How many terminals of each service were opened on this page.
     shells: Kept<BTreeMap<String, u32>>,
     pub(crate) remember: Kept<bool>,
@@ -480,8 +477,7 @@ impl Call {
             front: Live::new(None),
             place: Kept::new(Place::Services),
             transfers: Live::new(Vec::new()),
-            moved: Live::new(0),
-            is_moving: Kept::new(false),
+            pulse: Pulse::new(),
             shells: Kept::new(BTreeMap::new()),
             remember: Kept::new(false),
             numbered: Kept::new(0),

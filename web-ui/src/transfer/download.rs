@@ -22,17 +22,19 @@ use wasm_bindgen::{JsCast, JsValue};
 use web_sys::{Blob, HtmlAnchorElement, Url};
 
 use super::{
-    PIECE, STREAMS, State, Transfer,
+    chosen::Folder,
     disk::{self, Store},
-    hex,
     hold::Hold,
-    name_of,
+    name::{hex, name_of},
+    progress::{Progress, State},
 };
 use crate::{
     browser::{self, Keep},
     folder, json,
-    pieces::{self, Pieces, Range},
+    live::Kept,
+    pieces::{self, PIECE, Pieces, Range},
     plain,
+    queue::STREAMS,
     sentence::Failure,
 };
 
@@ -161,12 +163,15 @@ impl Download {
         self.record.borrow().clone()
     }
 
+    /// Carries what is missing, and hands the file over: `into` a folder, under the name that is given
+    /// back, or to the browser's own downloads.
     pub(super) async fn run(
         &self,
-        transfer: Transfer,
+        progress: Progress,
+        into: Kept<Option<Folder>>,
         link: &Link,
         service: &str,
-    ) -> Result<(), Failure> {
+    ) -> Result<Option<String>, Failure> {
         let (stored, path, version, size) = {
             let record = self.record.borrow();
             (
@@ -184,7 +189,7 @@ impl Download {
             self.record.borrow_mut().have.clear();
         }
         let outcome = self
-            .carry(transfer, link, service, &store, &path, &version, size)
+            .carry(progress, link, service, &store, &path, &version, size)
             .await;
         let sha256 = match outcome {
             Ok(sha256) => sha256,
@@ -199,23 +204,22 @@ impl Download {
         };
         let whole = store.whole().await?;
         let name = self.record.borrow().name.clone();
-        if let Some(folder) = transfer.into.get_value() {
+        if let Some(folder) = into.get_value() {
             let name = folder.save(&whole, sha256, &name).await?;
-            transfer.saved_as.set(Some(name));
             self.discard().await;
-            return Ok(());
+            return Ok(Some(name));
         }
         hand_over(&whole, &plain::file_name(&name), hold).await?;
         // The browser copies it out in its own time: it is removed with the next page.
         self.record.borrow_mut().done = true;
         self.note();
-        Ok(())
+        Ok(None)
     }
 
     #[expect(clippy::too_many_arguments, reason = "parts of one borrowed record")]
     async fn carry(
         &self,
-        transfer: Transfer,
+        progress: Progress,
         link: &Link,
         service: &str,
         store: &Store,
@@ -224,7 +228,7 @@ impl Download {
         size: u64,
     ) -> Result<[u8; 32], Failure> {
         let todo = RefCell::new(Pieces::new(size, &self.record.borrow().have, PIECE));
-        transfer.progress(pieces::total(&self.record.borrow().have));
+        progress.note(pieces::total(&self.record.borrow().have));
         let wanted = async {
             let request = FileRequest {
                 version: Some(version.to_owned()),
@@ -240,13 +244,13 @@ impl Download {
         let carrying = async {
             let streams = (0..STREAMS).map(|_| async {
                 while let Some(piece) = { todo.borrow_mut().take() } {
-                    self.piece(transfer, link, service, store, path, version, piece)
+                    self.piece(progress, link, service, store, path, version, piece)
                         .await?;
                 }
                 Ok::<_, Failure>(())
             });
             try_join_all(streams).await?;
-            transfer.turn_to(State::Checking);
+            progress.turn_to(State::Checking);
             let _ = carried.send(());
             Ok::<_, Failure>(())
         };
@@ -261,7 +265,7 @@ impl Download {
     #[expect(clippy::too_many_arguments, reason = "parts of one borrowed record")]
     async fn piece(
         &self,
-        transfer: Transfer,
+        progress: Progress,
         link: &Link,
         service: &str,
         store: &Store,
@@ -289,7 +293,7 @@ impl Download {
                 pieces::total(&record.have)
             };
             at = until;
-            transfer.progress(total);
+            progress.note(total);
             if total.abs_diff(self.noted.get()) >= NOTE_EVERY {
                 self.noted.set(total);
                 self.note();

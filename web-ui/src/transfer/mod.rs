@@ -6,6 +6,8 @@ mod chosen;
 mod disk;
 mod download;
 mod hold;
+mod name;
+mod progress;
 mod upload;
 
 use futures::{
@@ -15,42 +17,23 @@ use futures::{
 use leptos::task::spawn_local;
 use ringback_protocol::service::files::Entry;
 use ringback_wasm::Link;
-use sha2::{Digest, Sha256};
 
 pub(crate) use chosen::{Choice, Folder};
 pub(crate) use download::unfinished;
+pub(crate) use progress::{Progress, Pulse, State};
 
 use crate::{
     browser,
     live::{Kept, Live},
-    queue::{self, Turn, Waiting},
-    sentence::Failure,
+    pieces::{self, PIECE},
+    queue::{self, STREAMS, Turn, Waiting},
     state::Call,
 };
-
-/// Streams that carry one file at the same time: one is held up by its own round trips.
-const STREAMS: usize = 4;
-/// Bytes of the piece that one stream carries before it takes the next.
-const PIECE: u64 = 8 << 20;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Direction {
     Down,
     Up,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum State {
-    /// Others are before it.
-    Queued,
-    Running,
-    Paused,
-    /// The link is being made anew.
-    Waiting,
-    /// All is carried; the hash is being compared.
-    Checking,
-    Done,
-    Failed(Failure),
 }
 
 /// A file on its way, in either direction.
@@ -60,10 +43,7 @@ pub(crate) struct Transfer {
     pub(crate) name: Kept<String>,
     pub(crate) direction: Direction,
     pub(crate) size: Live<f64>,
-    pub(crate) done: Live<f64>,
-    /// Bytes per second.
-    pub(crate) rate: Live<f64>,
-    pub(crate) state: Live<State>,
+    pub(crate) progress: Progress,
     /// The name that a download has in the folder that was chosen for it.
     pub(crate) saved_as: Live<Option<String>>,
     /// Where it goes; `None`: where the browser saves what it downloads.
@@ -72,7 +52,6 @@ pub(crate) struct Transfer {
     service: Kept<String>,
     job: Kept<Job>,
     abort: Kept<Option<AbortHandle>>,
-    tick: Kept<(f64, f64)>,
 }
 
 /// What is to be carried.
@@ -128,8 +107,11 @@ impl Transfer {
             Job::Download(job),
         );
         transfer.size.set(record.size as f64);
-        transfer.done.set(crate::pieces::total(&record.have) as f64);
-        transfer.state.set(State::Paused);
+        transfer
+            .progress
+            .done
+            .set(pieces::total(&record.have) as f64);
+        transfer.progress.state.set(State::Paused);
         transfer
     }
 
@@ -156,16 +138,13 @@ impl Transfer {
             name: Kept::new(name.to_owned()),
             direction,
             size: Live::new(0.0),
-            done: Live::new(0.0),
-            rate: Live::new(0.0),
-            state: Live::new(State::Queued),
+            progress: Progress::new(call.pulse),
             saved_as: Live::new(None),
             into: Kept::new(None),
             call,
             service: Kept::new(service.to_owned()),
             job: Kept::new(job),
             abort: Kept::new(None),
-            tick: Kept::new((0.0, 0.0)),
         };
         call.transfers.update(|list| list.push(transfer));
         transfer
@@ -173,29 +152,24 @@ impl Transfer {
 
     pub(crate) fn pause(self) {
         self.stop();
-        self.turn_to(State::Paused);
+        self.progress.turn_to(State::Paused);
         give_turns(self.call);
     }
 
     /// Begins or goes on, once it has its turn.
     pub(crate) fn resume(self) {
         self.stop();
-        self.turn_to(State::Queued);
+        self.progress.turn_to(State::Queued);
         give_turns(self.call);
     }
 
-    pub(super) fn turn_to(self, state: State) {
-        self.state.set(state);
-        self.call.tell_of_transfers();
-    }
-
     fn start(self) {
-        self.turn_to(State::Running);
+        self.progress.turn_to(State::Running);
         let (handle, registration) = AbortHandle::new_pair();
         self.abort.set_value(Some(handle));
         let running = async move {
             let end = self.run().await;
-            self.turn_to(end);
+            self.progress.turn_to(end);
             give_turns(self.call);
         };
         spawn_local(Abortable::new(running, registration).map(drop));
@@ -224,17 +198,20 @@ impl Transfer {
     }
 
     pub(crate) fn is_over(self) -> bool {
-        self.state
+        self.progress
+            .state
             .with_untracked(|state| matches!(state, State::Done | State::Failed(_)))
     }
 
     pub(crate) fn is_done(self) -> bool {
-        self.state.with_untracked(|state| *state == State::Done)
+        self.progress
+            .state
+            .with_untracked(|state| *state == State::Done)
     }
 
     /// Whether it moves, or will without being asked.
     pub(crate) fn goes_on(self) -> bool {
-        self.state.with_untracked(State::goes_on)
+        self.progress.state.with_untracked(State::goes_on)
     }
 
     pub(crate) fn is_of_service(self, service: &str) -> bool {
@@ -263,7 +240,7 @@ impl Transfer {
         let pieces = (self.size.get_untracked() / PIECE as f64).ceil() as usize;
         // One more for what is asked beside the pieces.
         let lanes = pieces.clamp(1, STREAMS) + 1;
-        let turn = self.state.with_untracked(|state| match state {
+        let turn = self.progress.state.with_untracked(|state| match state {
             State::Queued => Turn::Wants,
             State::Running | State::Waiting | State::Checking => Turn::Has,
             State::Paused | State::Done | State::Failed(_) => Turn::Rests,
@@ -275,7 +252,7 @@ impl Transfer {
         if let Some(handle) = self.abort.try_update_value(Option::take).flatten() {
             handle.abort();
         }
-        self.rate.set(0.0);
+        self.progress.rate.set(0.0);
     }
 
     /// Runs until it is done or has failed for good; a lost link is waited for.
@@ -286,14 +263,17 @@ impl Transfer {
         let mut breaks = 0;
         loop {
             let (number, link) = self.call.next_link(lost).await;
-            self.turn_to(State::Running);
-            let before = self.done.get_untracked();
+            self.progress.turn_to(State::Running);
+            let before = self.progress.done.get_untracked();
             let service = self.service.get_value();
             let outcome = match self.job.get_value() {
-                Job::Download(download) => download.run(self, &link, &service).await,
-                Job::Upload(upload) => upload.run(self, &link, &service).await,
+                Job::Download(download) => {
+                    let run = download.run(self.progress, self.into, &link, &service);
+                    run.await.map(|name| self.saved_as.set(name))
+                }
+                Job::Upload(upload) => upload.run(self.progress, &link, &service).await,
             };
-            self.rate.set(0.0);
+            self.progress.rate.set(0.0);
             let Err(failure) = outcome else {
                 return State::Done;
             };
@@ -303,9 +283,9 @@ impl Transfer {
             ) {
                 return State::Failed(failure);
             }
-            self.turn_to(State::Waiting);
+            self.progress.turn_to(State::Waiting);
             // Progress shows that it was an accident.
-            breaks = if self.done.get_untracked() > before {
+            breaks = if self.progress.done.get_untracked() > before {
                 0
             } else {
                 breaks + 1
@@ -320,58 +300,12 @@ impl Transfer {
             }
         }
     }
-
-    /// `done` bytes are carried.
-    fn progress(self, done: u64) {
-        const EVERY_MS: f64 = 500.0;
-        self.done.set(done as f64);
-        self.call.tell_of_transfers();
-        let now = browser::clock_ms();
-        let (then, before) = self.tick.get_value();
-        if now - then >= EVERY_MS {
-            self.tick.set_value((now, done as f64));
-            if then > 0.0 && now - then < 5_000.0 {
-                let rate = ((done as f64 - before) / (now - then) * 1000.0).max(0.0);
-                self.rate.update(|shown| {
-                    *shown = if *shown == 0.0 {
-                        rate
-                    } else {
-                        *shown * 0.6 + rate * 0.4
-                    };
-                });
-            }
-        }
-    }
-}
-
-impl State {
-    pub(crate) fn goes_on(&self) -> bool {
-        match self {
-            Self::Queued | Self::Running | Self::Waiting | Self::Checking => true,
-            Self::Paused | Self::Done | Self::Failed(_) => false,
-        }
-    }
 }
 
 impl Call {
-    /// Something has happened to one of the transfers.
-    fn tell_of_transfers(self) {
-        const PACE_MS: u32 = 150;
-        let was_moving = self
-            .is_moving
-            .try_update_value(|it| std::mem::replace(it, true));
-        if was_moving == Some(false) {
-            spawn_local(async move {
-                browser::sleep(PACE_MS).await;
-                self.is_moving.set_value(false);
-                self.moved.update(|moved| *moved = moved.wrapping_add(1));
-            });
-        }
-    }
-
     /// The transfers of a service. Followed by what reads it, with all that happens to them.
     pub(crate) fn transfers_of(self, service: &str) -> Vec<Transfer> {
-        self.moved.get();
+        self.pulse.follow();
         let all = self.transfers.get();
         all.into_iter()
             .filter(|it| it.is_of_service(service))
@@ -401,20 +335,4 @@ fn give_turns(call: Call) {
 /// The link can carry nothing more; another one is needed.
 fn broken(call: Call, number: u64, link: &Link) -> bool {
     call.link_number() != number || link.state() == ringback_wasm::LinkState::Ended
-}
-
-/// A name for what belongs to exactly this file: 16 bytes of a hash over its parts.
-fn name_of(parts: &[&str]) -> [u8; 16] {
-    let mut hash = Sha256::new();
-    for part in parts {
-        hash.update((part.len() as u64).to_be_bytes());
-        hash.update(part.as_bytes());
-    }
-    let mut name = [0; 16];
-    name.copy_from_slice(&hash.finalize()[..16]);
-    name
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

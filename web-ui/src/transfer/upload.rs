@@ -15,10 +15,14 @@ use sha2::{Digest, Sha256};
 use wasm_bindgen_futures::JsFuture;
 use web_sys::File;
 
-use super::{PIECE, STREAMS, State, Transfer, name_of};
+use super::{
+    name::name_of,
+    progress::{Progress, State},
+};
 use crate::{
     folder,
-    pieces::{self, Pieces, Range},
+    pieces::{self, PIECE, Pieces, Range},
+    queue::STREAMS,
     sentence::Failure,
 };
 
@@ -54,30 +58,30 @@ impl Upload {
 
     pub(super) async fn run(
         &self,
-        transfer: Transfer,
+        progress: Progress,
         link: &Link,
         service: &str,
     ) -> Result<(), Failure> {
         let size = self.file.size() as u64;
         let have = self.received(link, service).await?;
         let sent = Cell::new(pieces::total(&have));
-        transfer.progress(sent.get());
+        progress.note(sent.get());
         let todo = RefCell::new(Pieces::new(size, &have, PIECE));
         let carrying = async {
             if size == 0 {
                 // Without any part there would be nothing to commit.
-                self.piece(transfer, link, service, size, (0, 0), &sent)
+                self.piece(progress, link, service, size, (0, 0), &sent)
                     .await?;
             }
             let streams = (0..STREAMS).map(|_| async {
                 while let Some(piece) = { todo.borrow_mut().take() } {
-                    self.piece(transfer, link, service, size, piece, &sent)
+                    self.piece(progress, link, service, size, piece, &sent)
                         .await?;
                 }
                 Ok::<_, Failure>(())
             });
             try_join_all(streams).await?;
-            transfer.turn_to(State::Checking);
+            progress.turn_to(State::Checking);
             Ok::<_, Failure>(())
         };
         let (_, sha256) = futures::try_join!(carrying, self.hash())?;
@@ -114,7 +118,7 @@ impl Upload {
 
     async fn piece(
         &self,
-        transfer: Transfer,
+        progress: Progress,
         link: &Link,
         service: &str,
         size: u64,
@@ -136,7 +140,7 @@ impl Upload {
                 stream.write(&bytes).await?;
                 at = until;
                 sent.set(sent.get() + bytes.len() as u64);
-                transfer.progress(sent.get());
+                progress.note(sent.get());
             }
             stream.finish();
             Ok::<_, Failure>(())

@@ -82,12 +82,14 @@ fn of(browse: Browse) -> Vec<Transfer> {
 fn seen(all: Vec<Transfer>, whole: bool) -> Vec<Transfer> {
     /// Of those that wait, and of those that have arrived.
     const FEW: usize = 4;
-    let mut ordered = sorted(all, |it| it.state.with_untracked(place));
+    let mut ordered = sorted(all, |it| it.progress.state.with_untracked(place));
     if whole {
         return ordered;
     }
     let count = |is: fn(&State) -> bool| {
-        let those = ordered.iter().filter(|it| it.state.with_untracked(is));
+        let those = ordered
+            .iter()
+            .filter(|it| it.progress.state.with_untracked(is));
         those.count()
     };
     let (queued, done) = (
@@ -118,7 +120,7 @@ fn Sum(browse: Browse) -> impl IntoView {
     let count = move |is: fn(&State) -> bool| {
         all()
             .iter()
-            .filter(|it| it.state.with_untracked(is))
+            .filter(|it| it.progress.state.with_untracked(is))
             .count()
     };
     let words = move || {
@@ -139,7 +141,7 @@ fn Sum(browse: Browse) -> impl IntoView {
     let part = move || {
         let add = |(done, size), it: Transfer| {
             (
-                done + it.done.get_untracked(),
+                done + it.progress.done.get_untracked(),
                 size + it.size.get_untracked(),
             )
         };
@@ -155,7 +157,7 @@ fn Sum(browse: Browse) -> impl IntoView {
     let resume = move |_| {
         for it in all()
             .into_iter()
-            .filter(|it| it.state.with_untracked(rests))
+            .filter(|it| it.progress.state.with_untracked(rests))
         {
             it.resume();
         }
@@ -188,17 +190,17 @@ fn TransferRow(it: Transfer) -> impl IntoView {
     let part = move || {
         let size = it.size.get();
         if size > 0.0 {
-            it.done.get() / size
+            it.progress.done.get() / size
         } else {
             1.0
         }
     };
     let words = move || {
-        let (done, size) = (it.done.get(), it.size.get());
+        let (done, size) = (it.progress.done.get(), it.size.get());
         let amount = format!("{} of {}", figures::bytes(done), figures::bytes(size));
-        match it.state.get() {
+        match it.progress.state.get() {
             State::Running => {
-                let rate = it.rate.get();
+                let rate = it.progress.rate.get();
                 if rate > 0.0 {
                     let left = figures::span((size - done) / rate);
                     format!("{amount} · {} · {left} left", figures::rate(rate))
@@ -242,19 +244,19 @@ fn TransferRow(it: Transfer) -> impl IntoView {
         format!("Cancel {name}"),
     );
     view! {
-        <li class="transfer" class:done=move || it.state.get() == State::Done>
-            <span class="transfer-sign">{move || icon(if it.state.get() == State::Done { Icon::Check } else { sign })}</span>
+        <li class="transfer" class:done=move || it.progress.state.get() == State::Done>
+            <span class="transfer-sign">{move || icon(if it.progress.state.get() == State::Done { Icon::Check } else { sign })}</span>
             <div class="transfer-words">
                 <bdi class="name">{name}</bdi>
                 <progress aria-label=label max="1" prop:value=part></progress>
                 <span class="small figures">{move || words()}</span>
-                {move || match it.state.get() {
+                {move || match it.progress.state.get() {
                     State::Failed(failure) => failure_note(&failure),
                     _ => ().into_any(),
                 }}
             </div>
             <span class="transfer-tools">
-                {move || match it.state.get() {
+                {move || match it.progress.state.get() {
                     State::Queued | State::Running | State::Waiting | State::Checking => view! {
                         <button type="button" class="quiet square" aria-label=pause_label.clone() on:click=move |_| it.pause()>{icon(Icon::Pause)}</button>
                     }.into_any(),
@@ -263,7 +265,7 @@ fn TransferRow(it: Transfer) -> impl IntoView {
                     }.into_any(),
                     State::Done => ().into_any(),
                 }}
-                {shown(move || it.state.get() != State::Done, move || view! {
+                {shown(move || it.progress.state.get() != State::Done, move || view! {
                     <button type="button" class="quiet square" aria-label=cancel_label.clone() on:click=cancel>{icon(Icon::Close)}</button>
                 }.into_any())}
             </span>
