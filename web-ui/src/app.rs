@@ -5,6 +5,7 @@ use ringback_wasm::LinkState;
 use wasm_bindgen::{JsCast, JsValue};
 
 use crate::{
+    address::Entry,
     browser,
     components::{
         call::CallScreen,
@@ -17,10 +18,14 @@ use crate::{
         sign_in::SignInScreen,
         welcome::WelcomeScreen,
     },
-    figures, ownership,
+    figures,
+    links::Stage,
+    notices::Notice,
+    ownership,
+    reading::Reading,
     route::{self, Place, Route},
     session,
-    state::{App, Call, Entry, Notice, Owner, Reading, Stage},
+    state::{App, Call, Owner},
 };
 
 #[component]
@@ -54,7 +59,7 @@ pub(crate) fn Page() -> impl IntoView {
         }
     });
     Effect::new(move || {
-        let place = app.place.get();
+        let place = app.address.place.get();
         if let Some(call) = app.call_in_front()
             && call.is_linked()
             && call
@@ -65,9 +70,9 @@ pub(crate) fn Page() -> impl IntoView {
         }
     });
     Effect::new(move || {
-        let title = match app.route.get() {
+        let title = match app.address.route.get() {
             Route::Device(target) => {
-                let words = app.place.with(Place::words);
+                let words = app.address.place.with(Place::words);
                 let place = if words.is_empty() {
                     words
                 } else {
@@ -99,7 +104,7 @@ pub(crate) fn Page() -> impl IntoView {
 #[component]
 fn Screen() -> impl IntoView {
     let app = App::current();
-    let screen = move || match app.route.get() {
+    let screen = move || match app.address.route.get() {
         Route::Home | Route::Unknown => match app.owner.get() {
             Owner::Out => view! { <WelcomeScreen /> }.into_any(),
             Owner::In { .. } => view! { <DevicesScreen /> }.into_any(),
@@ -165,7 +170,7 @@ fn NavLink(to: Route, what: Icon, children: Children) -> impl IntoView {
     let path = to.path();
     let here = to.clone();
     view! {
-        <a href=path aria-current=move || (app.route.get() == here).then_some("page") on:click=go(app, to)>
+        <a href=path aria-current=move || (app.address.route.get() == here).then_some("page") on:click=go(app, to)>
             {icon(what)}
             <span>{children()}</span>
         </a>
@@ -185,7 +190,7 @@ fn Links() -> impl IntoView {
                 let target = call.target.get_value();
                 let route = Route::Device(target.clone());
                 let quiet = move || {
-                    call.stage.get() != Stage::Linked
+                    call.links.stage.get() != Stage::Linked
                         || call.link_state.get() != LinkState::Connected
                 };
                 let rtt = move || {
@@ -220,7 +225,7 @@ fn Notices() -> impl IntoView {
                     type="button"
                     class="quiet square"
                     aria-label="Dismiss"
-                    on:click=move |_| app.dismiss(notice.number)
+                    on:click=move |_| app.notices.dismiss(notice.number)
                 >
                     {icon(Icon::Close)}
                 </button>
@@ -230,7 +235,7 @@ fn Notices() -> impl IntoView {
     };
     view! {
         <div class="notices" role="status" aria-live="polite">
-            {rows(move || app.notices.get(), |notice| notice.number.to_string(), row)}
+            {rows(move || app.notices.list.get(), |notice| notice.number.to_string(), row)}
         </div>
     }
 }
@@ -251,7 +256,7 @@ fn read_address(app: App) {
         if let Some(password) = route::secret(&fragment, "p") {
             app.link_password.set_value(Some(password));
         }
-        app.write_address(&route, &Place::Services, Entry::Instead);
+        app.address.write(&route, &Place::Services, Entry::Instead);
     }
     app.arrive(route, place.unwrap_or_default());
 }

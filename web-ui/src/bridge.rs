@@ -22,10 +22,10 @@ use web_sys::{MessageEvent, MessagePort};
 use crate::{
     browser,
     cookies::{Asker, Cookies},
+    links::Links,
     live::Live,
     sentence::Failure,
     site::{self, Site},
-    state::Call,
 };
 
 /// Chunks that are on their way to the service worker at most.
@@ -36,7 +36,7 @@ const AT_ONCE: usize = 32;
 /// One open page.
 #[derive(Clone)]
 pub(crate) struct Bridge {
-    call: Call,
+    links: Links,
     service: Rc<str>,
     /// The page's address on the device's network.
     site: Rc<Site>,
@@ -73,9 +73,9 @@ enum Said {
 }
 
 impl Bridge {
-    pub(crate) fn new(call: Call, service: &str, target: Option<&str>) -> Self {
+    pub(crate) fn new(links: Links, service: &str, target: Option<&str>) -> Self {
         Self {
-            call,
+            links,
             service: service.into(),
             site: Rc::new(Site::new(target.unwrap_or_default())),
             cookies: Rc::default(),
@@ -173,7 +173,7 @@ impl Bridge {
             self.place.set(request.target.clone());
         }
         let path = request.target.clone();
-        let Some((_, link)) = self.call.link_other_than(None).await else {
+        let Some((_, link)) = self.links.other_than(None).await else {
             return Err(Failure::new("link_lost", ""));
         };
         let stream = link.open(&self.service, Mode::Http)?;

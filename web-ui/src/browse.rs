@@ -7,14 +7,17 @@ use leptos::task::spawn_local;
 use ringback_protocol::service::files::{Entry, EntryKind, FileRequest};
 
 use crate::{
+    address::Address,
     browser,
     folder::{self, Listing},
+    links::Links,
     live::{Kept, Live},
+    notices::Notices,
     plain::{numbered, plain},
+    reading::Reading,
     route::Place,
     sentence::Failure,
-    state::{App, Call, Reading},
-    transfer::{self, Choice, Folder, Transfer},
+    transfer::{self, Choice, Folder, Transfer, Transfers},
 };
 
 /// What is asked about the folder or one entry.
@@ -48,8 +51,10 @@ struct Held {
 /// What the parts of this screen share.
 #[derive(Clone, Copy)]
 pub(crate) struct Browse {
-    pub(crate) app: App,
-    pub(crate) call: Call,
+    address: Address,
+    notices: Notices,
+    pub(crate) links: Links,
+    pub(crate) transfers: Transfers,
     pub(crate) service: Kept<String>,
     pub(crate) path: Live<String>,
     pub(crate) listing: Live<Reading<Listing>>,
@@ -66,10 +71,18 @@ pub(crate) struct Browse {
 }
 
 impl Browse {
-    pub(crate) fn new(app: App, call: Call, service: &str) -> Self {
+    pub(crate) fn new(
+        address: Address,
+        notices: Notices,
+        links: Links,
+        transfers: Transfers,
+        service: &str,
+    ) -> Self {
         let browse = Self {
-            app,
-            call,
+            address,
+            notices,
+            links,
+            transfers,
             service: Kept::new(service.to_owned()),
             path: Live::new(String::new()),
             listing: Live::new(Reading::Waiting),
@@ -87,15 +100,14 @@ impl Browse {
 
     /// Lists what earlier pages have left.
     async fn find_unfinished(self) {
-        let (target, service) = (self.call.target.get_value(), self.service.get_value());
+        let (target, service) = (self.transfers.target.get_value(), self.service.get_value());
         for record in transfer::unfinished(&target, &service).await {
             let is_known = self
-                .call
                 .transfers
+                .list
                 .with_untracked(|list| list.iter().any(|it| it.is_of(&record)));
             if !is_known {
-                self.app
-                    .keep(|| Transfer::of_unfinished(self.call, &service, &record));
+                Transfer::of_unfinished(self.transfers, &service, &record);
             }
         }
     }
@@ -153,13 +165,13 @@ impl Browse {
             }
             Some(Some(entry)) => {
                 let path = folder::join(&self.path.get_untracked(), &entry.name);
-                self.app.go_instead(self.place(&behind(&path)));
+                self.address.go_instead(self.place(&behind(&path)));
             }
             Some(None) => {
-                self.app
+                self.notices
                     .say(format!("{} is not in this folder.", plain(&name, 80)));
                 let path = self.path.get_untracked();
-                self.app.go_instead(self.place(&behind(&path)));
+                self.address.go_instead(self.place(&behind(&path)));
             }
         }
     }
@@ -170,7 +182,7 @@ impl Browse {
 
     pub(crate) fn look_at(self, entry: &Entry) {
         let path = folder::join(&self.path.get_untracked(), &entry.name);
-        self.app.go_over(self.place(&path));
+        self.address.go_over(self.place(&path));
     }
 
     pub(crate) fn close_preview(self) {
@@ -180,18 +192,18 @@ impl Browse {
             == Some(false)
         {
             let path = self.path.get_untracked();
-            self.app.back_from(self.place(&behind(&path)));
+            self.address.back_from(self.place(&behind(&path)));
         }
     }
 
     pub(crate) fn enter(self, path: &str) {
-        self.app.go_to(self.place(&behind(path)));
+        self.address.go_to(self.place(&behind(path)));
     }
 
     pub(crate) fn load(self) {
         let (path, service) = (self.path.get_untracked(), self.service.get_value());
         spawn_local(async move {
-            let (_, link) = self.call.next_link(None).await;
+            let (_, link) = self.links.next(None).await;
             let read = folder::list(&link, &service, &path).await;
             // Another folder may have been opened meanwhile.
             if self.path.get_untracked() != path {
@@ -220,8 +232,8 @@ impl Browse {
         }
         spawn_local(async move {
             let is_last = || {
-                self.call
-                    .transfers
+                self.transfers
+                    .list
                     .with_untracked(|list| list.iter().all(|it| !it.goes_on()))
             };
             if !is_last() {
@@ -245,8 +257,7 @@ impl Browse {
     pub(crate) fn download(self, entry: &Entry) {
         let path = folder::join(&self.path.get_untracked(), &entry.name);
         let service = self.service.get_value();
-        self.app
-            .keep(|| Transfer::download(self.call, &service, &path, entry, None));
+        Transfer::download(self.transfers, &service, &path, entry, None);
     }
 
     pub(crate) fn pick(self, name: &str) {
@@ -309,9 +320,7 @@ impl Browse {
             self.picked.set(None);
             for file in files {
                 let path = folder::join(&folder, &file.name);
-                self.app.keep(|| {
-                    Transfer::download(self.call, &service, &path, &file, into.clone());
-                });
+                Transfer::download(self.transfers, &service, &path, &file, into.clone());
             }
         });
     }
@@ -378,15 +387,14 @@ impl Browse {
     fn upload(self, folder: &str, name: &str, file: web_sys::File, replace: bool) {
         let path = folder::join(folder, name);
         let service = self.service.get_value();
-        self.app
-            .keep(|| Transfer::upload(self.call, &service, &path, file, replace));
+        Transfer::upload(self.transfers, &service, &path, file, replace);
     }
 
     /// Does one operation, shows the folder anew, and closes what asked for it.
     pub(crate) fn operate(self, request: FileRequest, failure: Live<Option<Failure>>) {
         let service = self.service.get_value();
         spawn_local(async move {
-            let Some(link) = self.call.link.get_untracked() else {
+            let Some(link) = self.links.link.get_untracked() else {
                 return;
             };
             match folder::operate(&link, &service, &request).await {

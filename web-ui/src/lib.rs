@@ -1,11 +1,12 @@
 //! Ringback's page: devices, calls and their services in a browser tab.
 //!
-//! `app` is the frame, `state` what the page knows (one enum per screen), `session` the only caller
-//! of the browser's client, `ownership` the registry's owner signed in, `components` what is seen.
-//! Services speak on streams of a link: `shell`, `folder` and `transfer`, `bridge`; `terminal` and
-//! `browse` are what goes on of them unseen. What decides without a browser is compiled and tested
-//! natively, too: [`figures`], [`naming`], [`order`], [`pieces`], [`plain`], [`queue`], [`ranking`],
-//! [`route`], [`sentence`], [`cookies`], [`site`], [`target`].
+//! `app` is the frame, `state` what the page knows (one enum per screen), of which `address`, `notices`
+//! and a call's `links` are known below it, too; `session` is the only caller of the browser's client,
+//! `ownership` the registry's owner signed in, `components` what is seen. Services speak on streams of
+//! a link: `shell`, `folder` and `transfer`, `bridge`; `terminal` and `browse` are what goes on of them
+//! unseen. What decides without a browser is compiled and tested natively, too: [`figures`],
+//! [`naming`], [`order`], [`pieces`], [`plain`], [`queue`], [`ranking`], [`route`], [`sentence`],
+//! [`cookies`], [`site`], [`target`].
 
 #![allow(
     clippy::needless_pass_by_value,
@@ -28,6 +29,8 @@ pub mod site;
 pub mod target;
 
 #[cfg(target_arch = "wasm32")]
+mod address;
+#[cfg(target_arch = "wasm32")]
 mod app;
 #[cfg(target_arch = "wasm32")]
 mod bridge;
@@ -42,11 +45,17 @@ mod folder;
 #[cfg(target_arch = "wasm32")]
 mod json;
 #[cfg(target_arch = "wasm32")]
+mod links;
+#[cfg(target_arch = "wasm32")]
 mod live;
+#[cfg(target_arch = "wasm32")]
+mod notices;
 #[cfg(target_arch = "wasm32")]
 mod owner;
 #[cfg(target_arch = "wasm32")]
 mod ownership;
+#[cfg(target_arch = "wasm32")]
+mod reading;
 #[cfg(target_arch = "wasm32")]
 mod session;
 #[cfg(target_arch = "wasm32")]

@@ -23,6 +23,23 @@ pub(crate) struct Kept<T> {
     holds: PhantomData<fn() -> T>,
 }
 
+/// Where values are made that outlive the screens that make them.
+#[derive(Clone, Copy)]
+pub(crate) struct Root(Kept<Owner>);
+
+impl Root {
+    /// What is running now.
+    pub(crate) fn current() -> Self {
+        let root = Owner::current().expect("the page runs in the reactive system");
+        Self(Kept::new(root))
+    }
+
+    /// Runs `make` so that the values it makes live as long as the root.
+    pub(crate) fn keep<T>(self, make: impl FnOnce() -> T) -> T {
+        self.0.with_value(|root| root.with(make))
+    }
+}
+
 impl<T: 'static> Live<T> {
     pub(crate) fn new(value: T) -> Self {
         Self {

@@ -55,7 +55,7 @@ pub(crate) async fn follow_presence(app: App, secret: String) {
                     futures::future::Either::Right(_) => socket.ping(),
                     futures::future::Either::Left((Some(News::Refused(failure)), _)) => {
                         if signed_in() {
-                            app.complain(&failure);
+                            app.notices.complain(&failure);
                             sign_out(app);
                         }
                         return;

@@ -1,7 +1,7 @@
 //! Calls and links: the only caller of the browser's client (`wasm-pkg`).
 //!
 //! A link that is lost is made anew with what it was proven with; services wait for it by
-//! [`Call::next_link`] and go on where they were.
+//! [`Links::next`](crate::links::Links::next) and go on where they were.
 
 use std::cell::RefCell;
 
@@ -19,10 +19,12 @@ use ringback_wasm::{
 
 use crate::{
     browser,
+    links::Stage,
     order::sorted,
+    reading::Reading,
     route::Place,
     sentence::Failure,
-    state::{App, Call, Gauge, Reading, Sample, Seen, Stage},
+    state::{App, Call, Gauge, Sample, Seen},
 };
 
 impl From<CallError> for Failure {
@@ -130,7 +132,7 @@ impl Call {
         self.give_up();
         self.remember.set_value(ask.remember);
         self.steps.set(Vec::new());
-        self.stage.set(Stage::Calling);
+        self.links.stage.set(Stage::Calling);
         let options = CallOptions {
             device: self.target.get_value(),
             proof: match ask.password {
@@ -152,7 +154,7 @@ impl Call {
             };
             match calling.await {
                 Ok(link) => self.attach(app, link),
-                Err(failure) => self.stage.set(Stage::Asking(Some(failure))),
+                Err(failure) => self.links.stage.set(Stage::Asking(Some(failure))),
             }
         });
     }
@@ -160,63 +162,24 @@ impl Call {
     /// Cancels a call that is under way.
     pub(crate) fn cancel(self) {
         self.give_up();
-        self.stage.set(Stage::Asking(None));
+        self.links.stage.set(Stage::Asking(None));
     }
 
     /// Hangs up: everything that is open over the link ends.
     pub(crate) fn hang_up(self, app: App) {
         self.give_up();
-        if let Some(link) = self.link.get_untracked() {
+        if let Some(link) = self.links.link.get_untracked() {
             link.close();
         }
-        self.link.set(None);
-        self.pause_transfers();
+        self.links.link.set(None);
+        self.transfers.pause();
         self.close_services();
-        self.stage.set(Stage::Asking(None));
-        app.go_instead(Place::Services);
-    }
-
-    /// The link, once there is another than `old`; at once if there is. A call that has ended is waited
-    /// for until it is made again.
-    pub(crate) async fn next_link(self, old: Option<u64>) -> (u64, Link) {
-        loop {
-            if let Some(here) = self.link_other_than(old).await {
-                return here;
-            }
-            self.changed().await;
-        }
-    }
-
-    /// The link, once there is another than `old`; at once if there is. `None`: the call has ended.
-    pub(crate) async fn link_other_than(self, old: Option<u64>) -> Option<(u64, Link)> {
-        loop {
-            let here = self.link.with_untracked(|link| {
-                let link = link.as_ref()?;
-                let number = self.link_number();
-                (Some(number) != old).then(|| (number, link.clone()))
-            });
-            if here.is_some() {
-                return here;
-            }
-            if !matches!(
-                self.stage.get_untracked(),
-                Stage::Linked | Stage::Recalling | Stage::Calling
-            ) {
-                return None;
-            }
-            self.changed().await;
-        }
-    }
-
-    /// Another link, or the end of them.
-    async fn changed(self) {
-        let (sender, changed) = oneshot::channel();
-        self.waiting.update_value(|waiting| waiting.push(sender));
-        let _ = changed.await;
+        self.links.stage.set(Stage::Asking(None));
+        app.address.go_instead(Place::Services);
     }
 
     pub(crate) async fn reload_services(self) {
-        let Some(link) = self.link.get_untracked() else {
+        let Some(link) = self.links.link.get_untracked() else {
             return;
         };
         match link.services().await {
@@ -247,12 +210,9 @@ impl Call {
     }
 
     fn attach(self, app: App, link: Link) {
-        self.numbered.update_value(|number| *number += 1);
         self.link_state.set(link.state());
-        self.link.set(Some(link.clone()));
-        self.stage.set(Stage::Linked);
+        self.links.add(link.clone());
         self.password.set(String::new());
-        self.wake();
         self.watch(app, &link);
         let first = link.clone();
         spawn_local(async move {
@@ -263,11 +223,11 @@ impl Call {
             load_contacts(app).await;
         });
         spawn_local(self.measure(link.clone()));
-        let number = self.link_number();
+        let number = self.links.number();
         spawn_local(async move {
             let end = link.closed().await;
             // A link that has been replaced is closed, too, and that is not the end of the call.
-            if self.link_number() == number {
+            if self.links.number() == number {
                 self.ended(app, link, end);
             }
         });
@@ -276,10 +236,10 @@ impl Call {
     /// A link that falls silent is made anew beside the old one, unless that comes back first.
     fn watch(self, app: App, link: &Link) {
         const PATIENCE_MS: u32 = 3_000;
-        let number = self.link_number();
+        let number = self.links.number();
         let known = link.clone();
         link.on_state(move |state| {
-            if self.link_number() != number {
+            if self.links.number() != number {
                 return;
             }
             self.link_state.set(state);
@@ -289,17 +249,17 @@ impl Call {
                     spawn_local(async move {
                         browser::sleep(PATIENCE_MS).await;
                         let silent = link.state() == LinkState::Interrupted
-                            && self.link_number() == number
-                            && self.stage.get_untracked() == Stage::Linked;
+                            && self.links.number() == number
+                            && self.links.stage.get_untracked() == Stage::Linked;
                         if silent {
-                            self.stage.set(Stage::Recalling);
+                            self.links.stage.set(Stage::Recalling);
                             self.under_abort(self.recall(app, link, Failure::new("lost", "")));
                         }
                     });
                 }
-                LinkState::Connected if self.stage.get_untracked() == Stage::Recalling => {
+                LinkState::Connected if self.links.stage.get_untracked() == Stage::Recalling => {
                     self.give_up();
-                    self.stage.set(Stage::Linked);
+                    self.links.stage.set(Stage::Linked);
                 }
                 LinkState::Connected | LinkState::Ended => {}
             }
@@ -309,13 +269,13 @@ impl Call {
     /// Reads the link's figures each second while it is the call's link.
     async fn measure(self, link: Link) {
         const EVERY_MS: u32 = 1_000;
-        let number = self.link_number();
+        let number = self.links.number();
         let mut before: Option<(f64, f64, f64)> = None;
         // Counters of a new link begin at 0; what is shown counts on.
         let base = self
             .gauge
             .with_untracked(|gauge| (gauge.bytes_up, gauge.bytes_down));
-        while self.link_number() == number && link.state() != LinkState::Ended {
+        while self.links.number() == number && link.state() != LinkState::Ended {
             if let Ok(stats) = link.stats().await {
                 let now = browser::clock_ms();
                 let sample = before.map(|(then, up, down)| {
@@ -343,19 +303,19 @@ impl Call {
 
     fn ended(self, app: App, link: Link, end: LinkEnd) {
         // It was hung up, or is being made anew already.
-        if self.stage.get_untracked() != Stage::Linked {
+        if self.links.stage.get_untracked() != Stage::Linked {
             return;
         }
         let failure = match end.code.as_str() {
-            "closed" => return self.stage.set(Stage::Asking(None)),
+            "closed" => return self.links.stage.set(Stage::Asking(None)),
             "revoked" => Failure::new("link_revoked", end.message),
             other => Failure::new(other, end.message),
         };
         if failure.is("link_revoked") {
             spawn_local(forgotten_by(app, link.device()));
-            return self.finish(failure);
+            return self.links.end(failure);
         }
-        self.stage.set(Stage::Recalling);
+        self.links.stage.set(Stage::Recalling);
         self.under_abort(self.recall(app, link, failure));
     }
 
@@ -380,17 +340,7 @@ impl Call {
                 }
             }
         }
-        self.finish(failure);
-    }
-
-    fn finish(self, failure: Failure) {
-        self.link.set(None);
-        self.stage.set(Stage::Ended(failure));
-        self.wake();
-    }
-
-    fn wake(self) {
-        self.waiting.update_value(Vec::clear);
+        self.links.end(failure);
     }
 
     fn under_abort(self, work: impl Future<Output = ()> + 'static) {

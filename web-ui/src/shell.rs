@@ -15,7 +15,7 @@ use ringback_protocol::service::{
 };
 use ringback_wasm::{Link, LinkState, Mode, Stream};
 
-use crate::{browser, sentence::Failure, state::Call};
+use crate::{browser, links::Links, sentence::Failure};
 
 /// What happens at the terminal.
 pub(crate) enum Event {
@@ -56,7 +56,7 @@ struct Shell {
 
 /// Runs a shell until it ends, over as many links as it takes.
 pub(crate) async fn run(
-    call: Call,
+    links: Links,
     service: &str,
     screen: &dyn Screen,
     mut events: mpsc::UnboundedReceiver<Event>,
@@ -75,7 +75,7 @@ pub(crate) async fn run(
     let mut lost = None;
     let mut breaks = 0;
     loop {
-        let (number, link) = call.next_link(lost).await;
+        let (number, link) = links.next(lost).await;
         let came = shell.came;
         match shell.attach(&link, service, screen, &mut events).await {
             Ok(end) => return end,
@@ -84,10 +84,10 @@ pub(crate) async fn run(
                 if breaks > BREAKS {
                     return End::Failed(failure);
                 }
-                if call.link_number() == number && link.state() != LinkState::Ended {
+                if links.number() == number && link.state() != LinkState::Ended {
                     browser::sleep(250 << breaks).await;
                 }
-                let gone = call.link_number() != number || link.state() == LinkState::Ended;
+                let gone = links.number() != number || link.state() == LinkState::Ended;
                 lost = gone.then_some(number);
             }
             Err(failure) => return End::Failed(failure),

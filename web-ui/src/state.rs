@@ -3,61 +3,40 @@
 
 use std::collections::BTreeMap;
 
-use futures::{channel::oneshot, future::AbortHandle};
-use leptos::prelude::{Owner as ReactiveOwner, *};
-use ringback_wasm::{Contact, Link, LinkState, Receipt, RegistryInfo, Service, Step};
+use futures::future::AbortHandle;
+use leptos::prelude::expect_context;
+use ringback_wasm::{Contact, LinkState, Receipt, RegistryInfo, Service, Step};
 
 use crate::{
+    address::{Address, Entry},
     browse::Browse,
     browser::{self, Keep},
-    live::{Kept, Live},
+    links::{Links, Stage},
+    live::{Kept, Live, Root},
     naming::{self, Names},
+    notices::Notices,
     owner::Device,
+    reading::Reading,
     route::{Place, Route},
-    sentence::Failure,
     terminal::Terminal,
-    transfer::{Pulse, Transfer},
+    transfer::Transfers,
 };
-
-/// How an address gets into the tab's history.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Entry {
-    New,
-    /// New, and the one before it is what it was opened over.
-    Over,
-    /// The one that is there is not one to come back to.
-    Instead,
-}
-
-/// The mark of [`Entry::Over`] in the history.
-const OVER: &str = "over";
 
 /// Everything, copied freely: the values are in the reactive system's arena.
 #[derive(Clone, Copy)]
 pub(crate) struct App {
-    pub(crate) route: Live<Route>,
-    /// What of the device's screen the address names.
-    pub(crate) place: Live<Place>,
+    pub(crate) address: Address,
     pub(crate) registry: Live<Reading<RegistryInfo>>,
     pub(crate) owner: Live<Owner>,
     pub(crate) devices: Live<Vec<Device>>,
     pub(crate) presence: Live<Presence>,
     pub(crate) contacts: Live<Vec<Contact>>,
     pub(crate) calls: Live<Vec<Call>>,
-    pub(crate) notices: Live<Vec<Notice>>,
+    pub(crate) notices: Notices,
     pub(crate) look: Live<Look>,
     /// The password of the link that the page was opened with, until it is used.
     pub(crate) link_password: Kept<Option<String>>,
-    /// Signals made here outlive the screens that make them.
-    root: Kept<ReactiveOwner>,
-}
-
-/// Something that is asked for.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Reading<T> {
-    Waiting,
-    Here(T),
-    Failed(Failure),
+    root: Root,
 }
 
 /// Whether the registry's owner is signed in.
@@ -74,27 +53,6 @@ pub(crate) enum Presence {
     Live,
     /// Lost, and tried again.
     Lost,
-}
-
-/// The states of a call, and of the screen that shows it.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Stage {
-    /// A password is asked for; after a failure it says why.
-    Asking(Option<Failure>),
-    Calling,
-    Linked,
-    /// The link was lost and is made anew.
-    Recalling,
-    /// The link has ended for good.
-    Ended(Failure),
-}
-
-/// A message that comes and goes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Notice {
-    pub(crate) number: u32,
-    pub(crate) text: String,
-    pub(crate) bad: bool,
 }
 
 /// Light, dark, or what the system says.
@@ -197,11 +155,10 @@ pub(crate) enum Session {
 pub(crate) struct Call {
     /// What was asked for: an ID or a name.
     pub(crate) target: Kept<String>,
-    pub(crate) stage: Live<Stage>,
+    pub(crate) links: Links,
     /// The password as it was typed, until there is a link.
     pub(crate) password: Live<String>,
     pub(crate) steps: Live<Vec<Seen>>,
-    pub(crate) link: Live<Option<Link>>,
     pub(crate) link_state: Live<LinkState>,
     pub(crate) receipt: Live<Option<Receipt>>,
     pub(crate) gauge: Live<Gauge>,
@@ -211,43 +168,32 @@ pub(crate) struct Call {
     pub(crate) front: Live<Option<u32>>,
     /// What was seen of it last.
     pub(crate) place: Kept<Place>,
-    /// Files on their way, in the order of their turns.
-    pub(crate) transfers: Live<Vec<Transfer>>,
-    pub(crate) pulse: Pulse,
+    pub(crate) transfers: Transfers,
     /// How many terminals of each service were opened on this page.
     shells: Kept<BTreeMap<String, u32>>,
     pub(crate) remember: Kept<bool>,
-    pub(crate) numbered: Kept<u64>,
     pub(crate) abort: Kept<Option<AbortHandle>>,
-    pub(crate) waiting: Kept<Vec<oneshot::Sender<()>>>,
 }
 
 impl App {
     pub(crate) fn new() -> Self {
-        let root = ReactiveOwner::current().expect("the page runs in the reactive system");
         Self {
-            route: Live::new(Route::Home),
-            place: Live::new(Place::Services),
+            address: Address::new(),
             registry: Live::new(Reading::Waiting),
             owner: Live::new(Owner::Out),
             devices: Live::new(Vec::new()),
             presence: Live::new(Presence::Connecting),
             contacts: Live::new(Vec::new()),
             calls: Live::new(Vec::new()),
-            notices: Live::new(Vec::new()),
+            notices: Notices::new(),
             look: Live::new(Look::load()),
             link_password: Kept::new(None),
-            root: Kept::new(root),
+            root: Root::current(),
         }
     }
 
     pub(crate) fn current() -> Self {
         expect_context()
-    }
-
-    /// Runs `make` so that the signals it makes live as long as the page.
-    pub(crate) fn keep<T>(self, make: impl FnOnce() -> T) -> T {
-        self.root.with_value(|root| root.with(make))
     }
 
     /// Another screen. A device that is linked shows what was seen of it last.
@@ -256,49 +202,10 @@ impl App {
             Route::Device(target) => self.call(target).place.get_value(),
             _ => Place::Services,
         };
-        self.write_address(&route, &place, Entry::New);
+        self.address.write(&route, &place, Entry::New);
         self.arrive(route, place);
         browser::window().scroll_to_with_x_and_y(0.0, 0.0);
         browser::focus("main");
-    }
-
-    /// Another place on the device's screen.
-    pub(crate) fn go_to(self, place: Place) {
-        self.go_by(place, Entry::New);
-    }
-
-    /// The same, for what is closed by going [`Self::back_from`] it.
-    pub(crate) fn go_over(self, place: Place) {
-        self.go_by(place, Entry::Over);
-    }
-
-    fn go_by(self, place: Place, entry: Entry) {
-        if self.place.get_untracked() != place {
-            self.write_address(&self.route.get_untracked(), &place, entry);
-            self.place.set(place);
-        }
-    }
-
-    /// Back to `place`, over which this was opened: one step, if it was opened from there.
-    pub(crate) fn back_from(self, place: Place) {
-        let history = browser::window().history();
-        let is_over = |history: &web_sys::History| {
-            history
-                .state()
-                .is_ok_and(|state| state.as_string().as_deref() == Some(OVER))
-        };
-        match history {
-            Ok(history) if is_over(&history) => {
-                let _ = history.back();
-            }
-            _ => self.go_instead(place),
-        }
-    }
-
-    /// The same, where the address that was is not one to come back to.
-    pub(crate) fn go_instead(self, place: Place) {
-        self.write_address(&self.route.get_untracked(), &place, Entry::Instead);
-        self.place.set(place);
     }
 
     /// Shows what an address names.
@@ -308,26 +215,13 @@ impl App {
             Route::Device(target) => Route::Device(self.call(&target).target.get_value()),
             other => other,
         };
-        self.place.set(place);
-        self.route.set(route);
-    }
-
-    pub(crate) fn write_address(self, route: &Route, place: &Place, entry: Entry) {
-        let Ok(history) = browser::window().history() else {
-            return;
-        };
-        let none = wasm_bindgen::JsValue::NULL;
-        let url = format!("{}{}", route.path(), place.fragment());
-        let _ = match entry {
-            Entry::New => history.push_state_with_url(&none, "", Some(&url)),
-            Entry::Over => history.push_state_with_url(&OVER.into(), "", Some(&url)),
-            Entry::Instead => history.replace_state_with_url(&none, "", Some(&url)),
-        };
+        self.address.place.set(place);
+        self.address.route.set(route);
     }
 
     /// The call that is on the screen.
     pub(crate) fn call_in_front(self) -> Option<Call> {
-        let Route::Device(target) = self.route.get() else {
+        let Route::Device(target) = self.address.route.get() else {
             return None;
         };
         Some(self.call(&target))
@@ -337,31 +231,6 @@ impl App {
     pub(crate) fn is_busy(self) -> bool {
         self.calls
             .with_untracked(|calls| calls.iter().any(|call| call.is_busy()))
-    }
-
-    pub(crate) fn say(self, text: impl Into<String>) {
-        self.notice(text.into(), false);
-    }
-
-    pub(crate) fn complain(self, failure: &Failure) {
-        let (title, advice) = failure.sentence(browser::unix_s());
-        self.notice(format!("{title} {advice}"), true);
-    }
-
-    fn notice(self, text: String, bad: bool) {
-        const STAYS_MS: u32 = 6_000;
-        let number = browser::fresh_number();
-        self.notices
-            .update(|notices| notices.push(Notice { number, text, bad }));
-        leptos::task::spawn_local(async move {
-            browser::sleep(STAYS_MS).await;
-            self.dismiss(number);
-        });
-    }
-
-    pub(crate) fn dismiss(self, number: u32) {
-        self.notices
-            .update(|notices| notices.retain(|notice| notice.number != number));
     }
 
     pub(crate) fn secret(self) -> Option<String> {
@@ -384,7 +253,7 @@ impl App {
         if let Some(call) = known {
             return call;
         }
-        let call = self.keep(|| Call::new(target));
+        let call = self.root.keep(|| Call::new(target, self.root));
         self.calls.update(|calls| calls.push(call));
         call
     }
@@ -462,13 +331,14 @@ impl App {
 }
 
 impl Call {
-    fn new(target: &str) -> Self {
+    fn new(target: &str, root: Root) -> Self {
+        let target = Kept::new(target.to_owned());
+        let links = Links::new();
         Self {
-            target: Kept::new(target.to_owned()),
-            stage: Live::new(Stage::Asking(None)),
+            target,
+            links,
             password: Live::new(String::new()),
             steps: Live::new(Vec::new()),
-            link: Live::new(None),
             link_state: Live::new(LinkState::Ended),
             receipt: Live::new(None),
             gauge: Live::new(Gauge::default()),
@@ -476,13 +346,10 @@ impl Call {
             opened: Live::new(Vec::new()),
             front: Live::new(None),
             place: Kept::new(Place::Services),
-            transfers: Live::new(Vec::new()),
-            pulse: Pulse::new(),
+            transfers: Transfers::new(target, links, root),
             shells: Kept::new(BTreeMap::new()),
             remember: Kept::new(false),
-            numbered: Kept::new(0),
             abort: Kept::new(None),
-            waiting: Kept::new(Vec::new()),
         }
     }
 
@@ -491,25 +358,23 @@ impl Call {
             .with_value(|own| other.target.with_value(|it| it == own))
     }
 
-    /// Links of this call are numbered from 1.
-    pub(crate) fn link_number(self) -> u64 {
-        self.numbered.get_value()
-    }
-
     pub(crate) fn is_linked(self) -> bool {
-        self.stage
+        self.links
+            .stage
             .with(|stage| matches!(stage, Stage::Linked | Stage::Recalling))
     }
 
     /// The key of the device that is linked.
     fn device_id(self) -> Option<String> {
-        self.link
+        self.links
+            .link
             .with_untracked(|link| link.as_ref().map(|link| link.device().to_string()))
     }
 
     /// A shell or a transfer would end with the tab.
     fn is_busy(self) -> bool {
         let linked = self
+            .links
             .stage
             .with_untracked(|stage| matches!(stage, Stage::Linked | Stage::Recalling));
         let shells = || {
@@ -520,6 +385,7 @@ impl Call {
         };
         let transfers = || {
             self.transfers
+                .list
                 .with_untracked(|list| list.iter().any(|it| it.goes_on()))
         };
         linked && (shells() || transfers())
@@ -548,13 +414,14 @@ impl Call {
             (Some(opened), _) => opened,
             (None, Some(service)) if service.kind == SHELL && nth <= self.shells_of(name) => {
                 // It was closed here; another one in its place would not be what was left.
-                return app.go_instead(Place::Services);
+                return app.address.go_instead(Place::Services);
             }
             (None, Some(service)) if app.shows(&service) => self.open(app, service, nth),
             (None, _) => {
                 let name = crate::plain::plain(name, 40);
-                app.say(format!("This device shows no “{name}” here."));
-                return app.go_instead(Place::Services);
+                app.notices
+                    .say(format!("This device shows no “{name}” here."));
+                return app.address.go_instead(Place::Services);
             }
         };
         self.place.set_value(place.clone());
@@ -574,12 +441,21 @@ impl Call {
                 *most = nth.max(*most);
             });
         }
-        let opened = app.keep(|| Opened {
+        let opened = app.root.keep(|| Opened {
             number,
             nth,
             session: match service.kind.as_str() {
-                SHELL => Session::Terminal(Terminal::new(self, number, &service.name)),
-                "files" => Session::Files(Browse::new(app, self, &service.name)),
+                SHELL => {
+                    let name = &service.name;
+                    Session::Terminal(Terminal::new(self.links, self.front, number, name))
+                }
+                "files" => Session::Files(Browse::new(
+                    app.address,
+                    app.notices,
+                    self.links,
+                    self.transfers,
+                    &service.name,
+                )),
                 _ => Session::View,
             },
             service: Kept::new(service),
@@ -620,7 +496,7 @@ impl Call {
             });
         });
         if self.front.get_untracked() == Some(number) {
-            app.go_instead(Place::Services);
+            app.address.go_instead(Place::Services);
         }
     }
 

@@ -16,10 +16,10 @@ use web_sys::HtmlElement;
 
 use crate::{
     browser,
+    links::Links,
     live::{Kept, Live},
     sentence::Failure,
     shell::{self, End, Event, Screen},
-    state::Call,
 };
 
 #[derive(Clone, PartialEq)]
@@ -36,7 +36,9 @@ pub(crate) struct Terminal {
     pub(crate) state: Live<State>,
     /// Ctrl of the key bar is held.
     pub(crate) control: Live<bool>,
-    call: Call,
+    links: Links,
+    /// The number of what is in front.
+    front: Live<Option<u32>>,
     number: u32,
     service: Kept<String>,
     element: Kept<Option<HtmlElement>>,
@@ -48,11 +50,12 @@ pub(crate) struct Terminal {
 }
 
 impl Terminal {
-    pub(crate) fn new(call: Call, number: u32, service: &str) -> Self {
+    pub(crate) fn new(links: Links, front: Live<Option<u32>>, number: u32, service: &str) -> Self {
         Self {
             state: Live::new(State::Loading),
             control: Live::new(false),
-            call,
+            links,
+            front,
             number,
             service: Kept::new(service.to_owned()),
             element: Kept::new(None),
@@ -109,11 +112,11 @@ impl Terminal {
     fn run(self, xterm: Rc<Xterm>, events: mpsc::UnboundedReceiver<Event>) {
         self.state.set(State::Open);
         self.screen.set_value(Some(xterm.clone()));
-        if self.call.front.get_untracked() == Some(self.number) {
+        if self.front.get_untracked() == Some(self.number) {
             self.focus();
         }
         let run = async move {
-            let end = shell::run(self.call, &self.service.get_value(), &*xterm, events).await;
+            let end = shell::run(self.links, &self.service.get_value(), &*xterm, events).await;
             self.state.set(match end {
                 End::Failed(failure) => State::Failed(failure),
                 End::Exited(exited) => State::Over(match (exited.code, exited.signal) {

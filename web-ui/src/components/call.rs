@@ -15,12 +15,14 @@ use super::{
 use crate::{
     browser::{self, LocalNetwork},
     figures,
+    links::Stage,
     live::Live,
     plain::plain,
+    reading::Reading,
     route::Route,
     sentence::Failure,
     session::{self, Ask},
-    state::{App, Call, Reading, Stage},
+    state::{App, Call},
     target,
 };
 
@@ -44,7 +46,7 @@ fn Ringing(call: Call) -> impl IntoView {
     };
     let phase = Memo::new(move |_| {
         call.steps
-            .with(|steps| call.stage.with(|stage| Phase::of(stage, steps)))
+            .with(|steps| call.links.stage.with(|stage| Phase::of(stage, steps)))
     });
     // It is this device's, whatever becomes of the call.
     let given = app.link_password.try_update_value(Option::take).flatten();
@@ -101,7 +103,7 @@ fn Ringing(call: Call) -> impl IntoView {
         })
     };
     view! {
-        <div class="ringing" class:asking=move || call.stage.get() != Stage::Calling>
+        <div class="ringing" class:asking=move || call.links.stage.get() != Stage::Calling>
             <header class="ringing-head">
                 <h1>{title}</h1>
                 <p class="small faint">
@@ -118,7 +120,7 @@ fn Ringing(call: Call) -> impl IntoView {
             </div>
             <div class="ringing-side">
                 {shown_or(
-                    move || call.stage.get() == Stage::Calling,
+                    move || call.links.stage.get() == Stage::Calling,
                     move || view! { <Calling call /> }.into_any(),
                     move || view! { {move || match found.get() {
                         Reading::Waiting => view! {
@@ -145,7 +147,7 @@ fn known_here(app: App, call: Call) -> Reading<String> {
     });
     let noted = || app.contact(&target).map(|contact| contact.id.to_string());
     // After a call it is the call that tells.
-    let called = || (call.stage.get_untracked() != Stage::Asking(None)).then(String::new);
+    let called = || (call.links.stage.get_untracked() != Stage::Asking(None)).then(String::new);
     match noted().or(listed).or_else(called) {
         Some(id) => Reading::Here(id),
         None => Reading::Waiting,
@@ -183,7 +185,7 @@ fn Asking(call: Call) -> impl IntoView {
     let target = call.target.get_value();
     let password = call.password;
     let with_link = !password.get_untracked().is_empty();
-    let failure = Memo::new(move |_| match call.stage.get() {
+    let failure = Memo::new(move |_| match call.links.stage.get() {
         Stage::Asking(failure) => failure,
         Stage::Ended(failure) => Some(failure),
         _ => None,

@@ -210,6 +210,7 @@ async fn run(
 ) -> Option<Failure> {
     let going = async {
         let link = call
+            .links
             .link
             .get_untracked()
             .ok_or_else(|| Failure::new("link_lost", ""))?;

@@ -106,7 +106,7 @@ fn NameDialog(id: String, name: String, asked: Live<Asked>) -> impl IntoView {
         let id = id.clone();
         spawn_local(async move {
             if let Err(failure) = session::name_contact(app, &id, name).await {
-                app.complain(&failure);
+                app.notices.complain(&failure);
             }
             asked.set(Asked::Nothing);
         });
@@ -163,7 +163,7 @@ fn ForgetDialog(id: String, name: String, asked: Live<Asked>) -> impl IntoView {
                         let id = id.clone();
                         spawn_local(async move {
                             if let Err(failure) = session::forget_contact(app, &id).await {
-                                app.complain(&failure);
+                                app.notices.complain(&failure);
                             }
                             asked.set(Asked::Nothing);
                         });

@@ -4,7 +4,7 @@
 use leptos::prelude::*;
 use ringback_wasm::Step;
 
-use crate::state::{Seen, Stage};
+use crate::{links::Stage, state::Seen};
 
 /// How far the call in the picture is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -14,7 +14,8 @@ use crate::{
     browser::{self, Keep},
     live::{Kept, Live},
     plain::plain,
-    state::{App, Call, Reading},
+    reading::Reading,
+    state::{App, Call},
 };
 
 #[derive(Clone, PartialEq)]
@@ -32,6 +33,7 @@ enum State {
 pub(crate) fn LanPage(call: Call, service: Service) -> impl IntoView {
     let app = App::current();
     let device = call
+        .links
         .link
         .with_untracked(|link| link.as_ref().map(|link| link.device()));
     let lan_origin = app.registry.with_untracked(|registry| match registry {
@@ -46,7 +48,7 @@ pub(crate) fn LanPage(call: Call, service: Service) -> impl IntoView {
     // Not an origin to itself: sites take turns on it.
     let is_shared = origin == lan_origin;
     let address = format!("{origin}/.ringback/boot.html");
-    let bridge = Bridge::new(call, &service.name, service.target.as_deref());
+    let bridge = Bridge::new(call.links, &service.name, service.target.as_deref());
     let place = bridge.place;
     let state = Live::new(State::Starting);
     let is_framed = Live::new(true);

@@ -17,10 +17,12 @@ use super::{
 };
 use crate::{
     figures,
+    links::Stage,
     live::Live,
     plain::plain,
+    reading::Reading,
     route::Place,
-    state::{App, Call, Opened, Reading, Session, Stage},
+    state::{App, Call, Opened, Session},
 };
 
 #[component]
@@ -65,7 +67,7 @@ pub(crate) fn LinkScreen(call: Call) -> impl IntoView {
             <Recalling call />
             <nav class="tabs" aria-label="Open services">
                 <button type="button" class="tab" aria-pressed=move || (front.get().is_none()).to_string()
-                    on:click=move |_| app.go_to(Place::Services)>
+                    on:click=move |_| app.address.go_to(Place::Services)>
                     "Services"
                 </button>
                 {rows(move || call.opened.get(), number, move |opened| view! { <Tab call opened /> }.into_any())}
@@ -120,7 +122,7 @@ fn Tab(call: Call, opened: Opened) -> impl IntoView {
                 type="button"
                 class="tab"
                 aria-pressed=move || (call.front.get() == Some(number)).to_string()
-                on:click=move |_| app.go_to(opened.place())
+                on:click=move |_| app.address.go_to(opened.place())
             >
                 {icon(sign(&kind))}
                 <span>{name}</span>
@@ -135,7 +137,7 @@ fn Tab(call: Call, opened: Opened) -> impl IntoView {
 
 #[component]
 fn Recalling(call: Call) -> impl IntoView {
-    let recalling = move || call.stage.get() == Stage::Recalling;
+    let recalling = move || call.links.stage.get() == Stage::Recalling;
     view! {
         <div role="status">
             {move || recalling().then(|| view! {
@@ -215,12 +217,12 @@ fn Tile(call: Call, service: Service, port: Live<Option<Service>>) -> impl IntoV
     let kind = service.kind.clone();
     let name = service.name.clone();
     let moving = move || {
-        let all = call.transfers_of(&name);
+        let all = call.transfers.of(&name);
         all.into_iter().filter(|it| it.goes_on()).count()
     };
     let open = move |_| {
         if app.shows(&service) {
-            app.go_to(call.place_of(&service));
+            app.address.go_to(call.place_of(&service));
         } else {
             port.set(Some(service.clone()));
         }

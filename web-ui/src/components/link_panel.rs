@@ -9,13 +9,14 @@ use super::{
 };
 use crate::{
     figures,
+    links::Stage,
     live::Live,
-    state::{App, Call, Stage},
+    state::{App, Call},
 };
 
 /// In a word, and whether data flows.
 pub(crate) fn condition(call: Call) -> (String, bool) {
-    if call.stage.get() != Stage::Linked {
+    if call.links.stage.get() != Stage::Linked {
         return ("Link lost, calling again…".into(), false);
     }
     match call.link_state.get() {

@@ -21,7 +21,7 @@ use crate::{
 pub(crate) fn ReceiptDialog(call: Call, #[prop(into)] on_close: Callback<()>) -> impl IntoView {
     // The paths as they are now, not as they were when the link came up.
     spawn_local(async move {
-        if let Some(link) = call.link.get_untracked()
+        if let Some(link) = call.links.link.get_untracked()
             && let Ok(receipt) = link.receipt().await
         {
             call.receipt.set(Some(receipt));

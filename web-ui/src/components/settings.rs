@@ -13,9 +13,10 @@ use crate::{
     live::Live,
     ownership,
     plain::plain,
+    reading::Reading,
     route::Route,
     session,
-    state::{App, Look, Owner, Reading},
+    state::{App, Look, Owner},
 };
 
 #[component]
@@ -140,8 +141,8 @@ pub(crate) fn SettingsScreen() -> impl IntoView {
                         <button type="button" class="button danger" on:click=move |_| {
                             spawn_local(async move {
                                 match session::forget_identity().await {
-                                    Ok(()) => app.say("The key is forgotten."),
-                                    Err(failure) => app.complain(&failure),
+                                    Ok(()) => app.notices.say("The key is forgotten."),
+                                    Err(failure) => app.notices.complain(&failure),
                                 }
                                 asked.set(false);
                                 load();

@@ -9,11 +9,7 @@ use super::{
     page_link::go,
     shown::shown,
 };
-use crate::{
-    browser, figures,
-    route::Route,
-    state::{App, Reading},
-};
+use crate::{browser, figures, reading::Reading, route::Route, state::App};
 
 #[component]
 pub(crate) fn WelcomeScreen() -> impl IntoView {

@@ -20,14 +20,15 @@ use ringback_wasm::Link;
 
 pub(crate) use chosen::{Choice, Folder};
 pub(crate) use download::unfinished;
-pub(crate) use progress::{Progress, Pulse, State};
+use progress::Pulse;
+pub(crate) use progress::{Progress, State};
 
 use crate::{
     browser,
-    live::{Kept, Live},
+    links::Links,
+    live::{Kept, Live, Root},
     pieces::{self, PIECE},
     queue::{self, STREAMS, Turn, Waiting},
-    state::Call,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,10 +49,21 @@ pub(crate) struct Transfer {
     pub(crate) saved_as: Live<Option<String>>,
     /// Where it goes; `None`: where the browser saves what it downloads.
     into: Kept<Option<Folder>>,
-    call: Call,
+    all: Transfers,
     service: Kept<String>,
     job: Kept<Job>,
     abort: Kept<Option<AbortHandle>>,
+}
+
+/// The transfers of one call, in the order of their turns.
+#[derive(Clone, Copy)]
+pub(crate) struct Transfers {
+    pub(crate) list: Live<Vec<Transfer>>,
+    pulse: Pulse,
+    /// The device that they are of, as it was asked for.
+    pub(crate) target: Kept<String>,
+    links: Links,
+    root: Root,
 }
 
 /// What is to be carried.
@@ -64,16 +76,16 @@ enum Job {
 impl Transfer {
     /// Fetches a file, for `into` or else for the browser's own downloads.
     pub(crate) fn download(
-        call: Call,
+        all: Transfers,
         service: &str,
         path: &str,
         entry: &Entry,
         into: Option<Folder>,
     ) -> Self {
-        let job = download::Download::new(&call.target.get_value(), service, path, entry);
+        let job = download::Download::new(&all.target.get_value(), service, path, entry);
         let record = job.record();
-        let known = call
-            .transfers
+        let known = all
+            .list
             .with_untracked(|list| list.iter().find(|it| it.is_of(&record)).copied());
         if let Some(known) = known {
             // The same file, which is on its way already.
@@ -84,7 +96,7 @@ impl Transfer {
             return known;
         }
         let transfer = Self::new(
-            call,
+            all,
             service,
             &entry.name,
             Direction::Down,
@@ -97,10 +109,10 @@ impl Transfer {
     }
 
     /// A download that an earlier page has begun.
-    pub(crate) fn of_unfinished(call: Call, service: &str, record: &download::Record) -> Self {
+    pub(crate) fn of_unfinished(all: Transfers, service: &str, record: &download::Record) -> Self {
         let job = download::Download::of(record);
         let transfer = Self::new(
-            call,
+            all,
             service,
             &record.name,
             Direction::Down,
@@ -117,7 +129,7 @@ impl Transfer {
 
     /// Sends `file` to `path`; an existing file there is replaced only if `replace`.
     pub(crate) fn upload(
-        call: Call,
+        all: Transfers,
         service: &str,
         path: &str,
         file: web_sys::File,
@@ -126,41 +138,41 @@ impl Transfer {
         let name = path.rsplit('/').next().unwrap_or(path).to_owned();
         let size = file.size();
         let job = upload::Upload::new(path, file, replace);
-        let transfer = Self::new(call, service, &name, Direction::Up, Job::Upload(job));
+        let transfer = Self::new(all, service, &name, Direction::Up, Job::Upload(job));
         transfer.size.set(size);
         transfer.resume();
         transfer
     }
 
-    fn new(call: Call, service: &str, name: &str, direction: Direction, job: Job) -> Self {
-        let transfer = Self {
+    fn new(all: Transfers, service: &str, name: &str, direction: Direction, job: Job) -> Self {
+        let transfer = all.root.keep(|| Self {
             number: browser::fresh_number(),
             name: Kept::new(name.to_owned()),
             direction,
             size: Live::new(0.0),
-            progress: Progress::new(call.pulse),
+            progress: Progress::new(all.pulse),
             saved_as: Live::new(None),
             into: Kept::new(None),
-            call,
+            all,
             service: Kept::new(service.to_owned()),
             job: Kept::new(job),
             abort: Kept::new(None),
-        };
-        call.transfers.update(|list| list.push(transfer));
+        });
+        all.list.update(|list| list.push(transfer));
         transfer
     }
 
     pub(crate) fn pause(self) {
         self.stop();
         self.progress.turn_to(State::Paused);
-        give_turns(self.call);
+        self.all.give_turns();
     }
 
     /// Begins or goes on, once it has its turn.
     pub(crate) fn resume(self) {
         self.stop();
         self.progress.turn_to(State::Queued);
-        give_turns(self.call);
+        self.all.give_turns();
     }
 
     fn start(self) {
@@ -170,7 +182,7 @@ impl Transfer {
         let running = async move {
             let end = self.run().await;
             self.progress.turn_to(end);
-            give_turns(self.call);
+            self.all.give_turns();
         };
         spawn_local(Abortable::new(running, registration).map(drop));
     }
@@ -178,13 +190,13 @@ impl Transfer {
     /// Stops it for good, takes it off the list, and removes what was kept for going on.
     pub(crate) fn cancel(self) {
         self.stop();
-        self.call
-            .transfers
+        self.all
+            .list
             .update(|list| list.retain(|it| it.number != self.number));
-        give_turns(self.call);
+        self.all.give_turns();
         let job = self.job.get_value();
         let service = self.service.get_value();
-        let link = self.call.link.get_untracked();
+        let link = self.all.links.link.get_untracked();
         spawn_local(async move {
             match job {
                 Job::Download(download) => download.discard().await,
@@ -262,7 +274,7 @@ impl Transfer {
         let mut lost = None;
         let mut breaks = 0;
         loop {
-            let (number, link) = self.call.next_link(lost).await;
+            let (number, link) = self.all.links.next(lost).await;
             self.progress.turn_to(State::Running);
             let before = self.progress.done.get_untracked();
             let service = self.service.get_value();
@@ -293,46 +305,55 @@ impl Transfer {
             if breaks > BREAKS {
                 return State::Failed(failure);
             }
-            lost = broken(self.call, number, &link).then_some(number);
+            lost = broken(self.all.links, number, &link).then_some(number);
             if lost.is_none() {
                 browser::sleep(300 << breaks).await;
-                lost = broken(self.call, number, &link).then_some(number);
+                lost = broken(self.all.links, number, &link).then_some(number);
             }
         }
     }
 }
 
-impl Call {
+impl Transfers {
+    pub(crate) fn new(target: Kept<String>, links: Links, root: Root) -> Self {
+        Self {
+            list: Live::new(Vec::new()),
+            pulse: Pulse::new(),
+            target,
+            links,
+            root,
+        }
+    }
+
     /// The transfers of a service. Followed by what reads it, with all that happens to them.
-    pub(crate) fn transfers_of(self, service: &str) -> Vec<Transfer> {
+    pub(crate) fn of(self, service: &str) -> Vec<Transfer> {
         self.pulse.follow();
-        let all = self.transfers.get();
+        let all = self.list.get();
         all.into_iter()
             .filter(|it| it.is_of_service(service))
             .collect()
     }
 
     /// Stops what goes on; it can be gone on with.
-    pub(crate) fn pause_transfers(self) {
+    pub(crate) fn pause(self) {
         // From the end, so that none takes the turn of one that was stopped.
-        for transfer in self.transfers.get_untracked().into_iter().rev() {
+        for transfer in self.list.get_untracked().into_iter().rev() {
             if transfer.goes_on() {
                 transfer.pause();
             }
         }
     }
-}
-
-/// Starts those whose turn has come.
-fn give_turns(call: Call) {
-    let list = call.transfers.get_untracked();
-    let turns: Vec<_> = list.iter().map(|it| it.turn()).collect();
-    for at in queue::next(&turns) {
-        list[at].start();
+    /// Starts those whose turn has come.
+    fn give_turns(self) {
+        let list = self.list.get_untracked();
+        let turns: Vec<_> = list.iter().map(|it| it.turn()).collect();
+        for at in queue::next(&turns) {
+            list[at].start();
+        }
     }
 }
 
 /// The link can carry nothing more; another one is needed.
-fn broken(call: Call, number: u64, link: &Link) -> bool {
-    call.link_number() != number || link.state() == ringback_wasm::LinkState::Ended
+fn broken(links: Links, number: u64, link: &Link) -> bool {
+    links.number() != number || link.state() == ringback_wasm::LinkState::Ended
 }

@@ -25,7 +25,7 @@ use crate::{
     browser, figures, folder,
     live::Kept,
     plain::plain,
-    state::Reading,
+    reading::Reading,
 };
 
 /// Rows that are made at a time: the page answers in between.

@@ -59,7 +59,7 @@ pub(crate) fn Preview(browse: Browse, entry: Entry) -> impl IntoView {
     let service = browse.service.get_value();
     let (size, kind) = (entry.size, picture_type(&entry.name));
     spawn_local(async move {
-        let (_, link) = browse.call.next_link(None).await;
+        let (_, link) = browse.links.next(None).await;
         let found = match kind {
             Some(_) if size > PICTURE => {
                 Look::Nothing("The picture is too large to be shown here.")

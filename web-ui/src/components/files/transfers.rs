@@ -36,7 +36,7 @@ pub(crate) fn Transfers(browse: Browse) -> impl IntoView {
             <button type="button" class="as-link small" on:click=move |_| {
                 let over = all().into_iter().filter(|it| it.is_over());
                 let over: Vec<u32> = over.map(|it| it.number).collect();
-                browse.call.transfers.update(|list| list.retain(|it| !over.contains(&it.number)));
+                browse.transfers.list.update(|list| list.retain(|it| !over.contains(&it.number)));
             }>"Clear finished"</button>
         }
         .into_any()
@@ -74,7 +74,7 @@ pub(crate) fn Transfers(browse: Browse) -> impl IntoView {
 fn of(browse: Browse) -> Vec<Transfer> {
     browse
         .service
-        .with_value(|service| browse.call.transfers_of(service))
+        .with_value(|service| browse.transfers.of(service))
 }
 
 /// What of many is seen: what moves or needs somebody, and a few of the others. What moves is first,
