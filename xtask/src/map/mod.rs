@@ -5,6 +5,7 @@ mod floors;
 mod modules;
 mod uses;
 
+use std::io::{Write, stdout};
 use std::path::Path;
 
 use anyhow::{Result, bail};
@@ -40,21 +41,32 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     } else {
         &arguments.crates
     };
+    tell(&place::workspace(), crates, arguments.check, &mut stdout())
+}
+
+/// Prints the crates of this workspace, or only their circles; there must be none.
+fn tell(
+    workspace: &Path,
+    crates: &[String],
+    circles_only: bool,
+    out: &mut impl Write,
+) -> Result<()> {
     let mut circles = 0;
     for name in crates {
-        let graph = of_crate(&place::workspace().join(name))?;
-        if !arguments.check {
-            println!("{name}\n{}", graph.floors());
+        let graph = of_crate(&workspace.join(name))?;
+        if !circles_only {
+            writeln!(out, "{name}\n{}", graph.floors())?;
         }
         for circle in graph.circles() {
             circles += 1;
-            println!("{name}: these modules use each other:\n{circle}");
+            writeln!(out, "{name}: these modules use each other:\n{circle}")?;
         }
     }
-    if circles > 0 {
-        bail!("{circles} circles between modules; cut one of the uses of each");
+    match circles {
+        0 => Ok(()),
+        1 => bail!("a circle between modules; cut one of its uses"),
+        _ => bail!("{circles} circles between modules; cut one of the uses of each"),
     }
-    Ok(())
 }
 
 /// The modules of the crate in this directory, and what they use of each other.
@@ -76,16 +88,41 @@ mod tests {
 
     use super::*;
 
-    /// A crate of these files, with what the check says about it.
-    fn circles(files: &[(&str, &str)]) -> Vec<String> {
-        let directory = tempfile::tempdir().unwrap();
+    fn write(directory: &Path, files: &[(&str, &str)]) {
         for (path, text) in files {
-            let path = directory.path().join("src").join(path);
+            let path = directory.join("src").join(path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, text).unwrap();
         }
+    }
+
+    /// The circles of a crate of these files, as they are told.
+    fn circles(files: &[(&str, &str)]) -> Vec<String> {
+        let directory = tempfile::tempdir().unwrap();
+        write(directory.path(), files);
         let graph = of_crate(directory.path()).unwrap();
         graph.circles().map(|circle| circle.to_string()).collect()
+    }
+
+    #[test]
+    fn the_check_fails_on_a_circle_and_names_both_uses_with_their_lines() {
+        let workspace = tempfile::tempdir().unwrap();
+        let check = || {
+            let mut out = Vec::new();
+            let result = tell(workspace.path(), &["made".to_owned()], true, &mut out);
+            (result.is_ok(), String::from_utf8(out).unwrap())
+        };
+        let made = workspace.path().join("made");
+        let root = ("lib.rs", "mod egg;\nmod hen;\n");
+        let hen = ("hen.rs", "use crate::egg::Egg;\n\npub struct Hen(Egg);\n");
+        let egg = "pub struct Egg;\n";
+        write(&made, &[root, hen, ("egg.rs", egg)]);
+        assert_eq!(check(), (true, String::new()));
+
+        let laid = format!("{egg}\npub fn laid_by(_: &super::hen::Hen) -> Egg {{ Egg }}\n");
+        write(&made, &[("egg.rs", &laid)]);
+        let told = "made: these modules use each other:\n  egg → hen: Hen (line 3)\n  hen → egg: Egg (line 1)\n\n";
+        assert_eq!(check(), (false, told.to_owned()));
     }
 
     #[test]
