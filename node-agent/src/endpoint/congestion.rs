@@ -5,9 +5,16 @@
 //! with. BBR does not look at loss, so it takes no turns where loss does mean a full queue, and costs
 //! more where there is none. So a link begins with CUBIC, changes to BBR when what is lost can not be
 //! its own doing, and comes back when the weather is fine, or to see.
+//!
+//! What was learned of one path says nothing of another (RFC 9000, 9.4). quinn sees one address per link
+//! and does not know when the path behind it changes, so it is told here, by [`Moves`]: then everything
+//! begins anew, and what was sent before counts neither as delivered nor as lost. quinn's own estimate
+//! of the round trip can not be reset; it follows within a few round trips, but for its minimum, which
+//! only falls and is not used here for that reason.
 
 use std::any::Any;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use quinn::congestion::{BbrConfig, Controller, ControllerFactory, ControllerMetrics, CubicConfig};
@@ -30,12 +37,30 @@ const FINE_WINDOW: u64 = 5000;
 /// BBR's own losses may look like weather: CUBIC is tried again after this long, and after twice
 /// that each time.
 const RETRY: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(960));
+/// A round trip that is longer by half, and by this much more, has a queue in it.
+const CROWDED: Duration = Duration::from_millis(5);
+/// For so long after a move, silence may have begun on the path before.
+const SETTLING: Duration = Duration::from_secs(1);
 /// BBR starts with at least this window, in packets.
 const START: u64 = 32;
 
-/// Makes a [`Changing`] for each link.
-#[derive(Debug, Default)]
-pub(super) struct Weatherwise;
+/// How often a link has changed to a path that has nothing to do with the one before. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Moves(Arc<AtomicU32>);
+
+impl Moves {
+    pub(super) fn note(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn count(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Makes a [`Changing`] for a link.
+#[derive(Debug)]
+pub(super) struct Weatherwise(pub(super) Moves);
 
 impl ControllerFactory for Weatherwise {
     fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
@@ -43,6 +68,9 @@ impl ControllerFactory for Weatherwise {
             inner: Arc::new(CubicConfig::default()).build(now, current_mtu),
             weather: Weather::new(now),
             mtu: current_mtu,
+            seen: self.0.count(),
+            moves: self.0.clone(),
+            path: Path::new(now),
         })
     }
 }
@@ -52,12 +80,78 @@ struct Changing {
     inner: Box<dyn Controller>,
     weather: Weather,
     mtu: u16,
+    moves: Moves,
+    /// Of the moves.
+    seen: u32,
+    path: Path,
+}
+
+/// What is measured of the path in use.
+#[derive(Debug, Clone)]
+struct Path {
+    /// What was sent before this went another way.
+    since: Instant,
+    min_rtt: Option<Duration>,
+    /// quinn's minimum, which may be of another path.
+    known_min: Duration,
+    /// The round trip is longer than the path's own.
+    is_crowded: bool,
+}
+
+impl Path {
+    fn new(since: Instant) -> Self {
+        Self {
+            since,
+            min_rtt: None,
+            known_min: Duration::ZERO,
+            is_crowded: false,
+        }
+    }
+
+    fn measure(&mut self, sent: Instant, now: Instant, rtt: &RttEstimator) {
+        let sample = now.saturating_duration_since(sent);
+        let min = self.min_rtt.map_or(sample, |min| min.min(sample));
+        self.min_rtt = Some(min);
+        self.known_min = rtt.min();
+        self.is_crowded = rtt.get() > min.mul_f64(1.5) + CROWDED;
+    }
+
+    /// quinn takes the path for much shorter than it is. BBR reckons its window by that.
+    fn is_misjudged(&self) -> bool {
+        self.min_rtt
+            .is_some_and(|min| min > self.known_min.mul_f64(1.5) + CROWDED)
+    }
 }
 
 impl Changing {
+    /// Begins anew when the path is another.
+    fn follow(&mut self, now: Instant) {
+        let count = self.moves.count();
+        if count == self.seen {
+            return;
+        }
+        self.seen = count;
+        self.inner = Arc::new(CubicConfig::default()).build(now, self.mtu);
+        self.weather = Weather::new(now);
+        self.path = Path::new(now);
+        tracing::debug!("congestion control begins anew on another path");
+    }
+
+    /// BBR would do badly here, and what is lost without a queue is no sign of congestion.
+    fn overlooks_loss(&self) -> bool {
+        let is_bad = matches!(self.weather.sky, Sky::Bad { .. });
+        is_bad && self.path.is_misjudged() && !self.path.is_crowded && self.weather.share() < STORMY
+    }
+
     fn change(&mut self, now: Instant) {
         let window = self.inner.window();
         self.inner = match self.weather.sky {
+            // Slow start once more, with what is lost overlooked as far as it is no queue's.
+            Sky::Bad { .. } if self.path.is_misjudged() => {
+                let mut config = CubicConfig::default();
+                config.initial_window(window.max(START * u64::from(self.mtu)));
+                Arc::new(config).build(now, self.mtu)
+            }
             Sky::Fine => {
                 let mut config = CubicConfig::default();
                 config.initial_window(window);
@@ -75,6 +169,7 @@ impl Changing {
 
 impl Controller for Changing {
     fn on_sent(&mut self, now: Instant, bytes: u64, last_packet_number: u64) {
+        self.follow(now);
         self.inner.on_sent(now, bytes, last_packet_number);
     }
 
@@ -86,9 +181,13 @@ impl Controller for Changing {
         app_limited: bool,
         rtt: &RttEstimator,
     ) {
+        self.follow(now);
+        if sent < self.path.since {
+            return;
+        }
+        self.path.measure(sent, now, rtt);
         self.inner.on_ack(now, sent, bytes, app_limited, rtt);
-        let crowded = rtt.get() > rtt.min().mul_f64(1.5) + Duration::from_millis(5);
-        if self.weather.arrived(crowded, now) {
+        if self.weather.arrived(self.path.is_crowded, now) {
             self.change(now);
         }
     }
@@ -111,8 +210,16 @@ impl Controller for Changing {
         is_persistent_congestion: bool,
         lost_bytes: u64,
     ) {
-        self.inner
-            .on_congestion_event(now, sent, is_persistent_congestion, lost_bytes);
+        self.follow(now);
+        if sent < self.path.since {
+            return;
+        }
+        // Silence that began on the path before is none of this one's.
+        let persists = is_persistent_congestion && sent > self.path.since + SETTLING;
+        if !self.overlooks_loss() {
+            self.inner
+                .on_congestion_event(now, sent, persists, lost_bytes);
+        }
         let lost = lost_bytes.div_ceil(u64::from(self.mtu));
         if self.weather.lost(lost, sent, now) {
             self.change(now);
@@ -137,6 +244,9 @@ impl Controller for Changing {
             inner: self.inner.clone_box(),
             weather: self.weather.clone(),
             mtu: self.mtu,
+            moves: self.moves.clone(),
+            seen: self.seen,
+            path: self.path.clone(),
         })
     }
 
@@ -268,6 +378,28 @@ mod tests {
             }
         }
         None
+    }
+
+    #[test]
+    fn another_path_begins_anew_and_what_was_sent_before_does_not_count() {
+        let moves = Moves::default();
+        let start = Instant::now();
+        let mut control = Arc::new(Weatherwise(moves.clone())).build(start, 1200);
+        let at = |ms| start + Duration::from_millis(ms);
+        let fresh = control.window();
+        control.on_sent(at(1), 1200, 1);
+        control.on_congestion_event(at(50), at(1), false, 1200);
+        let reduced = control.window();
+        assert!(reduced < fresh, "{reduced} of {fresh}");
+        control.on_sent(at(60), 1200, 2);
+        assert_eq!(control.window(), reduced, "the same path");
+        moves.note();
+        control.on_sent(at(70), 1200, 3);
+        assert_eq!(control.window(), fresh);
+        control.on_congestion_event(at(80), at(60), false, 1200);
+        assert_eq!(control.window(), fresh, "lost on the path before");
+        control.on_congestion_event(at(90), at(75), false, 1200);
+        assert!(control.window() < fresh);
     }
 
     #[test]

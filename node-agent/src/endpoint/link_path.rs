@@ -19,6 +19,7 @@ use ringback_protocol::reply::Datagram;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::AbortHandle;
 
+use super::congestion::Moves;
 use super::search_socket::SearchSocket;
 use super::socket::PathSocket;
 
@@ -51,6 +52,9 @@ pub(super) struct LinkPath {
     /// The first datagrams of the handshake have left.
     pub(super) sent_handshake: Notify,
     pub(super) marks: Marks,
+    moves: Moves,
+    /// The way that the route was last, while there was one.
+    used: Mutex<Option<Via>>,
     connections: Mutex<HashMap<u32, Arc<dyn DatagramSink>>>,
     sockets: Mutex<HashMap<u16, SearchSocket>>,
     next_connection: AtomicU32,
@@ -153,6 +157,14 @@ impl Marks {
     }
 }
 
+/// Only the port is another: the same network, as far as anybody can tell (RFC 9000, 9.4).
+fn is_like(old: Via, new: Via) -> bool {
+    match (old.address(), new.address()) {
+        (Some(old), Some(new)) => old.ip() == new.ip(),
+        _ => false,
+    }
+}
+
 fn micros(time: Duration) -> u64 {
     (time.as_micros() as u64).max(1)
 }
@@ -174,6 +186,8 @@ impl LinkPath {
             changed: Notify::new(),
             sent_handshake: Notify::new(),
             marks: Marks::default(),
+            moves: Moves::default(),
+            used: Mutex::default(),
             connections: Mutex::default(),
             sockets: Mutex::default(),
             next_connection: AtomicU32::new(1),
@@ -212,6 +226,10 @@ impl LinkPath {
         }
         let mut current = self.route.lock();
         if current.via() != route {
+            let before = route.and_then(|new| self.used.lock().replace(new));
+            if before.is_some_and(|old| route.is_some_and(|new| !is_like(old, new))) {
+                self.moves.note();
+            }
             *current = self.resolve(route);
             self.marks.reset();
         }
@@ -403,6 +421,11 @@ impl Paths {
     /// The address by which quinn knows the link.
     pub(crate) fn virtual_address(&self) -> SocketAddr {
         self.link.virtual_address
+    }
+
+    /// Counts the changes of the link's path.
+    pub(super) fn moves(&self) -> Moves {
+        self.link.moves.clone()
     }
 
     /// Changes the path set and sends what comes of it.

@@ -39,6 +39,7 @@ use tokio::sync::{Notify, mpsc, watch};
 
 pub(crate) use addresses::Addresses;
 use addresses::Ports;
+use congestion::Moves;
 pub(crate) use link_path::{InUse, Paths};
 use reach::Reach;
 pub(crate) use relayed::Relays;
@@ -111,7 +112,7 @@ impl Endpoint {
         let mut config = quinn::EndpointConfig::default();
         config.grease_quic_bit(false);
         // Any server configuration opens the door; each call brings its own, with the pinned key.
-        let server = credentials.server(key.id())?;
+        let server = credentials.server(key.id(), Moves::default())?;
         let quic = quinn::Endpoint::new_with_abstract_socket(
             config,
             Some(server),
@@ -333,7 +334,7 @@ impl Endpoint {
         if request.path & DIRECT_ONLY == 0 {
             self.use_relays(&paths, keys, Role::Device, self.key.id());
         }
-        let config = self.credentials.client(caller)?;
+        let config = self.credentials.client(caller, paths.moves())?;
         let connecting = self
             .quic
             .connect_with(config, paths.virtual_address(), "ringback")?;
@@ -369,7 +370,7 @@ impl Endpoint {
         let (paths, named) = self.socket.open(device, Role::Caller, &keys.path, &hints);
         let reach = Reach::new(self.clone(), &paths, named);
         let (sender, connecting) = mpsc::channel(1);
-        let config = Arc::new(self.credentials.server(device)?);
+        let config = Arc::new(self.credentials.server(device, paths.moves())?);
         let address = paths.virtual_address();
         let expected = Expected {
             config,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use quinn::{AckFrequencyConfig, IdleTimeout, TransportConfig, VarInt};
+use quinn::{AckFrequencyConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 use ringback_protocol::{PeerId, SecretKey};
 use rustls::client::AlwaysResolvesClientRawPublicKeys;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -21,7 +21,7 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 
-use super::congestion::Weatherwise;
+use super::congestion::{Moves, Weatherwise};
 use crate::link_windows::AT_FIRST;
 
 const ALPN: &[u8] = b"ringback/1";
@@ -47,6 +47,8 @@ const MAX_STREAMS: u32 = 1024;
 /// What QUIC is told: it gives back the right to open a stream once an eighth of all have ended, and not
 /// with each; so many may be open whatever has not been given back.
 const STREAMS_GRANTED: u32 = MAX_STREAMS + MAX_STREAMS / 7 + 1;
+/// Longer packets are tried again after this time: the path may be another one by then.
+const MTU_SEARCH: Duration = Duration::from_secs(60);
 /// Datagrams per acknowledgement that the peer is asked for (QUIC Acknowledgement Frequency draft).
 const ACK_EVERY: u32 = 10;
 
@@ -55,7 +57,6 @@ const ACK_EVERY: u32 = 10;
 pub(super) struct Credentials {
     key: Arc<CertifiedKey>,
     provider: Arc<CryptoProvider>,
-    transport: Arc<TransportConfig>,
 }
 
 impl Credentials {
@@ -71,12 +72,11 @@ impl Credentials {
         Ok(Self {
             key: Arc::new(certified),
             provider,
-            transport: Arc::new(transport()),
         })
     }
 
-    /// For the device, which dials.
-    pub(super) fn client(&self, peer: PeerId) -> Result<quinn::ClientConfig> {
+    /// For the device, which dials. `moves` are the link's.
+    pub(super) fn client(&self, peer: PeerId, moves: Moves) -> Result<quinn::ClientConfig> {
         let mut tls = rustls::ClientConfig::builder_with_provider(self.provider.clone())
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .dangerous()
@@ -87,12 +87,12 @@ impl Credentials {
         tls.alpn_protocols = vec![ALPN.to_vec()];
         tls.resumption = rustls::client::Resumption::disabled();
         let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?));
-        config.transport_config(self.transport.clone());
+        config.transport_config(Arc::new(transport(moves)));
         Ok(config)
     }
 
-    /// For the caller, which is dialled.
-    pub(super) fn server(&self, peer: PeerId) -> Result<quinn::ServerConfig> {
+    /// For the caller, which is dialled. `moves` are the link's.
+    pub(super) fn server(&self, peer: PeerId, moves: Moves) -> Result<quinn::ServerConfig> {
         let mut tls = rustls::ServerConfig::builder_with_provider(self.provider.clone())
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_client_cert_verifier(Arc::new(self.pinned(peer)))
@@ -104,7 +104,7 @@ impl Credentials {
         let mut config =
             quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls)?));
         config
-            .transport_config(self.transport.clone())
+            .transport_config(Arc::new(transport(moves)))
             .migration(false);
         Ok(config)
     }
@@ -236,7 +236,9 @@ fn spki(id: &PeerId) -> Vec<u8> {
     [SPKI_PREFIX.as_slice(), id.as_bytes()].concat()
 }
 
-fn transport() -> TransportConfig {
+fn transport(moves: Moves) -> TransportConfig {
+    let mut mtu = MtuDiscoveryConfig::default();
+    mtu.interval(MTU_SEARCH);
     let mut transport = TransportConfig::default();
     transport
         .max_idle_timeout(Some(IdleTimeout::try_from(IDLE_TIMEOUT).expect("fits")))
@@ -247,7 +249,8 @@ fn transport() -> TransportConfig {
         .send_window(u64::from(AT_FIRST))
         .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_GRANTED))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
-        .congestion_controller_factory(Arc::new(Weatherwise))
+        .mtu_discovery_config(Some(mtu))
+        .congestion_controller_factory(Arc::new(Weatherwise(moves)))
         .datagram_receive_buffer_size(None);
     // Measured: a sixth less CPU per byte than with an acknowledgement for every second datagram.
     let mut acks = AckFrequencyConfig::default();
@@ -282,10 +285,14 @@ mod tests {
             let key = |number| SecretKey::from_seed(&[number; 32]);
             let credentials = |number| Credentials::new(&key(number)).unwrap();
             let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-            let server = credentials(caller).server(key(device).id()).unwrap();
+            let server = credentials(caller)
+                .server(key(device).id(), Moves::default())
+                .unwrap();
             let called = Endpoint::server(server, any).unwrap();
             let dialling = Endpoint::client(any).unwrap();
-            let client = credentials(device).client(key(caller).id()).unwrap();
+            let client = credentials(device)
+                .client(key(caller).id(), Moves::default())
+                .unwrap();
             let there = called.local_addr().unwrap();
             let dialled = dialling.connect_with(client, there, "ringback").unwrap();
             let accepted = async { called.accept().await.unwrap().await.unwrap() };

@@ -6,6 +6,7 @@ mod figure;
 mod first_byte;
 mod idle;
 mod loss;
+mod moves;
 mod new_stream;
 mod paths;
 mod peer;
@@ -77,6 +78,7 @@ enum Part {
     Worker,
     Paths,
     Loss,
+    Moves,
     Browser,
 }
 
@@ -95,6 +97,7 @@ struct Figures {
     worker: Option<worker::Figures>,
     paths: Option<paths::Figures>,
     loss: Vec<loss::Case>,
+    moves: Option<moves::Figures>,
     browser: Option<browser::Figures>,
 }
 
@@ -145,6 +148,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             Part::Registry => figures.registry = Some(registry::measure(runs)?),
             Part::Worker => figures.worker = Some(worker::measure()?),
             Part::Loss => figures.loss = loss::measure(&bench, runs)?,
+            Part::Moves => figures.moves = Some(moves::measure(runs)?),
             Part::Paths => figures.paths = Some(paths::measure(runs, arguments.bytes)?),
             Part::Browser => figures.browser = Some(browser::measure(runs)?),
         }
@@ -191,6 +195,9 @@ impl Figures {
         }
         for case in &self.loss {
             case.report(report);
+        }
+        if let Some(figures) = &self.moves {
+            figures.report(report);
         }
         if let Some(figures) = &self.browser {
             figures.report(report);
