@@ -14,6 +14,7 @@ mod element;
 mod incident;
 mod page;
 mod picture;
+mod window;
 
 use std::{
     ffi::OsString,
@@ -32,12 +33,10 @@ use xtask::place;
 use crate::lab::namespace::Namespace;
 use devtools::DevTools;
 
+pub use devtools::PATIENCE;
 pub use incident::{Incident, Kind};
 pub use page::{Frame, Page};
-pub use picture::{Scheme, Size};
-
-/// How long anything in a browser may take on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub use window::{Scheme, Size};
 
 /// A browser with an empty profile. Dropping it ends it.
 #[derive(Debug)]

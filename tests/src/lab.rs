@@ -19,6 +19,7 @@
 //! Several labs can exist at once, in one process or in several. A lab removes itself when it is
 //! dropped, and removes what labs of dead processes left when it is built.
 
+mod addresses;
 pub mod beacon;
 pub mod capture;
 pub mod certificate;
@@ -29,7 +30,9 @@ pub mod cut;
 pub mod file_server;
 pub mod forwarder;
 pub mod impairment;
+pub mod ip_protocol;
 pub mod kind;
+mod leg;
 pub mod lying_stun;
 pub mod mapping_router;
 pub mod miniupnpd;
@@ -45,7 +48,7 @@ pub mod stun;
 
 use std::{
     fs,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
     sync::{
         Mutex,
@@ -59,14 +62,21 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use self::{
+    addresses::{GATEWAY, GATEWAY6, REGISTRY_ADDRESSES, ROUTER, ROUTER6, STUN_ADDRESSES},
     counter::Counter,
     cut::Cut,
     forwarder::Forwarder,
     impairment::{Impairment, Scope},
     kind::Kind,
+    leg::{link, silence, wan_addresses},
     namespace::Namespace,
     process::Process,
     site::{Plan, Site},
+};
+
+pub use self::addresses::{
+    CALLER_HOST, CALLER_PUBLIC, DEVICE_HOST, DEVICE_PUBLIC, REGISTRY, REGISTRY_NAME, REGISTRY6,
+    SEGMENT_HOST, STUN, STUN_PORT, STUN6,
 };
 
 /// Debian packages that the lab runs.
@@ -83,51 +93,6 @@ pub const PACKAGES: [&str; 11] = [
     "tinyproxy",
     "microsocks",
 ];
-
-/// The registry's address; its certificate and every namespace's hosts file say [`REGISTRY_NAME`].
-pub const REGISTRY: Ipv4Addr = Ipv4Addr::new(130, 74, 23, 6);
-/// The registry's IPv6 address.
-pub const REGISTRY6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x23, 0, 0, 0, 0, 6);
-/// The name that stands for [`REGISTRY`] and [`REGISTRY6`] in the hosts file of every namespace.
-pub const REGISTRY_NAME: &str = "registry.test";
-/// The addresses of the STUN server (two, so that NAT behaviour can be discovered).
-pub const STUN: [Ipv4Addr; 2] = [Ipv4Addr::new(130, 74, 23, 7), Ipv4Addr::new(130, 74, 23, 8)];
-/// The IPv6 addresses of the STUN server.
-pub const STUN6: [Ipv6Addr; 2] = [
-    Ipv6Addr::new(0x2001, 0xdb8, 0x23, 0, 0, 0, 0, 7),
-    Ipv6Addr::new(0x2001, 0xdb8, 0x23, 0, 0, 0, 0, 8),
-];
-/// The port of the STUN server on all addresses.
-pub const STUN_PORT: u16 = 3478;
-/// The public address of the caller's router at the start.
-pub const CALLER_PUBLIC: Ipv4Addr = Ipv4Addr::new(4, 17, 168, 2);
-/// The caller's address on its LAN.
-pub const CALLER_HOST: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 11);
-/// The public address of the device's router at the start.
-pub const DEVICE_PUBLIC: Ipv4Addr = Ipv4Addr::new(202, 204, 16, 13);
-/// The device's address on its LAN.
-pub const DEVICE_HOST: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 3);
-
-/// The caller's address on the second segment behind the device's router; see
-/// [`Topology::Hairpin`].
-pub const SEGMENT_HOST: Ipv4Addr = Ipv4Addr::new(192, 168, 2, 11);
-
-const REGISTRY_ADDRESSES: [IpAddr; 2] = [IpAddr::V4(REGISTRY), IpAddr::V6(REGISTRY6)];
-const STUN_ADDRESSES: [IpAddr; 4] = [
-    IpAddr::V4(STUN[0]),
-    IpAddr::V4(STUN[1]),
-    IpAddr::V6(STUN6[0]),
-    IpAddr::V6(STUN6[1]),
-];
-
-/// The near end of every leg, in `inet`; the same on all, as each is a point-to-point link.
-const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 1);
-/// The far end of a leg that leads to a router.
-const ROUTER: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 2);
-
-/// The same for IPv6: the near end of a leg, and the far end.
-const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
-const ROUTER6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2);
 
 /// How the two sites are connected.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ValueEnum)]
@@ -506,23 +471,6 @@ impl Drop for Lab {
     }
 }
 
-/// A router's rules for dropping what it would say of packets that are too long, and for the segments of
-/// TCP to be of so many bytes at most.
-fn silence(segment: Option<u16>) -> String {
-    let clamp = segment.map_or(String::new(), |segment| {
-        format!(
-            "chain clamp {{\n type filter hook forward priority mangle\n \
-             tcp flags syn tcp option maxseg size set {segment}\n }}\n"
-        )
-    });
-    format!(
-        "table inet silence\ndelete table inet silence\ntable inet silence {{\n{clamp}\
-         chain out {{\n type filter hook output priority 0\n \
-         icmp type destination-unreachable icmp code frag-needed drop\n \
-         icmpv6 type packet-too-big drop\n }}\n}}\n"
-    )
-}
-
 /// Connects a namespace with public addresses of its own, IPv4 and IPv6, to the core.
 fn server(
     inet: &Namespace,
@@ -546,21 +494,4 @@ fn server(
     );
     server.ip(&script)?;
     Ok(server)
-}
-
-/// The far end of a leg in IPv6, and its way out.
-fn wan_addresses(own: Ipv6Addr) -> String {
-    format!("addr replace {own}/64 dev wan nodad\nroute replace default via {GATEWAY6} dev wan\n")
-}
-
-/// Makes the veth pair of a leg: named after the leg in the core, `wan` at the far end.
-fn link(inet: &Namespace, far: &Namespace, leg: &str) -> Result<()> {
-    inet.ip(&format!(
-        "link add name {leg} type veth peer name wan netns {}\naddr add {GATEWAY}/32 dev {leg}\n\
-         link set {leg} up\n",
-        far.name()
-    ))?;
-    far.ip("link set wan up\n")?;
-    inet.await_link(leg)?;
-    far.await_link("wan")
 }

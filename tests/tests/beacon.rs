@@ -20,9 +20,10 @@ use ringback_tests::{
     lab::{
         CALLER_PUBLIC, DEVICE_PUBLIC, Lab, REGISTRY, STUN, STUN_PORT,
         beacon::Beacon,
-        capture::{Capture, Packet, TCP, UDP},
+        capture::{Capture, Packet},
         file_server::FileServer,
         impairment::Impairment,
+        ip_protocol::{TCP, UDP},
         kind::{Kind, MAPPED_PORTS},
         registry::Registry,
         stun,
@@ -32,6 +33,8 @@ use ringback_tests::{
 use serde_json::Value;
 
 const DELAY: Duration = Duration::from_millis(20);
+/// So long that the work of a busy machine is less than half of a round trip.
+const FAR: Duration = Duration::from_millis(100);
 const BEACON: SocketAddrV4 = SocketAddrV4::new(STUN[0], STUN_PORT);
 /// The types of the beacon's datagrams (PROTOCOL §16.1).
 const REGISTER: u8 = 3;
@@ -128,7 +131,7 @@ fn is_beacon(packet: &Packet, kind: u8) -> bool {
 
 #[test]
 fn the_origins_sequence() -> Result<()> {
-    let stage = Stage::set(Lab::builder().delay(DELAY).build()?, &[])?;
+    let stage = Stage::set(Lab::builder().delay(FAR).build()?, &[])?;
     let lab = &stage.lab;
     let up = stage.up(&["--keepalive-s", "2"])?;
     let row = stage.row(&up.id)?;
@@ -191,7 +194,7 @@ fn the_origins_sequence() -> Result<()> {
     let dial = first(&|p| p.protocol == UDP && *p.destination.ip() == CALLER_PUBLIC)
         .context("a dial-back")?;
     let spent = dial.time - notify.time;
-    let trips = spent.as_secs_f64() / (DELAY * 2).as_secs_f64();
+    let trips = spent.as_secs_f64() / (FAR * 2).as_secs_f64();
     println!(
         "notification to TCP: {:.1?}, to the first datagram of the dial-back: {spent:.1?}, {trips:.2} round trips; \
          IP packet of the SYN with the first flight of TLS: {} bytes; steps of the call: {}",
@@ -471,14 +474,14 @@ fn the_interval_becomes_what_the_router_bears() -> Result<()> {
 
 #[test]
 fn a_network_that_loses_and_reorders_delays_and_does_no_more() -> Result<()> {
-    let weather = Impairment {
+    let network = Impairment {
         delay: DELAY,
         loss: 0.05,
         reorder: 0.1,
         duplicate: 0.1,
         ..Impairment::default()
     };
-    let stage = Stage::set(Lab::builder().impairment(weather).build()?, &[])?;
+    let stage = Stage::set(Lab::builder().impairment(network).build()?, &[])?;
     let up = stage.up(&["--keepalive-s", "2"])?;
     for n in 0..5 {
         stage.call(&up.id, &format!("laptop-{n}"), 8080 + n)?;

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use ringback_tests::lab::{
     DEVICE_HOST, DEVICE_PUBLIC, Lab, REGISTRY,
-    capture::{TCP, UDP},
+    ip_protocol::{TCP, UDP},
     kind::Kind,
     miniupnpd::{PCP_PORT, PortMapping, SSDP_PORT},
     probe::arrives,

@@ -17,9 +17,10 @@ use ringback_tests::{
     agent,
     lab::{
         DEVICE_HOST, DEVICE_PUBLIC, Lab,
-        capture::{Capture, UDP},
+        capture::Capture,
         coturn::Coturn,
         file_server::FileServer,
+        ip_protocol::UDP,
         mapping_router::{Forwarded, MappingRouter, Settings},
         namespace::Namespace,
         registry::Registry,

@@ -19,12 +19,8 @@ use ringback_tests::{
     agent::PATIENCE,
     download::fetch,
     lab::{
-        CALLER_HOST, CALLER_PUBLIC, DEVICE_PUBLIC, Lab,
-        capture::{Capture, UDP},
-        coturn::Coturn,
-        file_server::FileServer,
-        impairment::Impairment,
-        kind::Kind,
+        CALLER_HOST, CALLER_PUBLIC, DEVICE_PUBLIC, Lab, capture::Capture, coturn::Coturn,
+        file_server::FileServer, impairment::Impairment, ip_protocol::UDP, kind::Kind,
         registry::Registry,
     },
     profile::{Ended, PASSWORD, Profile},
@@ -37,8 +33,6 @@ const DELAY: Duration = Duration::from_millis(20);
 /// From the caller to the registry and back: TCP, TLS 1.3, the request. From the registry to the
 /// device and back: the refusal.
 const ROUND_TRIPS: f64 = 4.0;
-/// Starting a process, Argon2, TLS, and other work on a busy machine.
-const WORK: Duration = Duration::from_millis(250);
 
 #[test]
 fn a_wrong_password_is_refused_at_once_and_the_device_stays_silent() -> Result<()> {
@@ -93,8 +87,6 @@ fn a_wrong_password_is_refused_at_once_and_the_device_stays_silent() -> Result<(
     let round_trips = (slow.saturating_sub(fast)).as_secs_f64() / (2 * (far - near)).as_secs_f64();
     println!("that is {round_trips:.2} round trips, of at most {ROUND_TRIPS}");
     ensure!(round_trips < ROUND_TRIPS + 0.5, "{round_trips} round trips");
-    let bound = (2 * DELAY).mul_f64(ROUND_TRIPS) + WORK;
-    ensure!(fast < bound, "{fast:?} of {bound:?}");
     Ok(())
 }
 

@@ -16,7 +16,10 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, bail};
 use serde_json::{Value, json};
 
-use super::{Incident, PATIENCE};
+use super::incident::Incident;
+
+/// How long anything in a browser may take on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Commands that a target of ours begins with.
 const BEGINNING: &[(&str, &str)] = &[

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
-use super::{PATIENCE, page::Page};
+use super::{devtools::PATIENCE, page::Page};
 
 /// Where the middle of an element is, once it is in view and nothing lies over it.
 const POINT: &str = r"async function () {

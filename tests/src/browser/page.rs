@@ -11,8 +11,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::{
-    PATIENCE,
-    devtools::{DevTools, Target},
+    devtools::{DevTools, PATIENCE, Target},
+    window::{Scheme, Size},
 };
 
 /// Time between two looks at a condition in a page.
@@ -39,7 +39,7 @@ impl Page {
             tools: Arc::clone(tools),
             target,
         };
-        page.set_size(super::Size::Desktop)?;
+        page.set_size(Size::Desktop)?;
         Ok(page)
     }
 
@@ -58,6 +58,28 @@ impl Page {
         };
         self.until(condition)
             .with_context(|| format!("opening {url}"))
+    }
+
+    /// Gives the window another size.
+    pub fn set_size(&self, size: Size) -> Result<()> {
+        let (width, height, scale, mobile) = size.metrics();
+        let metrics = json!({
+            "width": width, "height": height, "deviceScaleFactor": scale, "mobile": mobile,
+        });
+        self.call("Emulation.setDeviceMetricsOverride", &metrics)?;
+        self.call(
+            "Emulation.setTouchEmulationEnabled",
+            &json!({ "enabled": mobile }),
+        )?;
+        Ok(())
+    }
+
+    /// Prefers light or dark.
+    pub fn set_scheme(&self, scheme: Scheme) -> Result<()> {
+        let features = json!({
+            "features": [{ "name": "prefers-color-scheme", "value": scheme.name() }],
+        });
+        self.call("Emulation.setEmulatedMedia", &features).map(drop)
     }
 
     /// Loads the document again.

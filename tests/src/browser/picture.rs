@@ -7,72 +7,13 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 use xtask::place;
 
-use super::{devtools::DevTools, page::Page};
-
-/// The size of the window.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Size {
-    /// 390 × 844, touched by a finger, two pixels to the point.
-    Phone,
-    /// 360 × 640, the same.
-    SmallPhone,
-    /// 1440 × 900.
-    Desktop,
-}
-
-/// What the person prefers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scheme {
-    Light,
-    Dark,
-}
-
-impl Size {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Phone => "phone",
-            Self::SmallPhone => "small-phone",
-            Self::Desktop => "desktop",
-        }
-    }
-}
-
-impl Scheme {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Light => "light",
-            Self::Dark => "dark",
-        }
-    }
-}
+use super::{
+    devtools::DevTools,
+    page::Page,
+    window::{Scheme, Size},
+};
 
 impl Page {
-    /// Gives the window another size.
-    pub fn set_size(&self, size: Size) -> Result<()> {
-        let (width, height, scale, mobile) = match size {
-            Size::Phone => (390, 844, 2, true),
-            Size::SmallPhone => (360, 640, 2, true),
-            Size::Desktop => (1440, 900, 1, false),
-        };
-        let metrics = json!({
-            "width": width, "height": height, "deviceScaleFactor": scale, "mobile": mobile,
-        });
-        self.call("Emulation.setDeviceMetricsOverride", &metrics)?;
-        self.call(
-            "Emulation.setTouchEmulationEnabled",
-            &json!({ "enabled": mobile }),
-        )?;
-        Ok(())
-    }
-
-    /// Prefers light or dark.
-    pub fn set_scheme(&self, scheme: Scheme) -> Result<()> {
-        let features = json!({
-            "features": [{ "name": "prefers-color-scheme", "value": scheme.name() }],
-        });
-        self.call("Emulation.setEmulatedMedia", &features).map(drop)
-    }
-
     /// Waits until everything that was changed so far is drawn, with the fonts that were wanted for
     /// it, and colours are no longer on their way.
     pub fn settle(&self) -> Result<()> {

@@ -9,7 +9,12 @@ use std::{
 
 use anyhow::{Result, ensure};
 
-use super::{Lab, namespace::Namespace, process::Process};
+use super::{
+    Lab,
+    ip_protocol::{TCP, UDP},
+    namespace::Namespace,
+    process::Process,
+};
 
 /// A capture that runs until it is finished.
 #[derive(Debug)]
@@ -25,7 +30,7 @@ pub struct Capture<'a> {
 pub struct Packet {
     /// Time since the epoch, from the kernel, in microsecond steps.
     pub time: Duration,
-    /// IP protocol number: 1 ICMP, 6 TCP, 17 UDP.
+    /// [IP protocol number](super::ip_protocol); 1 is ICMP.
     pub protocol: u8,
     /// Sender; port 0 where the protocol has none.
     pub source: SocketAddrV4,
@@ -36,11 +41,6 @@ pub struct Packet {
     /// Length of the whole IP packet, in bytes.
     pub length: usize,
 }
-
-/// IP protocol number of UDP.
-pub const UDP: u8 = 17;
-/// IP protocol number of TCP.
-pub const TCP: u8 = 6;
 
 /// Where the marker goes that tells the end of a capture: a documentation address (RFC 5737), which
 /// the core swallows, and the discard port.

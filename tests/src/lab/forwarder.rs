@@ -23,6 +23,7 @@ use tun_rs::{DeviceBuilder, SyncDevice};
 
 use super::{
     impairment::{Flow, Impairment, Line, Tally},
+    ip_protocol::UDP,
     namespace::{Namespace, ip, ip6},
 };
 
@@ -213,6 +214,6 @@ fn flow(packet: &[u8]) -> Option<Flow> {
     Some(Flow {
         source,
         destination,
-        is_udp: protocol == super::capture::UDP,
+        is_udp: protocol == UDP,
     })
 }

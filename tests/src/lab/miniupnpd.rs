@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 
 use super::{
-    capture::{TCP, UDP},
+    ip_protocol::{TCP, UDP},
     namespace::{Namespace, run},
     process::Process,
 };

@@ -17,7 +17,10 @@ use nix::{
 };
 use socket2::{Domain, Socket, Type};
 
-use super::{REGISTRY, REGISTRY_NAME, REGISTRY6, counter::Counter, nat64};
+use super::{
+    addresses::{REGISTRY, REGISTRY_NAME, REGISTRY6},
+    counter::Counter,
+};
 
 const PREFIX: &str = "rblab";
 
@@ -145,10 +148,9 @@ impl Namespace {
         Ok(())
     }
 
-    /// Whether the network's name server tells of a NAT64.
-    pub fn has_nat64(&self) -> Result<bool> {
-        let hosts = fs::read_to_string(etc(&self.name).join("hosts"))?;
-        Ok(hosts.ends_with(&nat64::hosts()))
+    /// What the hosts file says now.
+    pub(super) fn hosts(&self) -> Result<String> {
+        Ok(fs::read_to_string(etc(&self.name).join("hosts"))?)
     }
 
     /// Whether this host's way into the internet is IPv6. (No host of the lab has two.)

@@ -12,7 +12,8 @@ use std::{
 use anyhow::{Result, ensure};
 
 use super::{
-    STUN, STUN6, kind,
+    addresses::{STUN, STUN6},
+    kind,
     namespace::{Namespace, run},
     process::Process,
 };
@@ -41,6 +42,13 @@ pub(super) fn hosts() -> String {
 pub fn synthesized(address: Ipv4Addr) -> Ipv6Addr {
     let [a, b, c, d] = address.octets().map(u16::from);
     Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, a << 8 | b, c << 8 | d)
+}
+
+impl Namespace {
+    /// Whether the network's name server tells of a NAT64.
+    pub fn has_nat64(&self) -> Result<bool> {
+        Ok(self.hosts()?.ends_with(&hosts()))
+    }
 }
 
 /// Running on a router. Its device goes with it.

@@ -11,13 +11,12 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 
 use super::{
-    GATEWAY, ROUTER, ROUTER6,
+    addresses::{GATEWAY, ROUTER, ROUTER6},
     kind::{self, Addresses, HOME_PORTS, Kind, MAPPED_PORTS},
-    link,
+    leg::{link, silence, wan_addresses},
     miniupnpd::{self, Miniupnpd, PortMapping},
     namespace::Namespace,
     nat64::{self, Nat64},
-    silence, wan_addresses,
 };
 
 /// The router's address on every LAN.

@@ -13,7 +13,8 @@ use ringback_tests::{
     lab::{
         Lab, REGISTRY, STUN, STUN_PORT,
         beacon::Beacon,
-        capture::{Capture, Packet, TCP, UDP},
+        capture::{Capture, Packet},
+        ip_protocol::{TCP, UDP},
         kind::Kind,
         registry::Registry,
     },
