@@ -21,7 +21,7 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 
-use super::congestion::{Moves, Weatherwise};
+use super::congestion::{LossAware, Moves};
 use crate::link_windows::AT_FIRST;
 
 const ALPN: &[u8] = b"ringback/1";
@@ -250,7 +250,7 @@ fn transport(moves: Moves) -> TransportConfig {
         .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_GRANTED))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .mtu_discovery_config(Some(mtu))
-        .congestion_controller_factory(Arc::new(Weatherwise(moves)))
+        .congestion_controller_factory(Arc::new(LossAware(moves)))
         .datagram_receive_buffer_size(None);
     // Measured: a sixth less CPU per byte than with an acknowledgement for every second datagram.
     let mut acks = AckFrequencyConfig::default();
