@@ -11,10 +11,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use parking_lot::RwLock;
+use ringback_protocol::address_scope::Scope;
 use ringback_protocol::candidate::canonical;
 use tokio::time::timeout;
-
-use crate::port_mapping::is_public;
 
 /// The name whose addresses are known (RFC 7050, 8.2).
 const NAME: &str = "ipv4only.arpa";
@@ -100,10 +99,7 @@ pub(crate) async fn look_for(hosts: &[IpAddr]) {
 }
 
 fn needs_it(hosts: &[IpAddr]) -> bool {
-    let is_global = |ip: &IpAddr| match ip {
-        IpAddr::V4(_) => false,
-        IpAddr::V6(ip) => !(ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local()),
-    };
+    let is_global = |ip: &IpAddr| ip.is_ipv6() && Scope::of(*ip).is_global();
     hosts.iter().any(is_global) && hosts.iter().all(|ip| ip.is_ipv6() || ip.is_loopback())
 }
 
@@ -121,7 +117,7 @@ async fn ask() -> Option<Option<Prefix>> {
 pub(crate) fn outward(address: SocketAddr) -> SocketAddr {
     match address.ip() {
         // What means another host in each network is not for the router to translate (RFC 6052, 3.1).
-        IpAddr::V4(ip) if is_public(ip) => match prefix() {
+        IpAddr::V4(ip) if Scope::of(ip.into()) == Scope::Global => match prefix() {
             Some(prefix) => (prefix.synthesize(ip), address.port()).into(),
             None => address,
         },

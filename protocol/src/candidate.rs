@@ -2,12 +2,13 @@
 //! container bridges still offers the address that works.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
 use crate::Redacted;
+use crate::address_scope::Scope;
 
 /// Candidates used of a request or a reply, at most (§14).
 pub const MAX_CANDIDATES: usize = 16;
@@ -84,21 +85,10 @@ impl Candidate {
         if self.transport > TCP || self.address.port() == 0 {
             return false;
         }
-        match self.address.ip() {
-            IpAddr::V4(ip) => {
-                !ip.is_unspecified()
-                    && !ip.is_multicast()
-                    && !ip.is_broadcast()
-                    && !ip.is_link_local()
-                    && ip.octets()[0] != 0
-                    && (loopback || !ip.is_loopback())
-            }
-            IpAddr::V6(ip) => {
-                !ip.is_unspecified()
-                    && !ip.is_multicast()
-                    && !ip.is_unicast_link_local()
-                    && (loopback || !ip.is_loopback())
-            }
+        match Scope::of(self.address.ip()) {
+            Scope::NoHost | Scope::LinkLocal => false,
+            Scope::Loopback => loopback,
+            Scope::Global | Scope::Documentation | Scope::Shared | Scope::Private => true,
         }
     }
 
@@ -108,7 +98,7 @@ impl Candidate {
             Kind::Static => 0,
             Kind::Mapped => 1,
             Kind::ServerReflexive | Kind::PeerReflexive | Kind::Relayed => 2,
-            Kind::Host if is_global(self.address.ip()) => 3,
+            Kind::Host if Scope::of(self.address.ip()).is_global() => 3,
             Kind::Host if is_bridge(self.address.ip()) => 5,
             Kind::Host => 4,
             Kind::Unknown(_) => 6,
@@ -168,22 +158,6 @@ pub fn counted_as(ip: IpAddr) -> IpAddr {
 
 fn is_udp(transport: &u8) -> bool {
     *transport == UDP
-}
-
-pub(crate) fn is_global(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => !(ip.is_private() || ip.is_loopback() || is_shared(ip)),
-        IpAddr::V6(ip) => !(ip.is_loopback() || is_unique_local(ip)),
-    }
-}
-
-/// RFC 6598, carrier NAT.
-pub(crate) fn is_shared(ip: Ipv4Addr) -> bool {
-    ip.octets()[0] == 100 && (64..128).contains(&ip.octets()[1])
-}
-
-fn is_unique_local(ip: Ipv6Addr) -> bool {
-    ip.segments()[0] & 0xfe00 == 0xfc00
 }
 
 /// The ranges in which container engines make their bridges: 172.17–172.31 and 10.88 (podman).

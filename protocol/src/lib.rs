@@ -19,6 +19,7 @@
 //! State machines have two verbs: `handle_…(input, now)` and `poll_…()`. Drain `poll_…` before the
 //! next input.
 
+pub mod address_scope;
 pub mod admission;
 pub mod beacon;
 pub mod call;

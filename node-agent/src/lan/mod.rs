@@ -8,6 +8,7 @@ mod way;
 
 use std::net::IpAddr;
 
+use ringback_protocol::address_scope::Scope;
 use ringback_protocol::candidate::canonical;
 
 pub(crate) use advertisement::Advertisement;
@@ -20,9 +21,5 @@ use crate::network_watch::Network;
 /// subnets that this host is in.
 pub(crate) fn is_local(ip: IpAddr, network: &Network) -> bool {
     let ip = canonical((ip, 0).into()).ip();
-    let private = match ip {
-        IpAddr::V4(ip) => ip.is_private() || ip.is_link_local() || ip.is_loopback(),
-        IpAddr::V6(ip) => ip.is_unique_local() || ip.is_unicast_link_local() || ip.is_loopback(),
-    };
-    private || network.is_neighbour(ip)
+    Scope::of(ip).is_local() || network.is_neighbour(ip)
 }

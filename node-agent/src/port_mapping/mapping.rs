@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::num::NonZeroU16;
 use std::path::PathBuf;
 
+use ringback_protocol::address_scope::Scope;
 use serde::{Deserialize, Serialize};
 
 /// Seconds of the longest lease that is asked for by default.
@@ -98,18 +99,9 @@ fn public(mapping: Option<&Mapping>) -> Option<SocketAddr> {
     is_public(*external.ip()).then_some(external.into())
 }
 
-/// Not of RFC 1918, RFC 6598 (carrier NAT), or otherwise out of place on the Internet.
+/// Is it an address on the Internet? (Behind a carrier's NAT a router maps to one that is not.)
 pub(crate) fn is_public(ip: Ipv4Addr) -> bool {
-    let [a, b, ..] = ip.octets();
-    !(ip.is_private()
-        || ip.is_loopback()
-        || ip.is_link_local()
-        || ip.is_unspecified()
-        || ip.is_broadcast()
-        || ip.is_multicast()
-        || ip.is_documentation()
-        || a == 0
-        || (a == 100 && (64..128).contains(&b)))
+    Scope::of(ip.into()) == Scope::Global
 }
 
 /// What to map, and how.

@@ -5,6 +5,7 @@ use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use ringback_protocol::address_scope::Scope;
 use tokio::net::TcpStream;
 
 use crate::happy_eyeballs;
@@ -80,10 +81,7 @@ impl Address {
     /// Is this a name or an address that no public authority vouches for?
     pub(crate) fn is_private(&self) -> bool {
         match self.host.parse::<IpAddr>() {
-            Ok(IpAddr::V4(ip)) => ip.is_private() || ip.is_loopback() || ip.is_link_local(),
-            Ok(IpAddr::V6(ip)) => {
-                ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local()
-            }
+            Ok(ip) => Scope::of(ip).is_local(),
             Err(_) => {
                 let name = self.host.trim_end_matches('.').to_ascii_lowercase();
                 // A name without a dot is the router's or the hosts file's.

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use super::behaviour::Mapping;
 use super::reason::{Cause, Reason};
 use super::remedy::{Advice, Remedy, Side};
-use crate::candidate::{Candidate, Kind, is_bridge, is_global, is_shared};
+use crate::address_scope::Scope;
+use crate::candidate::{Candidate, Kind, is_bridge};
 use crate::receipt::{Nat, PathInUse, PathKind, Receipt, Transport, Tried, TriedResult};
 
 /// What the caller knows of its own network.
@@ -129,7 +130,7 @@ impl Call<'_> {
     fn has_no_common_family(&self) -> bool {
         let there = |v6: bool| {
             let mut all = self.device.iter().map(|c| c.address);
-            all.any(|a| a.is_ipv6() == v6 && is_global(a.ip()))
+            all.any(|a| a.is_ipv6() == v6 && Scope::of(a.ip()).is_global())
         };
         let (v4, v6) = (self.has_ipv4(), self.has_ipv6());
         (there(false) || there(true)) && !(there(false) && v4 || there(true) && v6)
@@ -137,7 +138,7 @@ impl Call<'_> {
 
     fn has_ipv6(&self) -> bool {
         let mut all = self.here.addresses.iter().map(|(ip, _)| ip);
-        all.any(|ip| ip.is_ipv6() && is_global(*ip))
+        all.any(|ip| ip.is_ipv6() && Scope::of(*ip).is_global())
     }
 
     fn has_ipv4(&self) -> bool {
@@ -223,7 +224,8 @@ impl Call<'_> {
         if address.is_ipv4() && !self.has_ipv4() {
             return Reason::NoIpv4Here;
         }
-        if !is_global(ip) {
+        let scope = Scope::of(ip);
+        if !scope.is_global() {
             let near = |(own, prefix): &(IpAddr, u8)| in_subnet(*own, *prefix, ip);
             return match ip {
                 _ if self.here.addresses.iter().any(near) && self.is_same_router() => {
@@ -231,7 +233,7 @@ impl Call<'_> {
                 }
                 _ if is_bridge(ip) => Reason::Bridge,
                 _ if self.here.addresses.iter().any(near) => Reason::SamePrivateRange,
-                IpAddr::V4(ip) if is_shared(ip) => Reason::CarrierRange,
+                _ if scope == Scope::Shared => Reason::CarrierRange,
                 _ => Reason::PrivateElsewhere,
             };
         }
@@ -297,7 +299,7 @@ impl Call<'_> {
             Cause::Firewall => all.extend([(Either, R::MapPort), (Either, R::AllowInbound)]),
             Cause::Unknown => {}
         }
-        let carrier = |ip: &IpAddr| matches!(ip, IpAddr::V4(ip) if is_shared(*ip));
+        let carrier = |ip: &IpAddr| Scope::of(*ip) == Scope::Shared;
         if cause != Cause::Best && cause != Cause::SameRouter {
             if self.here.addresses.iter().any(|(ip, _)| carrier(ip)) {
                 all.push((Here, R::AskProvider));

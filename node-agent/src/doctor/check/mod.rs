@@ -4,6 +4,7 @@ mod nat;
 mod registry;
 mod verdict;
 
+use ringback_protocol::address_scope::Scope;
 use ringback_protocol::diagnosis::{Filtering, Outlook, Peer, Remedy, Way};
 
 use super::{Examination, nat_name};
@@ -71,10 +72,7 @@ fn network(found: &Examination) -> Check {
 
 fn ipv6(found: &Examination) -> Check {
     let mut addresses = found.network.addresses.iter().filter(|a| a.up);
-    let is_local = |ip: std::net::IpAddr| match ip {
-        std::net::IpAddr::V4(_) => None,
-        std::net::IpAddr::V6(ip) => Some(ip.is_unique_local() || ip.is_unicast_link_local()),
-    };
+    let is_local = |ip: std::net::IpAddr| ip.is_ipv6().then(|| Scope::of(ip).is_local());
     let global = addresses.clone().find(|a| is_local(a.ip) == Some(false));
     let local = addresses.find(|a| is_local(a.ip) == Some(true));
     let behaviour = &found.udp_ipv6;
