@@ -8,8 +8,8 @@ use ringback_protocol::call::Call;
 use ringback_protocol::frame::Frame;
 use ringback_protocol::{Code, PeerId};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::failure::{Exit, Failure};
 use crate::lan::Way;
@@ -30,7 +30,7 @@ pub(crate) struct Delivery {
     reached: watch::Receiver<bool>,
     envelope: watch::Sender<Option<Vec<u8>>>,
     frames: mpsc::Receiver<Result<Frame>>,
-    task: JoinHandle<()>,
+    _task: AbortOnDropHandle<()>,
     /// What the registry's way ended with, and until when the LAN's is waited for.
     failed: Option<(Failed, Instant)>,
 }
@@ -71,7 +71,7 @@ impl Delivery {
             reached,
             envelope,
             frames,
-            task,
+            _task: AbortOnDropHandle::new(task),
             failed: None,
         }
     }
@@ -170,12 +170,6 @@ impl Delivery {
                 Ok(())
             }
         }
-    }
-}
-
-impl Drop for Delivery {
-    fn drop(&mut self) {
-        self.task.abort();
     }
 }
 

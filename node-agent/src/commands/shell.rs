@@ -15,6 +15,7 @@ use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetat
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::line::{Line, Reader, Writer};
 use super::stop::stopped;
@@ -216,7 +217,7 @@ impl Terminal {
                 }
             }
         });
-        let _ended_with_this = AbortOnDrop(reading);
+        let _ended_with_this = AbortOnDropHandle::new(reading);
         let mut stdout = terminal::stdout();
         loop {
             let has_room = self.unconfirmed.len() < KEPT_INPUT - MAX_CHUNK;
@@ -329,14 +330,6 @@ fn is_final(error: &anyhow::Error) -> bool {
     [Exit::Refused, Exit::Trust, Exit::Usage]
         .iter()
         .any(|exit| *exit as u8 == code)
-}
-
-struct AbortOnDrop(tokio::task::JoinHandle<()>);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }
 
 /// `~.` at the start of a line leaves the shell, as in ssh; `~~` is one `~`.

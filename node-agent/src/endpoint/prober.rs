@@ -15,6 +15,7 @@ use stun_types::prelude::{MessageWrite as _, MessageWriteExt as _};
 use tokio::net::UdpSocket;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::nat64;
 
@@ -36,7 +37,7 @@ const PAUSES: [Duration; 3] = [
 pub(super) struct Prober {
     socket: Arc<UdpSocket>,
     waiting: Arc<Mutex<Waiting>>,
-    reader: tokio::task::AbortHandle,
+    _reader: AbortOnDropHandle<()>,
 }
 
 #[derive(Default)]
@@ -70,12 +71,6 @@ impl Answer {
     }
 }
 
-impl Drop for Prober {
-    fn drop(&mut self) {
-        self.reader.abort();
-    }
-}
-
 impl Prober {
     /// For servers of one address family.
     pub(super) fn bind(v6: bool) -> io::Result<Self> {
@@ -88,11 +83,11 @@ impl Prober {
         socket.set_nonblocking(true)?;
         let socket = Arc::new(UdpSocket::from_std(socket)?);
         let waiting = Arc::<Mutex<Waiting>>::default();
-        let reader = tokio::spawn(read(socket.clone(), waiting.clone())).abort_handle();
+        let reader = tokio::spawn(read(socket.clone(), waiting.clone()));
         Ok(Self {
             socket,
             waiting,
-            reader,
+            _reader: AbortOnDropHandle::new(reader),
         })
     }
 

@@ -9,7 +9,8 @@ use ringback_protocol::{PeerId, lan};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
+use tokio_util::task::AbortOnDropHandle;
 
 use std::sync::Arc;
 
@@ -27,7 +28,7 @@ pub(crate) struct Way {
     hurry: Arc<Notify>,
     envelope: watch::Sender<Option<Vec<u8>>>,
     frames: mpsc::Receiver<Frame>,
-    task: Option<JoinHandle<()>>,
+    task: Option<AbortOnDropHandle<()>>,
 }
 
 impl Way {
@@ -52,7 +53,7 @@ impl Way {
             hurry,
             envelope,
             frames,
-            task: Some(task),
+            task: Some(AbortOnDropHandle::new(task)),
         }
     }
 
@@ -76,9 +77,7 @@ impl Way {
 
     /// Gives the search up.
     pub(crate) fn close(&mut self) {
-        if let Some(task) = self.task.take() {
-            task.abort();
-        }
+        self.task = None;
     }
 
     /// There is no other way: looks at once.
@@ -110,12 +109,6 @@ impl Way {
             Some(frame) => frame,
             None => std::future::pending().await,
         }
-    }
-}
-
-impl Drop for Way {
-    fn drop(&mut self) {
-        self.close();
     }
 }
 

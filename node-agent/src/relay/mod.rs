@@ -14,6 +14,7 @@ use ringback_protocol::path::Role;
 use ringback_protocol::relay::{MAX_DATAGRAM, Room};
 use ringback_protocol::{Code, PeerId, SecretKey};
 use tokio::sync::{mpsc, watch};
+use tokio_util::task::AbortOnDropHandle;
 
 use pace::Pace;
 
@@ -40,7 +41,7 @@ pub(crate) struct Relay {
     pub(crate) sender: RelaySender,
     pub(crate) events: mpsc::Receiver<RelayEvent>,
     pub(crate) state: watch::Receiver<RelayState>,
-    _task: Task,
+    _task: AbortOnDropHandle<()>,
 }
 
 /// Puts datagrams on their way. Cheap to clone.
@@ -129,16 +130,6 @@ impl Ends {
     }
 }
 
-/// Ends the task with its owner.
-#[derive(Debug)]
-struct Task(tokio::task::AbortHandle);
-
-impl Drop for Task {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
 fn start<F>(reserved: Option<u8>, run: impl FnOnce(Ends) -> F) -> Relay
 where
     F: Future<Output = ()> + Send + 'static,
@@ -159,7 +150,7 @@ where
         },
         events,
         state: seen,
-        _task: Task(task.abort_handle()),
+        _task: AbortOnDropHandle::new(task),
     }
 }
 

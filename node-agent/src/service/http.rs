@@ -20,6 +20,7 @@ use ringback_protocol::service::http::{
 };
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::Frames;
 use super::address::Address;
@@ -148,16 +149,8 @@ impl Host {
     }
 }
 
-/// Ends the connection with the exchange: a caller that goes away stops what the host sends.
-struct AbortOnDrop(tokio::task::JoinHandle<()>);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-type Answered = (Response<Incoming>, AbortOnDrop);
+/// The connection ends with the exchange: a caller that goes away stops what the host sends.
+type Answered = (Response<Incoming>, AbortOnDropHandle<()>);
 
 async fn respond<S>(
     stream: S,
@@ -173,7 +166,7 @@ where
     let (mut sender, connection) = handshake
         .await
         .map_err(|error| (HttpError::Unreachable, error.to_string()))?;
-    let connection = AbortOnDrop(tokio::spawn(async move {
+    let connection = AbortOnDropHandle::new(tokio::spawn(async move {
         // Its failure is the response's too.
         if let Err(error) = connection.await {
             tracing::debug!("a connection to a service ended: {error}");
