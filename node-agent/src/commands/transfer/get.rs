@@ -19,10 +19,13 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+use super::local_file::{BLOCK, hash, local};
+use super::operation::{PATIENCE, PAUSE, ask, is_final, of_bytes, read_answer, refused};
+use super::outcome::{Done, replaces};
+use super::pieces::{STREAMS, pieces};
 use super::progress::Progress;
+use super::remote::Remote;
 use super::sink::{Sink, Target};
-use super::{BLOCK, Done, PATIENCE, PAUSE, Remote, STREAMS, ask, hash, is_final, local, pieces};
-use super::{of_bytes, read_answer, refused, replaces};
 use crate::commands::line::{Line, Reader};
 use crate::failure::{Exit, Failure, of_output};
 use crate::names::{other_than, rename_new};

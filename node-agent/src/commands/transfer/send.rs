@@ -17,9 +17,12 @@ use ringback_protocol::service::files::{
 use sha2::{Digest as _, Sha256};
 use tokio::io::AsyncWriteExt as _;
 
+use super::local_file::{BLOCK, hash, local};
+use super::operation::{PATIENCE, PAUSE, ask, is_final, of_bytes, read_answer, refused};
+use super::outcome::{Done, replaces};
+use super::pieces::{STREAMS, pieces};
 use super::progress::Progress;
-use super::{BLOCK, Done, PATIENCE, PAUSE, Remote, STREAMS, ask, hash, is_final, local, pieces};
-use super::{of_bytes, read_answer, refused, replaces};
+use super::remote::Remote;
 use crate::commands::line::Line;
 use crate::failure::{Exit, Failure};
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
-use super::local;
+use super::local_file::local;
 use crate::failure::{Exit, Failure};
 
 /// Links that are followed in search of a descriptor, as many as the kernel follows.
