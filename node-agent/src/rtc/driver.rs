@@ -18,12 +18,12 @@ use str0m::net::{Protocol, Receive};
 use str0m::{Event, IceConnectionState, Input, Output, Rtc, RtcError};
 use tokio::sync::mpsc;
 
+use super::connection::{BASE_V4, BASE_V6, PATIENCE, SEND_WINDOW};
 use super::inlet::{Batch, Inlet};
 use super::link::{BrowserLink, Ending, LinkShared};
 use super::pacing::{Pacing, RoundTrips, Smoother, TICK};
 use super::stream::{Shared, Work};
 use super::transmit::{Outlet, Way};
-use super::{BASE_V4, BASE_V6, PATIENCE, SEND_WINDOW};
 use crate::endpoint::PathSocket;
 use crate::stream::Stream;
 

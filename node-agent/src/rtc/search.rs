@@ -21,11 +21,11 @@ use stun_types::message::{
 use stun_types::prelude::MessageWrite as _;
 use tokio::sync::{Notify, mpsc};
 
+use super::connection::{Pinned, connection, credentials};
 use super::driver::Driver;
 use super::inlet::{Inlet, check_name};
 use super::link::BrowserLink;
 use super::transmit::Way;
-use super::{Pinned, connection, credentials};
 use crate::endpoint::{PathSocket, SearchSocket};
 
 /// How long a search takes.

@@ -425,12 +425,12 @@ mod tests {
     use ringback_protocol::stream::Open;
     use str0m::channel::ChannelConfig;
 
+    use super::super::connection::{configuration, credentials};
     use super::*;
 
     #[tokio::test]
     async fn what_a_browser_sends_and_nobody_reads_is_bounded_over_all_its_streams() {
-        let mut rtc =
-            super::super::configuration(&super::super::credentials()).build(Instant::now());
+        let mut rtc = configuration(&credentials()).build(Instant::now());
         let caller = SecretKey::from_seed(&[1; 32]).id();
         let unread = UnreadStreams::default();
         let bound = MAX_CHANNELS * WINDOW as usize;
