@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 
 use crate::clock::{lasting, unix_time};
 use crate::delivery::Delivery;
-use crate::endpoint::{Addresses, Endpoint, Expecting};
+use crate::endpoint::{Addresses, Endpoint, Expecting, OwnAddresses};
 use crate::explanation::explain;
 use crate::failure::{Exit, Failure};
 use crate::fitting;
@@ -226,9 +226,9 @@ impl Caller {
         let addresses = async {
             tokio::select! {
                 biased;
-                addresses = self.location.find(&self.endpoint) => addresses,
+                addresses = self.location.find(self.endpoint.own_addresses()) => addresses,
                 // Who is on the LAN needs no public address, and STUN may not answer.
-                () = found_on_lan => Ok(self.endpoint.find_host_addresses().await),
+                () = found_on_lan => Ok(self.endpoint.own_addresses().find_of_host().await),
             }
         };
         let (by_lan, addresses, psk) = tokio::try_join!(delivery.ready(), addresses, derive(ring))?;
@@ -464,16 +464,14 @@ fn unanswered() -> Reply {
 }
 
 impl Location {
-    async fn find(&self, endpoint: &Endpoint) -> Result<Addresses> {
+    async fn find(&self, own: &OwnAddresses) -> Result<Addresses> {
         Ok(match self {
             Self::Stun(servers) => {
                 let servers = servers.clone().wait_for(Option::is_some).await?.clone();
-                endpoint
-                    .stun_servers()
-                    .send_replace(servers.unwrap_or_default());
-                endpoint.find_addresses().await
+                own.stun_servers().send_replace(servers.unwrap_or_default());
+                own.find().await
             }
-            Self::Known => endpoint.addresses().borrow().clone(),
+            Self::Known => own.known(),
         })
     }
 }

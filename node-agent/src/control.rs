@@ -318,7 +318,7 @@ fn failed(error: &anyhow::Error) -> Event {
 }
 
 fn status(agent: &Agent) -> Status {
-    let addresses = agent.endpoint.addresses().borrow().clone();
+    let addresses = agent.endpoint.own_addresses().known();
     Status {
         id: agent.key.id(),
         registry: agent.registry.origin(),

@@ -137,7 +137,7 @@ impl Agent {
         let (frames, frames_in) = mpsc::channel(64);
         let (placements, placements_in) = mpsc::channel(16);
         // Configured, or else the registry's.
-        endpoint.stun_servers().send_replace(stun);
+        endpoint.own_addresses().stun_servers().send_replace(stun);
         let agent = Self {
             key,
             profile,
@@ -316,7 +316,7 @@ impl Agent {
         if let Some(offer) = &admitted.request.webrtc {
             return self.answer_browser(to, &call, offer, remembered).await;
         }
-        let addresses = self.endpoint.addresses().borrow().clone();
+        let addresses = self.endpoint.own_addresses().known();
         // The first datagrams leave before the answer does.
         let dialling = match self
             .endpoint
@@ -382,7 +382,7 @@ impl Agent {
             candidates: Vec::new(),
             remembered,
             webrtc: Some(description),
-            nat: self.endpoint.addresses().borrow().nat,
+            nat: self.endpoint.own_addresses().known().nat,
             flight: Vec::new(),
             path: 0,
         };

@@ -48,7 +48,7 @@ async fn session(
     inbound: &mut Inbound,
     since: &mut Option<Instant>,
 ) -> Result<std::convert::Infallible> {
-    let mut addresses = agent.endpoint.addresses();
+    let mut addresses = agent.endpoint.own_addresses().subscribe();
     let mut public = addresses.borrow_and_update().public;
     let mut socket = connect_socket(&agent.registry, &agent.key, public).await?;
     let mut placed: HashMap<u64, mpsc::Sender<Frame>> = HashMap::new();
@@ -126,7 +126,7 @@ fn handle_output(
                 tcp: beacon.tcp.clone(),
             });
             agent.endpoint.set_own_relays(relays.collect());
-            let stun = agent.endpoint.stun_servers();
+            let stun = agent.endpoint.own_addresses().stun_servers();
             stun.send_if_modified(|known| {
                 let news = known.is_empty() && !registered.stun.is_empty();
                 if news {

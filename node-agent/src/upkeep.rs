@@ -16,7 +16,7 @@ pub(crate) async fn follow_mappings(
         let udp = now.udp_address().map(|to| Candidate::udp(Kind::Mapped, to));
         let tcp = now.tcp_address().map(|to| Candidate::tcp(Kind::Mapped, to));
         let mapped: Vec<Candidate> = udp.into_iter().chain(tcp).collect();
-        endpoint.set_mapped(&mapped);
+        endpoint.own_addresses().set_mapped(&mapped);
         if mappings.changed().await.is_err() {
             return;
         }
@@ -36,7 +36,7 @@ pub(crate) async fn follow_network(
 
 /// A new public address suggests that the router has started anew, and lost its mappings.
 pub(crate) async fn check_mappings(endpoint: Endpoint, forwarding: Forwarding) {
-    let mut addresses = endpoint.addresses();
+    let mut addresses = endpoint.own_addresses().subscribe();
     let mut last = addresses.borrow_and_update().public;
     while addresses.changed().await.is_ok() {
         let public = addresses.borrow_and_update().public;

@@ -148,7 +148,7 @@ impl Line {
             Err(problem) => bail!(problem),
         };
         drop(connection);
-        let stun = self.agent.endpoint.stun_servers();
+        let stun = self.agent.endpoint.own_addresses().stun_servers();
         if stun.borrow().is_empty() {
             stun.send_replace(info.stun_servers);
         }
@@ -417,17 +417,17 @@ impl Session {
     /// What callers are told: at once the beacon's word, and soon what STUN servers tell of the
     /// NAT's kind. They are asked once, and not to keep a mapping.
     fn publish(&self, public: SocketAddr) {
-        let endpoint = self.agent.endpoint.clone();
-        endpoint.reflect(public);
+        let own = self.agent.endpoint.own_addresses();
+        own.reflect(public);
         let beacon = self.address.to_string();
-        endpoint.stun_servers().send_if_modified(|servers| {
+        own.stun_servers().send_if_modified(|servers| {
             let news = !servers.contains(&beacon);
             if news {
                 servers.insert(0, beacon);
             }
             news
         });
-        endpoint.doubt_addresses();
+        own.doubt();
     }
 
     /// Another network has another interval; and a mapping that is lost has been kept for too long.

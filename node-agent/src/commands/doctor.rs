@@ -247,7 +247,7 @@ async fn best(caller: &Caller, ring: &crate::caller::Ring) -> Result<Completed> 
 
 /// As STUN servers see this host.
 pub(super) fn public(endpoint: &Endpoint) -> Vec<IpAddr> {
-    let addresses = endpoint.addresses().borrow().clone();
+    let addresses = endpoint.own_addresses().known();
     let seen = addresses.candidates.iter();
     seen.filter(|candidate| candidate.kind == Kind::ServerReflexive)
         .map(|candidate| candidate.address.ip())

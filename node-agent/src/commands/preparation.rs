@@ -97,8 +97,8 @@ pub(super) async fn own_caller(
     }
     let network = network_watch::start();
     tokio::spawn(follow_network(endpoint.clone(), network.clone()));
-    let kept = endpoint.clone();
-    tokio::spawn(async move { kept.keep_addresses(ADDRESS_INTERVAL).await });
+    let own = endpoint.own_addresses().clone();
+    tokio::spawn(async move { own.keep(ADDRESS_INTERVAL).await });
     let maps =
         !target.no_port_mapping && config.port_mapping.unwrap_or(true) && !registry.is_loopback();
     let mapping = maps.then(|| {

@@ -148,10 +148,10 @@ pub(super) async fn run(global: &Global, profile: Profile, up: Up) -> Result<()>
         let registering = tokio::spawn(stay_registered(agent.clone(), inbound));
         (registering, interval)
     };
-    let endpoint = agent.endpoint.clone();
+    let own = agent.endpoint.own_addresses().clone();
     tokio::spawn(async move {
-        endpoint.find_addresses().await;
-        endpoint.keep_addresses(look_again).await;
+        own.find().await;
+        own.keep(look_again).await;
     });
 
     let served = stay(global, &profile, &agent, &up, stop).await;

@@ -5,6 +5,7 @@ mod addresses;
 mod congestion;
 mod link_path;
 pub(crate) mod nat_behaviour;
+mod own_addresses;
 mod prober;
 mod reach;
 mod relayed;
@@ -27,7 +28,7 @@ use crate::rtc::{self, BrowserLink};
 use anyhow::{Context as _, Result, bail};
 use parking_lot::Mutex;
 use quinn::{Connecting, Runtime as _, TokioRuntime};
-use ringback_protocol::candidate::{self, Candidate, Kind};
+use ringback_protocol::candidate::{self, Candidate};
 use ringback_protocol::envelope::{CallKeys, DIRECT_ONLY, PADS, Request};
 use ringback_protocol::path::{PathSet, Role};
 use ringback_protocol::receipt::Nat;
@@ -35,12 +36,13 @@ use ringback_protocol::reply::{Datagram, Reply};
 use ringback_protocol::rtc::Description;
 use ringback_protocol::{PeerId, SecretKey};
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 
 pub(crate) use addresses::Addresses;
 use addresses::Ports;
 use congestion::Moves;
 pub(crate) use link_path::{InUse, Paths};
+pub(crate) use own_addresses::OwnAddresses;
 use reach::Reach;
 pub(crate) use relayed::Relays;
 pub(crate) use search_socket::SearchSocket;
@@ -63,18 +65,12 @@ pub(crate) struct Endpoint {
     key: SecretKey,
     credentials: Credentials,
     expected: Arc<Mutex<ExpectedCalls>>,
-    ports: Ports,
-    loopback: bool,
-    /// What is known of the own addresses, and who is asked for more.
-    addresses: Arc<watch::Sender<Addresses>>,
-    stun: Arc<watch::Sender<Vec<String>>>,
+    own_addresses: Arc<OwnAddresses>,
     relays: Arc<Mutex<Relays>>,
     door: Arc<OnceLock<Door>>,
     link_windows: LinkWindows,
     /// Counts the changes of the host's network.
     network: Arc<watch::Sender<u64>>,
-    /// Somebody has reason to believe that the addresses have changed.
-    doubted: Arc<Notify>,
 }
 
 /// Calls whose device is expected to dial, by the link's virtual address.
@@ -123,25 +119,21 @@ impl Endpoint {
         tokio::spawn(accept(quic.clone(), expected.clone()));
         Ok(Self {
             quic,
+            own_addresses: Arc::new(OwnAddresses::new(socket.clone(), ports, loopback)),
             socket,
             key: key.clone(),
             credentials,
             expected,
-            ports,
-            loopback,
-            addresses: Arc::default(),
-            stun: Arc::default(),
             relays: Arc::default(),
             door,
             link_windows: LinkWindows::default(),
             network: Arc::default(),
-            doubted: Arc::default(),
         })
     }
 
     /// The UDP port in use.
     pub(crate) fn port(&self) -> u16 {
-        self.ports.udp
+        self.own_addresses.ports.udp
     }
 
     /// Takes requests from the LAN by the TCP port, from now on.
@@ -157,17 +149,12 @@ impl Endpoint {
 
     /// The TCP port that takes paths.
     pub(crate) fn tcp_port(&self) -> u16 {
-        self.ports.tcp
+        self.own_addresses.ports.tcp
     }
 
     /// What is known of the own addresses.
-    pub(crate) fn addresses(&self) -> watch::Receiver<Addresses> {
-        self.addresses.subscribe()
-    }
-
-    /// The STUN servers to ask.
-    pub(crate) fn stun_servers(&self) -> &watch::Sender<Vec<String>> {
-        &self.stun
+    pub(crate) fn own_addresses(&self) -> &Arc<OwnAddresses> {
+        &self.own_addresses
     }
 
     /// The relays that links may use from now on; none at first.
@@ -198,110 +185,11 @@ impl Endpoint {
         paths.own(task.abort_handle());
     }
 
-    /// Looks for the own addresses, at most about 1 s, and tells the peers of all links if they
-    /// have changed.
-    pub(crate) async fn find_addresses(&self) -> Addresses {
-        let servers = self.stun.borrow().clone();
-        let found = addresses::find(&self.socket, self.ports, &servers, self.loopback).await;
-        self.learn(found)
-    }
-
-    /// What can be known without asking anybody.
-    pub(crate) async fn find_host_addresses(&self) -> Addresses {
-        let found = addresses::find(&self.socket, self.ports, &[], self.loopback).await;
-        self.learn(found)
-    }
-
-    fn learn(&self, mut found: Addresses) -> Addresses {
-        let mut news = false;
-        self.addresses.send_if_modified(|known| {
-            // Without an answer the old knowledge is better than none, unless the host has moved.
-            if found.public.is_none() && known.public.is_some() && same_hosts(known, &found) {
-                return false;
-            }
-            found = found.clone().with_mapped(&known.mapped, self.loopback);
-            news = *known != found;
-            if news {
-                *known = found.clone();
-            }
-            news
-        });
-        if news {
-            self.tell_links();
-        }
-        self.addresses.borrow().clone()
-    }
-
-    /// Ports that the router maps to this agent now, as UDP and TCP candidates.
-    pub(crate) fn set_mapped(&self, mapped: &[Candidate]) {
-        let changed = self.addresses.send_if_modified(|known| {
-            let with = known.clone().with_mapped(mapped, self.loopback);
-            std::mem::replace(known, with.clone()) != with
-        });
-        if changed {
-            self.tell_links();
-        }
-    }
-
-    fn tell_links(&self) {
-        let Addresses {
-            candidates, nat, ..
-        } = self.addresses.borrow().clone();
-        self.socket
-            .each_link(|paths, now| paths.offer(&candidates, nat, now));
-    }
-
     /// The host's network has changed: all links look for their way anew.
     pub(crate) fn network_changed(&self) {
         self.network.send_modify(|changes| *changes += 1);
         self.socket.each_link(PathSet::network_changed);
-        self.doubt_addresses();
-    }
-
-    /// Have the addresses looked for soon.
-    pub(crate) fn doubt_addresses(&self) {
-        self.doubted.notify_one();
-    }
-
-    /// Keeps the router's mapping open and the addresses true: asks a STUN server every `interval`,
-    /// and all of them when its answer is new, when there are others, or when somebody doubts. Runs
-    /// until it is dropped.
-    pub(crate) async fn keep_addresses(&self, interval: Duration) {
-        let mut servers = self.stun.subscribe();
-        loop {
-            let first = servers.borrow_and_update().first().cloned();
-            tokio::select! {
-                () = tokio::time::sleep(interval) => {
-                    let Some(first) = first else { continue };
-                    let seen = addresses::ask_by_name(&self.socket, &first).await;
-                    let known = self.addresses.borrow().public;
-                    if known.is_some_and(|known| seen.contains(&known)) {
-                        continue;
-                    }
-                }
-                () = self.doubted.notified() => {}
-                changed = servers.changed() => if changed.is_err() { return },
-            }
-            self.find_addresses().await;
-        }
-    }
-
-    /// A beacon has seen this public address: it counts from now on.
-    pub(crate) fn reflect(&self, public: SocketAddr) {
-        let changed = self.addresses.send_if_modified(|known| {
-            let news = known.public != Some(public);
-            if news {
-                let candidates = &mut known.candidates;
-                candidates.retain(|known| known.kind != Kind::ServerReflexive);
-                candidates.push(Candidate::udp(Kind::ServerReflexive, public));
-                *candidates = candidate::rank(candidates, self.loopback);
-                known.public = Some(public);
-            }
-            news
-        });
-        if changed {
-            self.tell_links();
-        }
+        self.own_addresses.doubt();
     }
 
     /// The beacon's datagrams on the main socket, from now on.
@@ -321,14 +209,14 @@ impl Endpoint {
         keys: &CallKeys,
         request: &Request,
     ) -> Result<Dialling> {
-        let candidates = candidate::rank(&request.candidates, self.loopback);
+        let candidates = candidate::rank(&request.candidates, self.own_addresses.loopback);
         let (paths, named) = self.socket.open(caller, Role::Device, &keys.path, &[]);
         if request.path & PADS != 0 {
             paths.set_padding();
         }
         paths.add_candidates(&candidates);
-        paths.set_nats(self.addresses.borrow().nat, request.nat);
-        let mut reach = Reach::new(self.clone(), &paths, named);
+        paths.set_nats(self.own_addresses.known().nat, request.nat);
+        let mut reach = Reach::new(self.own_addresses.clone(), &paths, named);
         reach.set_candidates(&candidates);
         paths.own(tokio::spawn(reach.run()).abort_handle());
         if request.path & DIRECT_ONLY == 0 {
@@ -349,8 +237,14 @@ impl Endpoint {
         offer: &Description,
         nat: Nat,
     ) -> Result<(Description, mpsc::Receiver<BrowserLink>)> {
-        let own = self.addresses.borrow().clone();
-        rtc::answer(&self.socket, caller, (offer, nat), &own, self.loopback)
+        let own = self.own_addresses.known();
+        rtc::answer(
+            &self.socket,
+            caller,
+            (offer, nat),
+            &own,
+            self.own_addresses.loopback,
+        )
     }
 
     /// Are there as many browsers' links as there may be?
@@ -366,9 +260,9 @@ impl Endpoint {
         hints: &[Candidate],
         direct_only: bool,
     ) -> Result<Expecting> {
-        let hints = candidate::rank(hints, self.loopback);
+        let hints = candidate::rank(hints, self.own_addresses.loopback);
         let (paths, named) = self.socket.open(device, Role::Caller, &keys.path, &hints);
-        let reach = Reach::new(self.clone(), &paths, named);
+        let reach = Reach::new(self.own_addresses.clone(), &paths, named);
         let (sender, connecting) = mpsc::channel(1);
         let config = Arc::new(self.credentials.server(device, paths.moves())?);
         let address = paths.virtual_address();
@@ -438,14 +332,14 @@ impl Expecting {
     /// The device has replied: where it is, its NAT, and how it dials.
     pub(crate) fn answered(&mut self, reply: &Reply) {
         let (nat, candidates) = (reply.nat, &reply.candidates);
-        let candidates = candidate::rank(candidates, self.endpoint.loopback);
+        let candidates = candidate::rank(candidates, self.endpoint.own_addresses.loopback);
         if reply.path & PADS != 0 {
             self.paths.set_padding();
         }
         self.paths.add_candidates(&candidates);
         self.paths.receive_flight(&reply.flight);
         self.paths
-            .set_nats(self.endpoint.addresses.borrow().nat, nat);
+            .set_nats(self.endpoint.own_addresses.known().nat, nat);
         if let Some(mut reach) = self.reach.take() {
             reach.set_candidates(&candidates);
             self.paths.own(tokio::spawn(reach.run()).abort_handle());
@@ -496,15 +390,6 @@ async fn accept(quic: quinn::Endpoint, expected: Arc<Mutex<ExpectedCalls>>) {
             Err(error) => tracing::debug!(%error, "a dial-back broke off"),
         }
     }
-}
-
-/// Has the host the addresses that it had?
-fn same_hosts(known: &Addresses, found: &Addresses) -> bool {
-    let hosts = |addresses: &Addresses| -> Vec<SocketAddr> {
-        let hosts = addresses.candidates.iter().filter(|c| c.kind == Kind::Host);
-        hosts.map(|candidate| candidate.address).collect()
-    };
-    hosts(known) == hosts(found)
 }
 
 /// Both address families on one socket where the host has IPv6, IPv4 alone otherwise.

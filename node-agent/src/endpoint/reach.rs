@@ -15,7 +15,8 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use super::link_path::{InUse, Paths, WeakPaths};
-use super::{Endpoint, addresses, tcp};
+use super::own_addresses::OwnAddresses;
+use super::{addresses, tcp};
 
 /// Addresses that are dialled by TCP for one link, however often the peer names others.
 const MAX_DIALLED: usize = 16;
@@ -46,7 +47,7 @@ const PORT_OPEN: Duration = Duration::from_secs(8);
 /// The task's state.
 #[derive(Debug)]
 pub(super) struct Reach {
-    endpoint: Endpoint,
+    own: Arc<OwnAddresses>,
     paths: WeakPaths,
     named: mpsc::UnboundedReceiver<Vec<Candidate>>,
     /// The peer's TCP candidates.
@@ -59,12 +60,12 @@ pub(super) struct Reach {
 
 impl Reach {
     pub(super) fn new(
-        endpoint: Endpoint,
+        own: Arc<OwnAddresses>,
         paths: &Paths,
         named: mpsc::UnboundedReceiver<Vec<Candidate>>,
     ) -> Self {
         Self {
-            endpoint,
+            own,
             paths: paths.downgrade(),
             named,
             known: Vec::new(),
@@ -75,7 +76,7 @@ impl Reach {
 
     /// The peer's candidates, of which the TCP ones are dialled unless UDP works soon.
     pub(super) fn set_candidates(&mut self, candidates: &[Candidate]) {
-        let own = self.endpoint.addresses.borrow().public.map(|own| own.ip());
+        let own = self.own.known().public.map(|own| own.ip());
         self.known = worth_dialling(candidates, own, &mut self.ever);
         self.try_tcp();
     }
@@ -91,7 +92,7 @@ impl Reach {
                 continue;
             }
             let (weak, kind) = (self.paths.clone(), candidate.kind);
-            let port = self.endpoint.ports.tcp;
+            let port = self.own.ports.tcp;
             let dialled = self.dialled.clone();
             let task = tokio::spawn(async move {
                 dial(weak, kind, to, port).await;
@@ -112,7 +113,7 @@ impl Reach {
             let class = in_use.borrow_and_update().verified;
             if class > last && last.is_some() || class.is_none() && last.is_some() {
                 // Lost, maybe because this end has got another address.
-                self.endpoint.doubt_addresses();
+                self.own.doubt();
                 pauses = OPEN_PORT.iter();
                 if class.is_none_or(Class::is_relay) {
                     self.try_tcp();
@@ -143,19 +144,19 @@ impl Reach {
     /// Has the router map the TCP port, by asking a STUN server over TCP, and tells the peer which
     /// port that is.
     fn open_port(&self) {
-        let (endpoint, weak) = (self.endpoint.clone(), self.paths.clone());
+        let (own, weak) = (self.own.clone(), self.paths.clone());
         let Some(paths) = self.paths.upgrade() else {
             return;
         };
         let task = tokio::spawn(async move {
-            let servers = endpoint.stun.borrow().clone();
-            let Some((public, stun)) = addresses::ask_by_tcp(endpoint.ports, &servers).await else {
+            let servers = own.stun_servers().borrow().clone();
+            let Some((public, stun)) = addresses::ask_by_tcp(own.ports, &servers).await else {
                 return;
             };
-            let known = endpoint.addresses.borrow().clone();
+            let known = own.known();
             let mut candidates = known.candidates;
             candidates.insert(0, Candidate::tcp(Kind::ServerReflexive, public));
-            let candidates = ringback_protocol::candidate::rank(&candidates, endpoint.loopback);
+            let candidates = ringback_protocol::candidate::rank(&candidates, own.loopback);
             let Some(paths) = weak.upgrade() else { return };
             paths.offer(&candidates, known.nat);
             drop(paths);
