@@ -9,68 +9,15 @@ use std::path::Path;
 use std::time::UNIX_EPOCH;
 
 use cap_std::fs::{Dir, File, Metadata, MetadataExt as _, OpenOptions, OpenOptionsExt as _};
-use ringback_protocol::service::files::{Entry, EntryKind, FileAnswer, FileError, check_path};
+use ringback_protocol::service::files::{Entry, EntryKind, FileError, check_path};
 
-use super::space::remove_if_old;
+use super::fault::{Fault, Outcome};
+use super::upload_files::{is_of_an_upload, remove_if_old};
 use crate::names;
 use crate::service::Folder;
 
-/// What names of unfinished uploads start with. Callers neither see nor reach them.
-pub(super) const UPLOAD_PREFIX: &str = ".ringback-upload-";
 /// Bytes of entries that go into one frame, about.
 const BATCH: usize = 12 * 1024;
-
-/// Why an operation failed, for the caller.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{code}: {detail}")]
-pub(super) struct Fault {
-    pub(super) code: FileError,
-    pub(super) detail: String,
-}
-
-pub(super) type Outcome<T> = Result<T, Fault>;
-
-impl Fault {
-    pub(super) fn new(code: FileError, detail: impl Into<String>) -> Self {
-        Self {
-            code,
-            detail: detail.into(),
-        }
-    }
-}
-
-impl From<io::Error> for Fault {
-    fn from(error: io::Error) -> Self {
-        use io::ErrorKind as Kind;
-        let code = match error.kind() {
-            Kind::NotFound => FileError::NotFound,
-            Kind::PermissionDenied | Kind::ReadOnlyFilesystem => FileError::NotAllowed,
-            Kind::AlreadyExists => FileError::Exists,
-            Kind::DirectoryNotEmpty => FileError::NotEmpty,
-            Kind::IsADirectory => FileError::IsFolder,
-            Kind::NotADirectory => FileError::NotFolder,
-            Kind::StorageFull | Kind::QuotaExceeded | Kind::FileTooLarge => FileError::NoSpace,
-            Kind::InvalidFilename => FileError::BadPath,
-            _ if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
-                FileError::NotAllowed
-            }
-            _ => FileError::Io,
-        };
-        Self::new(code, error.to_string())
-    }
-}
-
-impl From<rustix::io::Errno> for Fault {
-    fn from(errno: rustix::io::Errno) -> Self {
-        io::Error::from(errno).into()
-    }
-}
-
-impl From<Fault> for FileAnswer {
-    fn from(fault: Fault) -> Self {
-        Self::failed(fault.code, fault.detail)
-    }
-}
 
 /// The folder, opened for one operation: it may be another disk the next time.
 #[derive(Debug)]
@@ -269,13 +216,6 @@ fn checked(path: &[u8]) -> Outcome<&Path> {
         return Err(Fault::new(FileError::NotFound, ""));
     }
     Ok(Path::new(OsStr::from_bytes(path)))
-}
-
-/// Is it a name of an unfinished upload's files? Also as a file system takes it to which upper and lower
-/// case are the same.
-pub(super) fn is_of_an_upload(name: &OsStr) -> bool {
-    let start = name.as_bytes().get(..UPLOAD_PREFIX.len());
-    start.is_some_and(|start| start.eq_ignore_ascii_case(UPLOAD_PREFIX.as_bytes()))
 }
 
 /// Is what is there by this name there under exactly this name? `otherwise` is what it is called if not.

@@ -1,10 +1,14 @@
 //! A folder of this host for callers (PROTOCOL §20.3): one operation per stream. `folder` is the
 //! only way to the disk and does not lead out of what is exposed.
 
+mod answer;
+mod fault;
 mod folder;
+mod hash;
 mod space;
 mod transfer;
 mod upload;
+mod upload_files;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +22,10 @@ use tokio::sync::mpsc;
 
 use super::places::{Full, Guest};
 use super::{Folder, Frames};
-use folder::{Fault, Outcome, Root};
+use answer::{IntoAnswer as _, answer, blocking};
+use fault::{Fault, Outcome};
+use folder::Root;
+use hash::hash;
 pub(crate) use space::sweep;
 pub(crate) use upload::Uploads;
 
@@ -127,7 +134,7 @@ fn at_once(uploads: &Uploads, folder: &Folder, request: &FileRequest) -> Outcome
         Op::Hash => {
             let may_grow = request.size.is_some();
             let (file, entry) = root.open_file(path, request.version.as_deref(), may_grow)?;
-            let sha256 = transfer::hash(&file, request.size)?;
+            let sha256 = hash(&file, request.size)?;
             folder::check_unchanged(&file, &entry, may_grow)?;
             Ok(FileAnswer {
                 entry: Some(root.with_own_name(path, entry)?),
@@ -189,30 +196,6 @@ async fn send_part(
             Err(_) if has_place() => bail!("the caller does not take the list"),
             Err(_) => {}
         }
-    }
-}
-
-async fn answer(send: &mut (impl AsyncWrite + Unpin), answer: &FileAnswer) -> Result<()> {
-    send.write_all(&answer.encode()).await?;
-    Ok(send.shutdown().await?)
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Outcome<T> + Send + 'static,
-) -> Outcome<T> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(_) => Err(Fault::new(FileError::Io, "the agent is ending")),
-    }
-}
-
-trait IntoAnswer {
-    fn into_answer(self) -> FileAnswer;
-}
-
-impl IntoAnswer for Outcome<FileAnswer> {
-    fn into_answer(self) -> FileAnswer {
-        self.unwrap_or_else(FileAnswer::from)
     }
 }
 

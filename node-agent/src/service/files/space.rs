@@ -7,15 +7,16 @@ use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use cap_std::fs::{Dir, DirEntry, Metadata, MetadataExt as _};
 use parking_lot::Mutex;
 use ringback_protocol::PeerId;
-use ringback_protocol::service::files::{FileError, UPLOAD_LIFETIME};
+use ringback_protocol::service::files::FileError;
 
-use super::folder::{Fault, Outcome, Root, is_of_an_upload};
-use super::upload::HEAD;
+use super::fault::{Fault, Outcome};
+use super::folder::Root;
+use super::upload_files::{is_of_an_upload, remove_if_old};
 use crate::service::Folder;
 use crate::service::size::Size;
 
@@ -27,9 +28,6 @@ const CALLER: &str = "user.ringback.caller";
 /// For so long what a folder holds is only added to. When it is full it is counted again sooner.
 const COUNT_AGAIN: Duration = Duration::from_secs(60);
 const COUNT_FULL_AGAIN: Duration = Duration::from_secs(2);
-/// A part file in which nothing is noted, left behind by an agent that died, is not kept for longer.
-const EMPTY_LIFETIME: Duration = Duration::from_secs(3600);
-
 /// What the folders with a quota hold.
 #[derive(Debug, Default)]
 pub(super) struct Usage(Mutex<HashMap<PathBuf, Arc<Mutex<Count>>>>);
@@ -206,28 +204,6 @@ pub(crate) fn sweep(folder: &Folder) -> io::Result<()> {
             remove_if_old(dir, found, metadata);
         }
     })
-}
-
-/// Removes a file of an upload that nobody went on with.
-pub(super) fn remove_if_old(dir: &Dir, found: &DirEntry, metadata: &Metadata) {
-    let modified = metadata.modified().ok();
-    let age = modified.and_then(|time| SystemTime::now().duration_since(time.into_std()).ok());
-    let name = found.file_name();
-    // What is written to has notes in its journal soon.
-    let nothing_came = || match name.to_string_lossy().strip_suffix(".part") {
-        Some(stem) => {
-            let journal = dir.symlink_metadata(format!("{stem}.ranges"));
-            journal.map_or(true, |journal| journal.size() <= HEAD) && metadata.size() > 0
-        }
-        None => false,
-    };
-    let is_old = age.is_some_and(|age| {
-        age.as_secs() > UPLOAD_LIFETIME || (age > EMPTY_LIFETIME && nothing_came())
-    });
-    if is_old {
-        // What can not be removed now is tried again the next time.
-        let _ = dir.remove_file(name);
-    }
 }
 
 /// Every file below a folder, on its own disk; links are not followed. What can not be read is

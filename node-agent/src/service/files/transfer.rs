@@ -11,13 +11,13 @@ use anyhow::{Context as _, Result};
 use bytes::{Buf as _, Bytes, BytesMut};
 use ringback_protocol::PeerId;
 use ringback_protocol::service::files::{Entry, FileAnswer, FileError, FileRequest};
-use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 
-use super::folder::{Fault, Outcome, Root, check_unchanged};
+use super::answer::{answer, blocking};
+use super::fault::{Fault, Outcome};
+use super::folder::{Root, check_unchanged};
 use super::upload::{Part, Uploads};
-use super::{answer, blocking};
 use crate::service::Folder;
 use crate::service::places::{Guest, Place};
 
@@ -26,8 +26,6 @@ const PIECE: usize = 256 * 1024;
 const QUEUE: usize = 4;
 /// Bytes that a transfer keeps while it has no place.
 const WITHOUT_A_PLACE: usize = 16 * 1024;
-/// A transfer that does not move for this long has no place any more.
-pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 /// And one that still does not is ended.
 const GIVE_UP: Duration = Duration::from_secs(600);
 /// An upload is synced when so many bytes or so much time has come together: what is lost when the
@@ -278,22 +276,4 @@ fn write_all_pieces(part: &mut Part, pieces: &mut mpsc::Receiver<Bytes>) -> Outc
         }
     }
     part.sync()
-}
-
-/// The SHA-256 of a file: of all of it, or of its first `size` bytes.
-pub(super) fn hash(file: &File, size: Option<u64>) -> io::Result<[u8; 32]> {
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0; PIECE];
-    let mut at = 0;
-    let end = size.unwrap_or(u64::MAX);
-    loop {
-        let most = PIECE.min(usize::try_from(end.saturating_sub(at)).unwrap_or(PIECE));
-        match file.read_at(&mut buffer[..most], at)? {
-            0 => return Ok(hasher.finalize().into()),
-            read => {
-                hasher.update(&buffer[..read]);
-                at += read as u64;
-            }
-        }
-    }
 }

@@ -20,9 +20,11 @@ use ringback_protocol::service::files::{
 };
 use sha2::{Digest as _, Sha256};
 
-use super::folder::{Fault, Outcome, Place, Root, UPLOAD_PREFIX, entry, kept_as_named};
+use super::fault::{Fault, Outcome};
+use super::folder::{Place, Root, entry, kept_as_named};
+use super::hash::hash;
 use super::space::{self, Owed, Usage};
-use super::transfer;
+use super::upload_files::{HEAD, UPLOAD_PREFIX};
 use crate::names::rename_new;
 use crate::permissions;
 use crate::service::places::{Limits, Places};
@@ -35,10 +37,11 @@ const OPERATIONS: Limits = Limits {
     waiting: MAX_WAITING_EACH,
     turn: Duration::from_secs(1),
 };
+/// A transfer that does not move for this long has no place any more.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// Between two looks at how full the disk is, in bytes written.
 const LOOK_EACH: u64 = 4 * 1024 * 1024;
-/// Bytes of the journal's head: the size. And of one note: start and end.
-pub(super) const HEAD: u64 = 8;
+/// Bytes of one note of the journal: start and end.
 const NOTE: usize = 16;
 
 /// The uploads of this agent.
@@ -91,7 +94,7 @@ impl Default for Uploads {
     fn default() -> Self {
         Self {
             places: Places::new(OPERATIONS),
-            patience: transfer::PATIENCE,
+            patience: PATIENCE,
             usage: Usage::default(),
             active: Mutex::default(),
             making: Mutex::default(),
@@ -187,7 +190,7 @@ impl Uploads {
             return Err(Fault::new(FileError::Incomplete, missing));
         }
         if let Some(sha256) = request.sha256
-            && transfer::hash(&file, None)? != sha256
+            && hash(&file, None)? != sha256
         {
             *over = true;
             files.remove();
