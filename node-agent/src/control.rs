@@ -328,7 +328,8 @@ fn status(agent: &Agent) -> Status {
         nat: addresses.nat,
         port_mapping: agent.forwarding.get().map(Forwarding::now),
         services: agent
-            .services()
+            .services
+            .exposed()
             .into_iter()
             .map(|(name, service)| (name, service.to_string()))
             .collect(),

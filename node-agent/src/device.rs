@@ -1,29 +1,27 @@
 //! The agent that `up` runs: registers the device, admits requests, dials back, serves streams;
 //! and places calls for the commands of this host over the socket that it has open.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Result;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 use ringback_protocol::admission::{Admission, Admitted, Arrival, Seen};
 use ringback_protocol::envelope::PADS;
 use ringback_protocol::frame::{Answer, Answered, Deliver, Frame, Refuse, Refused};
 use ringback_protocol::refusal::Refusal;
 use ringback_protocol::reply::Reply;
-use ringback_protocol::rtc::{CHANNEL_PATIENCE_S, Description, MAX_CHANNELS};
+use ringback_protocol::rtc::{Description, MAX_CHANNELS};
 use ringback_protocol::secret::PASSWORD_ID;
-use ringback_protocol::stream::{Opening, StreamRefused};
 use ringback_protocol::{Code, PeerId, SecretKey, UnixTime};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::caller::{Caller, Location, OpenLinks};
 use crate::clock::{moment, unix_time};
 use crate::contacts::Contacts;
-use crate::copy;
 use crate::endpoint::Endpoint;
 use crate::lan;
 use crate::link::Link;
@@ -36,10 +34,9 @@ use crate::registry::Registry;
 use crate::remembered::RememberedCallers;
 use crate::rtc::{BrowserLink, Ending};
 use crate::seen_requests::SeenRequests;
-use crate::service::{self, Connections, Dials, Ready, Sending, Service, Shells, Uploads};
+use crate::service::{Host, Services};
 use crate::serving::{AdmittedBy, LinkStatus, ServedLink};
 use crate::signalling::{Placement, Signalling};
-use crate::stream::Stream;
 
 /// From the device's yes to the established link.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(15);
@@ -54,7 +51,7 @@ pub(crate) struct Agent {
     pub(crate) endpoint: Endpoint,
     pub(crate) presence: watch::Sender<Presence>,
     admission: Mutex<Admission>,
-    services: RwLock<BTreeMap<String, Service>>,
+    pub(crate) services: Arc<Services>,
     /// The beacon that this device lives on, if it does.
     pub(crate) beacon: watch::Sender<Option<OnBeacon>>,
     /// The requests that were admitted, as they are kept on disk.
@@ -64,10 +61,6 @@ pub(crate) struct Agent {
     places: LinkPlaces,
     /// Links that this host has to other devices.
     pub(crate) calls: Arc<OpenLinks>,
-    pub(crate) shells: Shells,
-    pub(crate) uploads: Arc<Uploads>,
-    pub(crate) dials: Dials,
-    pub(crate) connections: Connections,
     refusals: Mutex<RefusalLog>,
     frames: mpsc::Sender<Frame>,
     /// Set once port mapping has been started.
@@ -145,16 +138,12 @@ impl Agent {
             endpoint,
             presence: watch::Sender::new(Presence::Connecting),
             admission: Mutex::new(admission),
-            services: RwLock::default(),
+            services: Arc::default(),
             beacon: watch::Sender::default(),
             seen: Mutex::new(seen),
             links: Mutex::default(),
             places: LinkPlaces::default(),
             calls: Arc::default(),
-            shells: Shells::default(),
-            uploads: Arc::default(),
-            dials: Dials::default(),
-            connections: Connections::default(),
             refusals: Mutex::default(),
             frames,
             forwarding: OnceLock::new(),
@@ -189,7 +178,7 @@ impl Agent {
             }
             (noted, (changed, gone))
         })?;
-        *self.services.write() = config.services;
+        self.services.expose(config.services);
         let gone: BTreeSet<PeerId> = gone.into_iter().collect();
         if changed || !gone.is_empty() {
             let links = self.end_links_of_the_old_password(changed, &gone);
@@ -231,14 +220,6 @@ impl Agent {
         }
     }
 
-    pub(crate) fn services(&self) -> BTreeMap<String, Service> {
-        self.services.read().clone()
-    }
-
-    pub(crate) fn service(&self, name: &str) -> Option<Service> {
-        self.services.read().get(name).cloned()
-    }
-
     /// What calls of this agent's own are made with.
     pub(crate) fn caller(&self) -> Caller {
         Caller {
@@ -262,7 +243,7 @@ impl Agent {
 
     /// Ends the links of a caller, those that are being dialled too, and its shells.
     pub(crate) fn disconnect(&self, caller: &PeerId) {
-        self.shells.end(caller);
+        self.services.end_shells(caller);
         let now = Instant::now();
         let mut links = self.links.lock();
         links
@@ -447,7 +428,8 @@ impl Agent {
         }
         let service = &admitted.request.service;
         let refuse = |code, retry| Err(Refusal::sign(&self.key, envelope, code, retry, now));
-        if service != ringback_protocol::name::NO_SERVICE && !self.services().contains_key(service)
+        if service != ringback_protocol::name::NO_SERVICE
+            && !self.services.exposed().contains_key(service)
         {
             refuse(Code::UnknownService, None)
         } else if admitted.request.webrtc.is_some() && self.endpoint.is_full_of_browsers() {
@@ -547,7 +529,8 @@ impl Agent {
         while let Some(stream) = link.accept().await {
             let (agent, caller, channels) = (self.clone(), link.peer(), channels.clone());
             tokio::spawn(async move {
-                if let Err(error) = agent.serve_stream(caller, channels, stream).await {
+                let serving = agent.services.serve(&*agent, caller, channels, stream);
+                if let Err(error) = serving.await {
                     tracing::debug!("a stream ended: {error:#}");
                 }
             });
@@ -558,67 +541,6 @@ impl Agent {
         self.endpoint.link_windows().share_out();
         link.log_statistics();
         tracing::info!(?caller, "link ended");
-    }
-
-    /// One of the channels that a browser's link carries at a time; a little later, if need be.
-    async fn channel(
-        &self,
-        channels: Option<Arc<Semaphore>>,
-    ) -> Result<Option<OwnedSemaphorePermit>, StreamRefused> {
-        let Some(channels) = channels else {
-            return Ok(None);
-        };
-        let patience = Duration::from_secs(CHANNEL_PATIENCE_S);
-        match tokio::time::timeout(patience, channels.acquire_owned()).await {
-            Ok(channel) => Ok(channel.ok()),
-            Err(_) => Err(StreamRefused {
-                code: Code::TooMany,
-                detail: format!(
-                    "a link carries {MAX_CHANNELS} streams at a time, and none has ended in 10 s"
-                ),
-            }),
-        }
-    }
-
-    /// Serves a stream of a link of either kind.
-    async fn serve_stream(
-        self: &Arc<Self>,
-        caller: PeerId,
-        channels: Option<Arc<Semaphore>>,
-        mut stream: Stream,
-    ) -> Result<()> {
-        let open = stream.read_open().await?;
-        let _channel = match self.channel(channels).await {
-            Ok(channel) => channel,
-            Err(refused) => {
-                stream.answer(&Opening::Refused(refused)).await?;
-                stream.writer.finish();
-                return Ok(());
-            }
-        };
-        let (mut tcp, _connected) = match service::prepare(self, caller, &open).await {
-            Ok(Ready::Tcp(tcp, connected)) => (tcp, connected),
-            Ok(ready) => {
-                stream.answer(&Opening::Opened).await?;
-                let Stream { reader, writer } = stream;
-                return ready.run(self, caller, reader, Sending::new(writer)).await;
-            }
-            Err((code, detail)) => {
-                let refused = StreamRefused { code, detail };
-                stream.answer(&Opening::Refused(refused)).await?;
-                stream.writer.finish();
-                return Ok(());
-            }
-        };
-        let copied = async {
-            stream.answer(&Opening::Opened).await?;
-            copy::both_ways(tcp.split(), stream).await
-        };
-        if let Err(error) = copied.await {
-            copy::reset(&tcp);
-            return Err(error.into());
-        }
-        Ok(())
     }
 
     /// Sends the sealed reply, or the refusal.
@@ -652,6 +574,31 @@ impl Agent {
     async fn send(&self, frame: impl Into<Frame>) {
         // Fails only at shutdown.
         let _ = self.frames.send(frame.into()).await;
+    }
+}
+
+impl Host for Agent {
+    fn id(&self) -> PeerId {
+        self.key.id()
+    }
+
+    fn name(&self) -> Option<String> {
+        match &*self.presence.borrow() {
+            Presence::Registered { name, .. } => Some(name.clone()),
+            _ => None,
+        }
+    }
+
+    fn profile(&self) -> &Profile {
+        &self.profile
+    }
+
+    fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    fn caller(&self) -> Caller {
+        Agent::caller(self)
     }
 }
 

@@ -129,7 +129,7 @@ pub(super) async fn run(global: &Global, profile: Profile, up: Up) -> Result<()>
             .into(),
     );
     tokio::spawn(control::serve(agent.clone(), listener));
-    tokio::spawn(crate::service::sweep_uploads(agent.clone()));
+    tokio::spawn(agent.services.clone().sweep_uploads());
     let (leave, left) = tokio::sync::oneshot::channel();
     let (registering, look_again) = if up.udp_only {
         let pace = match up.keepalive_s.or(config.keepalive_s) {
@@ -347,7 +347,7 @@ fn announce(
         Presence::Offline { reason } => (None, Some(reason.clone())),
         _ => (None, Some("no answer yet".to_owned())),
     };
-    let services = agent.services();
+    let services = agent.services.exposed();
     if global.json {
         let announcement = Announcement {
             id: agent.key.id(),

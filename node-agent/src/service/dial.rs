@@ -1,7 +1,6 @@
 //! Calls that this agent makes for a caller of its own (PROTOCOL §20.5): how somebody without a
 //! terminal on this device connects it to another one.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
@@ -13,10 +12,10 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 
 use super::Frames;
+use super::host::Host;
 use super::places::{Full, Limits, Places};
 use crate::caller::{Credential, Ring};
 use crate::contacts::{Contact, Contacts};
-use crate::device::Agent;
 use crate::failure::{Exit, Failure};
 use crate::forward::{self, Event, Listen};
 
@@ -41,7 +40,8 @@ impl Default for Dials {
 
 /// Serves one stream: one call with one port, for as long as the stream lasts.
 pub(super) async fn serve<R, W>(
-    agent: &Arc<Agent>,
+    host: &dyn Host,
+    dials: &Dials,
     caller: PeerId,
     recv: R,
     mut send: W,
@@ -67,7 +67,7 @@ where
     let mut nothing = tokio::io::sink();
     let left = tokio::io::copy(&mut recv, &mut nothing);
     tokio::select! {
-        result = call(agent, caller, &dial, &mut send) => {
+        result = call(host, dials, caller, &dial, &mut send) => {
             if let Err(failed) = result {
                 send.write_all(&failed.encode()).await?;
             }
@@ -86,7 +86,8 @@ fn failed(code: &str, text: impl Into<String>) -> DialEvent {
 
 /// Calls, and tells how it goes; gives the last event.
 async fn call(
-    agent: &Arc<Agent>,
+    host: &dyn Host,
+    dials: &Dials,
     caller: PeerId,
     dial: &Dial,
     send: &mut (impl AsyncWrite + Unpin),
@@ -97,7 +98,7 @@ async fn call(
             format!("this device makes {many} calls{who} already"),
         )
     };
-    let guest = agent.dials.0.enter(caller);
+    let guest = dials.0.enter(caller);
     let guest = guest.map_err(|Full(calls)| many(" for this caller", calls))?;
     let place = guest.place_within(Duration::ZERO).await;
     let _place = place.ok_or_else(|| many("", MAX_DIALS))?;
@@ -113,12 +114,12 @@ async fn call(
         let text = format!("'{}': {error}", dial.service);
         return Err(failed(Code::UnknownService.as_str(), text));
     }
-    let (ring, contact) = ring(agent, dial).await?;
+    let (ring, contact) = ring(host, dial).await?;
     let listens = [Listen {
         bind,
         service: dial.service.clone(),
     }];
-    let caller = agent.caller();
+    let caller = host.caller();
     let (events, mut happened) = mpsc::channel(16);
     let forwarding = forward::forward(&caller, &ring, &listens, &events);
     tokio::pin!(forwarding);
@@ -127,12 +128,12 @@ async fn call(
             result = &mut forwarding => {
                 return match result {
                     Ok(()) => Ok(()),
-                    Err(error) => Err(explain(agent, &ring, contact.as_deref(), &error).await),
+                    Err(error) => Err(explain(host, &ring, contact.as_deref(), &error).await),
                 };
             }
             Some(event) = happened.recv() => {
                 if let Event::Connected { remembered, candidates, .. } = &event {
-                    note(agent, contact.as_deref(), &ring, *remembered, candidates);
+                    note(host, contact.as_deref(), &ring, *remembered, candidates);
                 }
                 let Some(event) = told(event) else { continue };
                 if send.write_all(&event.encode()).await.is_err() {
@@ -144,15 +145,15 @@ async fn call(
 }
 
 /// Whom to call: a contact's key counts, whatever the registry says.
-async fn ring(agent: &Agent, dial: &Dial) -> Result<(Ring, Option<String>), DialEvent> {
-    let contacts = Contacts::load(&agent.profile).unwrap_or_default();
+async fn ring(host: &dyn Host, dial: &Dial) -> Result<(Ring, Option<String>), DialEvent> {
+    let contacts = Contacts::load(host.profile()).unwrap_or_default();
     let (device, known, called) = match dial.device.parse::<PeerId>() {
         Ok(id) => {
             let found = contacts.by_id(&id);
             let called = found.map(|(name, _)| name.clone());
             (id, found.map(|(_, contact)| contact.clone()), called)
         }
-        Err(_) => by_name(agent, &contacts, &dial.device).await?,
+        Err(_) => by_name(host, &contacts, &dial.device).await?,
     };
     let remembered = known.as_ref().is_some_and(|contact| contact.remembered);
     let credential = match &dial.password {
@@ -170,13 +171,13 @@ async fn ring(agent: &Agent, dial: &Dial) -> Result<(Ring, Option<String>), Dial
         remember: dial.remember,
         direct_only: false,
         hints: known.map(|contact| contact.hints).unwrap_or_default(),
-        lan: !agent.registry.is_loopback(),
+        lan: !host.registry().is_loopback(),
     };
     Ok((ring, called))
 }
 
 async fn by_name(
-    agent: &Agent,
+    host: &dyn Host,
     contacts: &Contacts,
     called: &str,
 ) -> Result<(PeerId, Option<Contact>, Option<String>), DialEvent> {
@@ -187,7 +188,7 @@ async fn by_name(
     if let Some(contact) = contacts.0.get(called) {
         return Ok((contact.id, Some(contact.clone()), Some(called.to_owned())));
     }
-    match agent.registry.alias(called).await {
+    match host.registry().alias(called).await {
         Ok(Some(id)) => Ok((id, None, Some(called.to_owned()))),
         Ok(None) => {
             let text = format!("no device is named '{called}' at the registry");
@@ -200,21 +201,21 @@ async fn by_name(
 /// Notes that the far device remembers this one, and where it was. Names are noted only when the
 /// caller wants to be remembered: contacts are the owner's.
 fn note(
-    agent: &Agent,
+    host: &dyn Host,
     called: Option<&str>,
     ring: &Ring,
     remembered: bool,
     candidates: &[ringback_protocol::candidate::Candidate],
 ) {
     let note = || -> Result<()> {
-        let mut contacts = Contacts::load(&agent.profile)?;
+        let mut contacts = Contacts::load(host.profile())?;
         if !ring.remember && contacts.by_id(&ring.device).is_none() {
             return Ok(());
         }
         let contact = contacts.note(called, ring.device);
         contact.remembered |= remembered;
         contact.hints = candidates.to_vec();
-        contacts.store(&agent.profile)
+        contacts.store(host.profile())
     };
     if let Err(error) = note() {
         tracing::warn!("a call for a caller could not be noted: {error:#}");
@@ -257,14 +258,14 @@ fn told(event: Event) -> Option<DialEvent> {
 /// Why a call ended. A contact that is not there under its key, but under another one, is a device
 /// that was set up anew, or a lie; only a person can tell which.
 async fn explain(
-    agent: &Agent,
+    host: &dyn Host,
     ring: &Ring,
     called: Option<&str>,
     error: &anyhow::Error,
 ) -> DialEvent {
     if Failure::exit_code(error) == Exit::Offline as u8
         && let Some(called) = called
-        && let Ok(Some(id)) = agent.registry.alias(called).await
+        && let Ok(Some(id)) = host.registry().alias(called).await
         && id != ring.device
     {
         let text = format!("the registry has another key for '{called}' now: {id}");
