@@ -121,7 +121,7 @@ pub(super) async fn ask_by_name(socket: &Arc<PathSocket>, server: &str) -> Vec<S
     let mut questions = JoinSet::new();
     for server in one_of_each(&resolve(server).await) {
         let socket = socket.clone();
-        questions.spawn(async move { stun::ask(&socket, server).await });
+        questions.spawn(async move { socket.ask(server).await });
     }
     let mut seen = Vec::new();
     while let Some(answer) = questions.join_next().await {

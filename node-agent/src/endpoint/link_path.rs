@@ -5,39 +5,31 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use quinn::AsyncUdpSocket;
 use ringback_protocol::PeerId;
-use ringback_protocol::candidate::{Candidate, Kind};
-use ringback_protocol::path::{Class, PathSet, Purpose, Traffic, Transmit, Via};
-use ringback_protocol::receipt::{Nat, PathInUse, Transport, Tried};
+use ringback_protocol::candidate::Candidate;
+use ringback_protocol::path::{
+    self, Class, PathSet, Purpose, Received, Transmit, Via, is_long_header,
+};
+use ringback_protocol::receipt::PathInUse;
 use ringback_protocol::reply::Datagram;
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::task::AbortHandle;
 
 use super::congestion::Moves;
+use super::first_byte::is_quic;
+use super::main_socket::MainSocket;
+use super::marks::Marks;
+use super::route::{DatagramSink, Route};
 use super::search_socket::SearchSocket;
-use super::socket::PathSocket;
 
 /// Addresses that a link's peer is remembered at; the oldest is forgotten for a new one.
 const MAX_ADDRESSES: usize = 32;
-/// How long the paths of a link outlive it.
-const LINGER: Duration = Duration::from_secs(1);
 /// How often the path set hears of the link's traffic while there is some.
 const TRAFFIC_TICK: Duration = Duration::from_millis(100);
-/// Shorter datagrams, in bytes, are taken for acknowledgements, which nothing follows.
-const SHORT: usize = 60;
-
-/// Where a connection's datagrams are handed over. Never waits: what does not fit is lost, as on
-/// any path.
-pub(crate) trait DatagramSink: Send + Sync + fmt::Debug {
-    /// One datagram, or several of `segment` bytes, of which the last may be shorter.
-    fn send(&self, contents: &[u8], segment: usize);
-}
 
 /// One link's paths.
 pub(super) struct LinkPath {
@@ -52,13 +44,13 @@ pub(super) struct LinkPath {
     /// The first datagrams of the handshake have left.
     pub(super) sent_handshake: Notify,
     pub(super) marks: Marks,
-    moves: Moves,
+    pub(super) moves: Moves,
     /// The way that the route was last, while there was one.
     used: Mutex<Option<Via>>,
-    connections: Mutex<HashMap<u32, Arc<dyn DatagramSink>>>,
+    pub(super) connections: Mutex<HashMap<u32, Arc<dyn DatagramSink>>>,
     sockets: Mutex<HashMap<u16, SearchSocket>>,
-    next_connection: AtomicU32,
-    in_use: watch::Sender<InUse>,
+    pub(super) next_connection: AtomicU32,
+    pub(super) in_use: watch::Sender<InUse>,
     /// Where the peer was heard from on the agent's own socket, the newest last.
     addresses: Mutex<VecDeque<SocketAddr>>,
     named: mpsc::UnboundedSender<Vec<Candidate>>,
@@ -75,98 +67,12 @@ pub(crate) struct InUse {
     pub(crate) measured: bool,
 }
 
-/// The way to send by, with what it takes to do so.
-#[derive(Clone, Debug, Default)]
-pub(super) enum Route {
-    #[default]
-    None,
-    /// From the agent's own socket.
-    Main(SocketAddr),
-    Search(u16, SearchSocket, SocketAddr),
-    Connection(u32, Arc<dyn DatagramSink>),
-}
-
-impl Route {
-    pub(super) fn via(&self) -> Option<Via> {
-        match self {
-            Self::None => None,
-            Self::Main(to) => Some(Via::udp(*to)),
-            Self::Search(socket, _, to) => Some(Via::Udp {
-                socket: *socket,
-                to: *to,
-            }),
-            Self::Connection(number, _) => Some(Via::Connection(*number)),
-        }
-    }
-}
-
-/// When data went and came, in microseconds since the socket was made; 0 is never.
-#[derive(Debug, Default)]
-pub(super) struct Marks {
-    unanswered_since: AtomicU64,
-    last_received: AtomicU64,
-    /// Data was sent since the last tick.
-    sent: AtomicBool,
-    /// There was data since the last tick, or what it means is not known yet.
-    active: AtomicBool,
-}
-
-impl Marks {
-    /// Data is being sent. True if the driver has to be woken.
-    pub(super) fn sent(&self, length: usize, now: impl FnOnce() -> Duration) -> bool {
-        if length <= SHORT {
-            return false;
-        }
-        if !self.sent.load(Ordering::Relaxed) {
-            self.sent.store(true, Ordering::Relaxed);
-        }
-        if self.unanswered_since.load(Ordering::Relaxed) == 0 {
-            self.unanswered_since
-                .store(micros(now()), Ordering::Relaxed);
-        }
-        !self.active.load(Ordering::Relaxed) && !self.active.swap(true, Ordering::Relaxed)
-    }
-
-    /// Data has come by the route. True if the driver has to be woken.
-    pub(super) fn received(&self, now: Duration) -> bool {
-        self.answered();
-        self.last_received.store(micros(now), Ordering::Relaxed);
-        !self.active.load(Ordering::Relaxed) && !self.active.swap(true, Ordering::Relaxed)
-    }
-
-    /// Something has come by the route.
-    pub(super) fn answered(&self) {
-        self.unanswered_since.store(0, Ordering::Relaxed);
-    }
-
-    fn reset(&self) {
-        self.unanswered_since.store(0, Ordering::Relaxed);
-        self.last_received.store(0, Ordering::Relaxed);
-    }
-
-    fn traffic(&self) -> Traffic {
-        let read = |mark: &AtomicU64| match mark.load(Ordering::Relaxed) {
-            0 => None,
-            at => Some(Duration::from_micros(at)),
-        };
-        Traffic {
-            unanswered_since: read(&self.unanswered_since),
-            last_received: read(&self.last_received),
-            sent: self.sent.swap(false, Ordering::Relaxed),
-        }
-    }
-}
-
 /// Only the port is another: the same network, as far as anybody can tell (RFC 9000, 9.4).
 fn is_like(old: Via, new: Via) -> bool {
     match (old.address(), new.address()) {
         (Some(old), Some(new)) => old.ip() == new.ip(),
         _ => false,
     }
-}
-
-fn micros(time: Duration) -> u64 {
-    (time.as_micros() as u64).max(1)
 }
 
 impl LinkPath {
@@ -208,11 +114,11 @@ impl LinkPath {
     }
 
     /// Sends what the path set has to send and copies its route.
-    pub(super) fn flush(self: &Arc<Self>, socket: &Arc<PathSocket>) {
+    pub(super) fn flush(self: &Arc<Self>, main: &Arc<MainSocket>) {
         let mut paths = self.paths.lock();
         while let Some(transmit) = paths.poll_transmit() {
-            if self.may_send(socket, &transmit) {
-                self.send(socket, transmit.via, &transmit.datagram);
+            if self.may_send(main, &transmit) {
+                self.send(main, transmit.via, &transmit.datagram);
             }
         }
         let route = paths.route();
@@ -221,7 +127,7 @@ impl LinkPath {
             verified: paths.class(),
             measured: paths.is_measured(),
         };
-        if !paths.is_searching() || !socket.restraint().is_searching(self.tag, Instant::now()) {
+        if !paths.is_searching() || !main.restraint().is_searching(self.tag, Instant::now()) {
             self.close_search_sockets(&paths, route);
         }
         let mut current = self.route.lock();
@@ -240,9 +146,9 @@ impl LinkPath {
         self.changed.notify_one();
     }
 
-    fn may_send(&self, socket: &PathSocket, transmit: &Transmit) -> bool {
+    fn may_send(&self, main: &MainSocket, transmit: &Transmit) -> bool {
         let now = Instant::now();
-        let restraint = socket.restraint();
+        let restraint = main.restraint();
         let Some(to) = transmit.via.address() else {
             return true;
         };
@@ -253,6 +159,95 @@ impl LinkPath {
                 restraint.may_search(self.tag, self.peer, now) && restraint.may_send(to, now)
             }
         }
+    }
+
+    /// Datagrams for the link that came by another socket or a connection. False if nothing of it was
+    /// the peer's for certain: QUIC can not be judged here.
+    pub(super) fn receive(
+        self: &Arc<Self>,
+        main: &Arc<MainSocket>,
+        via: Via,
+        contents: &[u8],
+        segment: usize,
+    ) -> bool {
+        let mut authentic = false;
+        let mut quic = Vec::new();
+        for datagram in contents.chunks(segment.max(1)) {
+            if is_quic(datagram) && !is_long_header(datagram) {
+                quic.extend_from_slice(datagram);
+            } else if datagram.first() == Some(&path::FIRST_BYTE)
+                && path::link_tag(datagram) == Some(self.tag)
+                && let Some(received) = self.handle_datagram(main, via, datagram)
+            {
+                authentic = true;
+                self.take_in(main, via, received);
+            }
+        }
+        if !quic.is_empty() && self.is_way(via) {
+            self.note_data(main, via);
+            main.inbox.push(self.virtual_address, quic, segment);
+        }
+        main.inbox.wake();
+        authentic
+    }
+
+    /// Bare QUIC is taken only from where the peer has proven itself.
+    fn is_way(&self, via: Via) -> bool {
+        let paths = self.paths.lock();
+        paths.heard().any(|heard| heard == via)
+    }
+
+    /// Data of the link came by `via`.
+    pub(super) fn note_data(self: &Arc<Self>, main: &Arc<MainSocket>, via: Via) {
+        let now = main.now();
+        if self.route.lock().via() == Some(via) {
+            if self.marks.received(now) {
+                self.changed.notify_one();
+            }
+        } else {
+            let mut paths = self.paths.lock();
+            paths.heard_data(via, now);
+            drop(paths);
+            self.flush(main);
+        }
+    }
+
+    /// A path datagram of the link has come by `via`. `None` if it is not the peer's.
+    pub(super) fn handle_datagram(
+        &self,
+        main: &MainSocket,
+        via: Via,
+        datagram: &[u8],
+    ) -> Option<Received> {
+        let mut paths = self.paths.lock();
+        let received = paths.handle_datagram(via, datagram, main.now());
+        drop(paths);
+        (received != Received::Nothing).then_some(received)
+    }
+
+    /// Passes on what a path datagram was that has come by `via`, and sends the answer.
+    pub(super) fn take_in(self: &Arc<Self>, main: &Arc<MainSocket>, via: Via, received: Received) {
+        if self.route.lock().via() == Some(via) {
+            self.marks.answered();
+        }
+        match received {
+            Received::Handshake(quic) => {
+                let segment = quic.len();
+                main.inbox.push(self.virtual_address, quic, segment);
+            }
+            Received::Candidates(candidates) => self.named(candidates),
+            Received::Authentic | Received::Nothing => {}
+        }
+        self.flush(main);
+    }
+
+    /// The device's first datagrams, which came with its reply.
+    pub(super) fn receive_flight(&self, main: &MainSocket, flight: &[Datagram]) {
+        for datagram in flight.iter().filter(|datagram| is_long_header(datagram)) {
+            main.inbox
+                .push(self.virtual_address, datagram.to_vec(), datagram.len());
+        }
+        main.inbox.wake();
     }
 
     /// The peer has been heard from one more address. Gives one that it is not remembered at any
@@ -288,14 +283,14 @@ impl LinkPath {
     }
 
     /// Sends one datagram that is not on the fast path.
-    pub(super) fn send(self: &Arc<Self>, socket: &Arc<PathSocket>, via: Via, datagram: &[u8]) {
+    pub(super) fn send(self: &Arc<Self>, main: &Arc<MainSocket>, via: Via, datagram: &[u8]) {
         match via {
-            Via::Udp { socket: 0, to } => socket.send(to, datagram),
+            Via::Udp { socket: 0, to } => main.send(to, datagram),
             Via::Udp { socket: number, to } => {
                 let mut sockets = self.sockets.lock();
                 let open = match sockets.get(&number) {
                     Some(open) => open,
-                    None => match self.open_search_socket(socket, number) {
+                    None => match self.open_search_socket(main, number) {
                         Ok(open) => sockets.entry(number).or_insert(open),
                         Err(error) => {
                             tracing::debug!(%error, "no further socket for the search");
@@ -317,18 +312,18 @@ impl LinkPath {
 
     fn open_search_socket(
         self: &Arc<Self>,
-        socket: &Arc<PathSocket>,
+        main: &Arc<MainSocket>,
         number: u16,
     ) -> io::Result<SearchSocket> {
-        let permit = socket.restraint().socket();
+        let permit = main.restraint().socket();
         let permit = permit.ok_or_else(|| io::Error::other("other searches have all sockets"))?;
-        let (socket, link) = (Arc::downgrade(socket), Arc::downgrade(self));
+        let (main, link) = (Arc::downgrade(main), Arc::downgrade(self));
         SearchSocket::open(permit, move |to, contents, stride| {
-            let (Some(socket), Some(link)) = (socket.upgrade(), link.upgrade()) else {
+            let (Some(main), Some(link)) = (main.upgrade(), link.upgrade()) else {
                 return false;
             };
             let via = Via::Udp { socket: number, to };
-            socket.receive(&link, via, contents, stride);
+            link.receive(&main, via, contents, stride);
             true
         })
     }
@@ -349,10 +344,10 @@ impl LinkPath {
         sockets.retain(|number, _| in_use.contains(number));
     }
 
-    /// Runs the timers of the path set until the link's [`Paths`] are dropped.
-    pub(super) async fn drive(self: Arc<Self>, socket: Weak<PathSocket>) {
+    /// Runs the timers of the path set until the link's paths are closed.
+    pub(super) async fn drive(self: Arc<Self>, main: Weak<MainSocket>) {
         loop {
-            let Some((started, now)) = socket.upgrade().map(|s| (s.started(), s.now())) else {
+            let Some((started, now)) = main.upgrade().map(|s| (s.started(), s.now())) else {
                 return;
             };
             let due = self.paths.lock().poll_timeout();
@@ -364,8 +359,8 @@ impl LinkPath {
             };
             tokio::select! {
                 () = tokio::time::sleep_until((started + at).into()) => {
-                    let Some(socket) = socket.upgrade() else { return };
-                    let now = socket.now();
+                    let Some(main) = main.upgrade() else { return };
+                    let now = main.now();
                     let mut paths = self.paths.lock();
                     if active {
                         // Before it is read: what comes meanwhile sets it again.
@@ -378,245 +373,11 @@ impl LinkPath {
                         paths.handle_timeout(now);
                     }
                     drop(paths);
-                    self.flush(&socket);
+                    self.flush(&main);
                 }
                 () = self.changed.notified() => {}
             }
         }
-    }
-}
-
-/// Keeps a link's paths open. Dropping it closes them after [`LINGER`], in which QUIC can tell the
-/// peer that the link has ended.
-#[derive(Clone)]
-pub(crate) struct Paths {
-    link: Arc<LinkPath>,
-    guard: Arc<PathsGuard>,
-}
-
-struct PathsGuard {
-    socket: Arc<PathSocket>,
-    link: Arc<LinkPath>,
-    /// What works for the link and ends with it.
-    tasks: Mutex<Vec<AbortHandle>>,
-}
-
-impl Paths {
-    pub(super) fn new(socket: Arc<PathSocket>, link: Arc<LinkPath>, driver: AbortHandle) -> Self {
-        Self {
-            link: link.clone(),
-            guard: Arc::new(PathsGuard {
-                socket,
-                link,
-                tasks: Mutex::new(vec![driver]),
-            }),
-        }
-    }
-
-    /// The task works for the link and ends with it. It must not hold `Paths` itself.
-    pub(crate) fn own(&self, task: AbortHandle) {
-        self.guard.tasks.lock().push(task);
-    }
-
-    /// The address by which quinn knows the link.
-    pub(crate) fn virtual_address(&self) -> SocketAddr {
-        self.link.virtual_address
-    }
-
-    /// Counts the changes of the link's path.
-    pub(super) fn moves(&self) -> Moves {
-        self.link.moves.clone()
-    }
-
-    /// Changes the path set and sends what comes of it.
-    fn with<T>(&self, change: impl FnOnce(&mut PathSet, Duration) -> T) -> T {
-        let socket = &self.guard.socket;
-        let mut paths = self.link.paths.lock();
-        let result = change(&mut paths, socket.now());
-        drop(paths);
-        self.link.flush(socket);
-        result
-    }
-
-    /// More addresses of the peer; UDP ones are pinged at once. Must be ranked.
-    pub(crate) fn add_candidates(&self, candidates: &[Candidate]) {
-        self.with(|paths, now| paths.add_candidates(candidates, now));
-    }
-
-    /// The peer answers pings in their length.
-    pub(crate) fn set_padding(&self) {
-        self.with(PathSet::set_padding);
-    }
-
-    /// What the two NATs do to ports: one that scatters them needs a search.
-    pub(crate) fn set_nats(&self, own: Nat, peer: Nat) {
-        self.with(|paths, now| paths.set_nats(own, peer, now));
-    }
-
-    /// Tells the peer where this end may be reached now.
-    pub(crate) fn offer(&self, candidates: &[Candidate], nat: Nat) {
-        self.with(|paths, now| paths.offer(candidates, nat, now));
-    }
-
-    /// The QUIC handshake is complete.
-    pub(crate) fn set_established(&self) {
-        self.with(|paths, _| paths.set_established());
-    }
-
-    /// A connection that carries datagrams to the peer, pinged at once. What comes by it is given
-    /// to [`Attached::receive`]; it ends with that value. `None`: the link has too many.
-    pub(crate) fn attach(
-        &self,
-        class: Class,
-        transport: Transport,
-        kind: Kind,
-        address: SocketAddr,
-        sink: Arc<dyn DatagramSink>,
-    ) -> Option<Attached> {
-        attach(
-            &self.guard.socket,
-            &self.link,
-            (class, transport, kind, address),
-            sink,
-        )
-    }
-
-    /// The first datagrams of QUIC's handshake, as soon as they have been sent.
-    pub(crate) async fn flight(&self) -> Vec<Datagram> {
-        let sent_so_far = || -> Vec<Datagram> {
-            let paths = self.link.paths.lock();
-            paths.flight().map(|quic| quic.to_vec().into()).collect()
-        };
-        loop {
-            let sent = self.link.sent_handshake.notified();
-            let flight = sent_so_far();
-            if !flight.is_empty() {
-                return flight;
-            }
-            sent.await;
-        }
-    }
-
-    /// The first datagrams of the peer's handshake, which have come with its reply.
-    pub(crate) fn receive_flight(&self, flight: &[Datagram]) {
-        self.guard.socket.receive_flight(&self.link, flight);
-    }
-
-    /// What the link's datagrams go by, and every change of it.
-    pub(crate) fn in_use(&self) -> watch::Receiver<InUse> {
-        self.link.in_use.subscribe()
-    }
-
-    /// A path answers pings at present.
-    pub(crate) fn is_verified(&self) -> bool {
-        self.link.in_use.borrow().verified.is_some()
-    }
-
-    /// Waits until a path has answered a ping.
-    pub(crate) async fn verified(&self) {
-        let mut in_use = self.in_use();
-        // The sender lives as long as the link, which `self` holds.
-        let _ = in_use.wait_for(|in_use| in_use.verified.is_some()).await;
-    }
-
-    /// Waits until the path's round trip can be told, at most for `limit`; can it?
-    pub(crate) async fn measured(&self, limit: Duration) -> bool {
-        let mut in_use = self.in_use();
-        let wait = in_use.wait_for(|in_use| in_use.measured);
-        matches!(tokio::time::timeout(limit, wait).await, Ok(Ok(_)))
-    }
-
-    pub(crate) fn path(&self) -> Option<PathInUse> {
-        self.link.paths.lock().in_use()
-    }
-
-    pub(crate) fn rtt(&self) -> Option<Duration> {
-        self.link.paths.lock().rtt()
-    }
-
-    pub(crate) fn report(&self) -> Vec<Tried> {
-        self.link.paths.lock().report()
-    }
-
-    /// The same, for somebody who must not keep the link's paths open.
-    pub(crate) fn downgrade(&self) -> WeakPaths {
-        WeakPaths(self.link.clone(), Arc::downgrade(&self.guard))
-    }
-}
-
-/// See [`Paths::downgrade`].
-#[derive(Clone)]
-pub(crate) struct WeakPaths(Arc<LinkPath>, Weak<PathsGuard>);
-
-impl WeakPaths {
-    pub(crate) fn upgrade(&self) -> Option<Paths> {
-        Some(Paths {
-            link: self.0.clone(),
-            guard: self.1.upgrade()?,
-        })
-    }
-}
-
-impl Drop for PathsGuard {
-    fn drop(&mut self) {
-        let (socket, link) = (self.socket.clone(), self.link.clone());
-        let tasks = std::mem::take(&mut *self.tasks.lock());
-        // Without a runtime the process is ending, and the socket with it.
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move {
-                tokio::time::sleep(LINGER).await;
-                tasks.iter().for_each(AbortHandle::abort);
-                socket.remove(&link);
-            });
-        }
-    }
-}
-
-/// A connection that belongs to a link.
-pub(crate) struct Attached {
-    socket: Arc<PathSocket>,
-    link: Arc<LinkPath>,
-    number: u32,
-}
-
-pub(super) fn attach(
-    socket: &Arc<PathSocket>,
-    link: &Arc<LinkPath>,
-    (class, transport, kind, address): (Class, Transport, Kind, SocketAddr),
-    sink: Arc<dyn DatagramSink>,
-) -> Option<Attached> {
-    let number = link.next_connection.fetch_add(1, Ordering::Relaxed);
-    link.connections.lock().insert(number, sink);
-    let attached = Attached {
-        socket: socket.clone(),
-        link: link.clone(),
-        number,
-    };
-    let mut paths = link.paths.lock();
-    let taken = paths.add_connection(number, class, transport, kind, address, socket.now());
-    drop(paths);
-    link.flush(socket);
-    taken.then_some(attached)
-}
-
-impl Attached {
-    /// Datagrams of `segment` bytes each, of which the last may be shorter, have come. False:
-    /// nothing of it was the peer's.
-    pub(crate) fn receive(&self, contents: &[u8], segment: usize) -> bool {
-        self.socket
-            .receive(&self.link, Via::Connection(self.number), contents, segment)
-    }
-}
-
-impl Drop for Attached {
-    fn drop(&mut self) {
-        let mut connections = self.link.connections.lock();
-        connections.remove(&self.number);
-        drop(connections);
-        let mut paths = self.link.paths.lock();
-        paths.remove_connection(self.number, self.socket.now());
-        drop(paths);
-        self.link.flush(&self.socket);
     }
 }
 
@@ -625,18 +386,3 @@ impl fmt::Debug for LinkPath {
         write!(f, "LinkPath({:?})", self.peer)
     }
 }
-
-impl fmt::Debug for WeakPaths {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "WeakPaths({:?})", self.0.peer)
-    }
-}
-
-impl fmt::Debug for Paths {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Paths({:?})", self.link.peer)
-    }
-}
-
-/// For [`Route`]: anything that quinn can send through.
-pub(super) type Io = Arc<dyn AsyncUdpSocket>;

@@ -2,18 +2,28 @@
 //! addresses.
 
 mod addresses;
+mod attached;
 mod congestion;
+mod first_byte;
+mod inbox;
+mod io;
 mod link_path;
+mod main_socket;
+mod marks;
 pub(crate) mod nat_behaviour;
 mod own_addresses;
+mod paths;
 mod prober;
+mod quinn_socket;
 mod reach;
 mod relayed;
 mod restraint;
+mod route;
 mod search_socket;
 mod socket;
 mod stun;
 mod tcp;
+mod tcp_port;
 mod tls;
 
 use std::collections::HashMap;
@@ -41,13 +51,14 @@ use tokio::sync::{mpsc, watch};
 pub(crate) use addresses::Addresses;
 use addresses::Ports;
 use congestion::Moves;
-pub(crate) use link_path::{InUse, Paths};
+pub(crate) use link_path::InUse;
 pub(crate) use own_addresses::OwnAddresses;
+pub(crate) use paths::Paths;
+use quinn_socket::QuinnSocket;
 use reach::Reach;
 pub(crate) use relayed::Relays;
 pub(crate) use search_socket::SearchSocket;
 pub(crate) use socket::PathSocket;
-use socket::QuinnSocket;
 #[cfg(fuzzing)]
 pub(crate) use stun::read_answer as read_stun_answer;
 use tls::Credentials;
@@ -93,10 +104,10 @@ impl Endpoint {
         })?;
         let io = TokioRuntime.wrap_udp_socket(udp)?;
         let socket = Arc::new(PathSocket::new(io, loopback)?);
-        socket.writable().await?;
-        let bound = socket.bound()?;
+        socket.main().writable().await?;
+        let bound = socket.main().bound()?;
         let listener =
-            tcp::listen(bound.port(), bound.is_ipv6()).context("can not listen on TCP")?;
+            tcp_port::listen(bound.port(), bound.is_ipv6()).context("can not listen on TCP")?;
         let ports = Ports {
             udp: bound.port(),
             tcp: listener.local_addr()?.port(),
@@ -199,7 +210,7 @@ impl Endpoint {
 
     /// Sends one datagram from the main socket.
     pub(crate) fn send_datagram(&self, to: SocketAddr, datagram: &[u8]) {
-        self.socket.send(to, datagram);
+        self.socket.main().send(to, datagram);
     }
 
     /// As the device: dials the caller of an admitted request on all its candidates at once.
@@ -210,7 +221,7 @@ impl Endpoint {
         request: &Request,
     ) -> Result<Dialling> {
         let candidates = candidate::rank(&request.candidates, self.own_addresses.loopback);
-        let (paths, named) = self.socket.open(caller, Role::Device, &keys.path, &[]);
+        let (paths, named) = Paths::open(&self.socket, caller, Role::Device, &keys.path, &[]);
         if request.path & PADS != 0 {
             paths.set_padding();
         }
@@ -261,7 +272,7 @@ impl Endpoint {
         direct_only: bool,
     ) -> Result<Expecting> {
         let hints = candidate::rank(hints, self.own_addresses.loopback);
-        let (paths, named) = self.socket.open(device, Role::Caller, &keys.path, &hints);
+        let (paths, named) = Paths::open(&self.socket, device, Role::Caller, &keys.path, &hints);
         let reach = Reach::new(self.own_addresses.clone(), &paths, named);
         let (sender, connecting) = mpsc::channel(1);
         let config = Arc::new(self.credentials.server(device, paths.moves())?);

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::prober::{Answer, CHANGE_IP, CHANGE_PORT, Prober};
-use super::{stun, tcp};
+use super::{stun, tcp_port};
 use crate::nat64;
 
 /// Sockets that show how the ports of new mappings follow each other.
@@ -221,7 +221,7 @@ pub(crate) async fn tcp(hosts: &[IpAddr], servers: &[SocketAddr]) -> TcpBehaviou
         return behaviour;
     };
     // Held, so that nobody else gets the port.
-    let Ok(held) = tcp::listen(0, nat64::outward(*first).is_ipv6()) else {
+    let Ok(held) = tcp_port::listen(0, nat64::outward(*first).is_ipv6()) else {
         return behaviour;
     };
     let Ok(port) = held.local_addr().map(|address| address.port()) else {

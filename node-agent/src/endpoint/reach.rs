@@ -14,9 +14,10 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
-use super::link_path::{InUse, Paths, WeakPaths};
+use super::link_path::InUse;
 use super::own_addresses::OwnAddresses;
-use super::{addresses, tcp};
+use super::paths::{Paths, WeakPaths};
+use super::{addresses, tcp, tcp_port};
 
 /// Addresses that are dialled by TCP for one link, however often the peer names others.
 const MAX_DIALLED: usize = 16;
@@ -221,7 +222,7 @@ async fn dial(weak: WeakPaths, kind: Kind, to: SocketAddr, port: u16) {
     }
     for pause in ATTEMPTS {
         sleep(pause).await;
-        let connecting = tcp::connect(port, to, CONNECT);
+        let connecting = tcp_port::connect(port, to, CONNECT);
         let connected = tokio::select! {
             connected = connecting => connected,
             _ = in_use.wait_for(has_udp) => return,

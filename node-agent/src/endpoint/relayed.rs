@@ -12,7 +12,10 @@ use ringback_protocol::receipt::Transport;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-use super::link_path::{Attached, DatagramSink, WeakPaths};
+use super::attached::Attached;
+use super::link_path::InUse;
+use super::paths::WeakPaths;
+use super::route::DatagramSink;
 use crate::nat64;
 use crate::registry::Registry;
 use crate::relay::{self, OwnRelay, Relay, RelayEvent, RelaySender, RelayState, Seat};
@@ -50,8 +53,7 @@ pub(super) async fn run(
         return;
     };
     let begin = Instant::now();
-    let is_direct =
-        |in_use: &super::link_path::InUse| in_use.verified.is_some_and(|class| !class.is_relay());
+    let is_direct = |in_use: &InUse| in_use.verified.is_some_and(|class| !class.is_relay());
     let forms = tokio::time::timeout_at(begin + DIRECT_FIRST, in_use.wait_for(is_direct));
     if forms.await.is_ok() {
         // Until the link is old enough, or the path is lost.

@@ -11,7 +11,7 @@ use quinn::{Runtime as _, TokioRuntime};
 
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::link_path::Io;
+use super::io::Io;
 use crate::nat64;
 
 /// Received at once, in bytes: a batch of segments as the kernel merges them.

@@ -1,10 +1,9 @@
-//! STUN binding requests (RFC 8489) on the agent's own socket: they tell the public address and
+//! STUN binding requests (RFC 8489) from the agent's own ports: they tell the public address and
 //! keep the NAT's mapping open.
 
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -16,8 +15,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
-use super::socket::PathSocket;
-use super::tcp;
+use super::tcp_port;
 
 /// For a TCP server to be reached and to answer.
 const TCP_PATIENCE: Duration = Duration::from_millis(1500);
@@ -41,6 +39,25 @@ pub(crate) struct Stun {
 }
 
 impl Stun {
+    /// Asks `server` for the public address of the socket that `send` sends from. `None` if it does not
+    /// answer in about 3 s.
+    pub(super) async fn ask(&self, server: SocketAddr, send: impl Fn(&[u8])) -> Option<SocketAddr> {
+        let datagram = Message::builder_request(BINDING, MessageWriteVec::new()).finish();
+        let key: u128 = Message::from_bytes(&datagram).ok()?.transaction_id().into();
+        let (sender, mut answer) = oneshot::channel();
+        self.waiting.lock().insert(key, (server, sender));
+        let mut found = None;
+        for pause in RETRANSMISSIONS {
+            send(&datagram);
+            if let Ok(Ok(address)) = tokio::time::timeout(pause, &mut answer).await {
+                found = Some(address);
+                break;
+            }
+        }
+        self.waiting.lock().remove(&key);
+        found
+    }
+
     /// A datagram that looks like STUN. Answers count only from the server that was asked. False
     /// if it is no answer to a question that waits.
     pub(crate) fn handle(&self, from: SocketAddr, datagram: &[u8]) -> bool {
@@ -77,7 +94,7 @@ pub(crate) async fn ask_by_tcp(
     server: SocketAddr,
 ) -> io::Result<(SocketAddr, TcpStream)> {
     let asking = async {
-        let mut stream = tcp::connect(from, server, TCP_PATIENCE).await?;
+        let mut stream = tcp_port::connect(from, server, TCP_PATIENCE).await?;
         let request = Message::builder_request(BINDING, MessageWriteVec::new()).finish();
         stream.write_all(&request).await?;
         let mut answer = vec![0; HEADER];
@@ -95,22 +112,4 @@ pub(crate) async fn ask_by_tcp(
         Ok(answer) => answer,
         Err(_) => Err(io::ErrorKind::TimedOut.into()),
     }
-}
-
-/// Asks `server` for this socket's public address. `None` if it does not answer in about 3 s.
-pub(crate) async fn ask(socket: &Arc<PathSocket>, server: SocketAddr) -> Option<SocketAddr> {
-    let datagram = Message::builder_request(BINDING, MessageWriteVec::new()).finish();
-    let key: u128 = Message::from_bytes(&datagram).ok()?.transaction_id().into();
-    let (sender, mut answer) = oneshot::channel();
-    socket.stun.waiting.lock().insert(key, (server, sender));
-    let mut found = None;
-    for pause in RETRANSMISSIONS {
-        socket.send(server, &datagram);
-        if let Ok(Ok(address)) = tokio::time::timeout(pause, &mut answer).await {
-            found = Some(address);
-            break;
-        }
-    }
-    socket.stun.waiting.lock().remove(&key);
-    found
 }

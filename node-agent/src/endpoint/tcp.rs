@@ -16,10 +16,12 @@ use ringback_protocol::path::{Class, FIRST_BYTE};
 use ringback_protocol::receipt::Transport;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
-use super::link_path::{Attached, DatagramSink, Paths, attach};
+use super::attached::{Attached, attach};
+use super::paths::Paths;
+use super::route::DatagramSink;
 use super::socket::PathSocket;
 use crate::keepalive::keep_alive;
 use crate::lan::Door;
@@ -42,50 +44,6 @@ const PROOF: Duration = Duration::from_secs(5);
 /// and from one source.
 const UNPROVEN: (usize, usize) = (64, 8);
 const UNPROVEN_OF_LAN: (usize, usize) = (64, 16);
-const BACKLOG: u32 = 128;
-
-/// Listens on `port`, or on any if that is taken.
-pub(super) fn listen(port: u16, v6: bool) -> io::Result<TcpListener> {
-    listen_on(port, v6).or_else(|_| listen_on(0, v6))
-}
-
-fn listen_on(port: u16, v6: bool) -> io::Result<TcpListener> {
-    let socket = socket(v6, port)?;
-    socket.listen(BACKLOG)
-}
-
-/// A socket on a local port that others of this process may use too: simultaneous open connects
-/// from the port that listens.
-fn socket(v6: bool, port: u16) -> io::Result<TcpSocket> {
-    use std::net::{Ipv4Addr, Ipv6Addr};
-    let (socket, any): (_, SocketAddr) = if v6 {
-        (TcpSocket::new_v6()?, (Ipv6Addr::UNSPECIFIED, port).into())
-    } else {
-        (TcpSocket::new_v4()?, (Ipv4Addr::UNSPECIFIED, port).into())
-    };
-    socket.set_reuseaddr(true)?;
-    #[cfg(unix)]
-    socket.set_reuseport(true)?;
-    socket.bind(any)?;
-    Ok(socket)
-}
-
-/// Connects from the local port `from`, or from any if that is not possible.
-pub(super) async fn connect(
-    from: u16,
-    to: SocketAddr,
-    patience: Duration,
-) -> io::Result<TcpStream> {
-    let to = nat64::outward(to);
-    let own = match socket(to.is_ipv6(), from) {
-        Ok(own) => own,
-        Err(_) => socket(to.is_ipv6(), 0)?,
-    };
-    match tokio::time::timeout(patience, own.connect(to)).await {
-        Ok(connected) => connected,
-        Err(_) => Err(io::ErrorKind::TimedOut.into()),
-    }
-}
 
 /// Takes connections until the endpoint ends. Those that do not show within [`PROOF`] that they are
 /// a link's are closed without a word.
@@ -171,7 +129,8 @@ async fn prove(
     let link = socket.link(&first).context("no such link")?;
     let (sink, halves) = split(stream)?;
     let way = (Class::Tcp, Transport::Tcp, Kind::PeerReflexive, from);
-    let attached = attach(socket, &link, way, Arc::new(sink)).context("too many connections")?;
+    let attached =
+        attach(socket.main(), &link, way, Arc::new(sink)).context("too many connections")?;
     if !attached.receive(&first, length) {
         bail!("not authentic");
     }

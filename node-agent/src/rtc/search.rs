@@ -126,6 +126,7 @@ pub(super) fn begin(
     links: mpsc::Sender<BrowserLink>,
 ) -> Vec<Leg> {
     if !socket
+        .main()
         .restraint()
         .may_search(rand::random(), caller, Instant::now())
     {
@@ -226,13 +227,13 @@ impl Search {
             let port = FIRST_PORT + offset as u16;
             let to = (host, port).into();
             self.permitted(to, &mut ticks).await;
-            self.socket.send(to, &opening);
+            self.socket.main().send(to, &opening);
         }
     }
 
     /// Waits until the budget of what is sent to strangers has a datagram left.
     async fn permitted(&self, to: SocketAddr, ticks: &mut tokio::time::Interval) {
-        while !self.socket.restraint().may_send(to, Instant::now()) {
+        while !self.socket.main().restraint().may_send(to, Instant::now()) {
             ticks.tick().await;
         }
     }
@@ -245,7 +246,7 @@ impl Search {
         }
         let search = Arc::downgrade(self);
         let mut inlet: Option<Arc<Inlet>> = None;
-        let permit = self.socket.restraint().socket();
+        let permit = self.socket.main().restraint().socket();
         let permit =
             permit.ok_or_else(|| std::io::Error::other("other searches have all sockets"))?;
         let socket = SearchSocket::open(permit, move |from, contents, stride| {

@@ -37,14 +37,14 @@ pub(super) enum Way {
 impl Way {
     fn max_transmit_segments(&self) -> usize {
         match self {
-            Self::Main(socket) => socket.max_transmit_segments(),
+            Self::Main(socket) => socket.main().max_transmit_segments(),
             Self::Own(socket) => socket.max_transmit_segments(),
         }
     }
 
     fn send_all(&self, to: SocketAddr, contents: &[u8], segment: usize) -> io::Result<()> {
         match self {
-            Self::Main(socket) => socket.send_all(to, contents, segment),
+            Self::Main(socket) => socket.main().send_all(to, contents, segment),
             Self::Own(socket) => socket.try_send(&Transmit {
                 destination: to,
                 ecn: None,
@@ -57,7 +57,7 @@ impl Way {
 
     async fn writable(&self) -> io::Result<()> {
         match self {
-            Self::Main(socket) => socket.writable().await,
+            Self::Main(socket) => socket.main().writable().await,
             Self::Own(socket) => socket.writable().await,
         }
     }
