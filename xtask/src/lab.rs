@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use xtask::place;
 
 use crate::{
-    child, page, say,
+    child, program, say,
     setup::{self, Need, Packages},
     site, wasm_pkg, web, worker,
 };
@@ -24,7 +24,7 @@ pub(crate) fn run(verb: &str, arguments: &Arguments) -> Result<()> {
     let mut needs = [setup::WORKER, &[Need::Packages(Packages::Lab)]].concat();
     if with_browser {
         needs.push(Need::Packages(Packages::Browser));
-        needs.extend_from_slice(page::NEEDS);
+        needs.extend_from_slice(program::NEEDS);
     }
     setup::ensure(&needs)?;
     worker::build()?;
@@ -76,7 +76,7 @@ fn uses_browser(verb: &str, arguments: &[OsString]) -> bool {
 }
 
 /// Builds binaries of the workspace for release and returns the directory they are in.
-pub(crate) fn build_release(binaries: &[&str]) -> Result<std::path::PathBuf> {
+fn build_release(binaries: &[&str]) -> Result<std::path::PathBuf> {
     let mut cargo = child::command("cargo");
     cargo
         .current_dir(place::workspace())

@@ -7,7 +7,7 @@ mod entropy;
 mod fuzz;
 mod lab;
 mod map;
-mod page;
+mod program;
 mod say;
 mod setup;
 mod site;

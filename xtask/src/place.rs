@@ -74,11 +74,6 @@ pub fn wasm_bindgen(name: &str) -> Result<PathBuf> {
     cargo_tool("wasm-bindgen-cli", &locked_version("wasm-bindgen")?, name)
 }
 
-/// The worker-build that fits the `worker` library in `Cargo.lock`.
-pub fn worker_build() -> Result<PathBuf> {
-    cargo_tool("worker-build", &locked_version("worker")?, "worker-build")
-}
-
 /// The directory whose `node_modules` holds what `worker/package-lock.json` fixes.
 pub fn npm_tools() -> Result<PathBuf> {
     let lock = workspace().join("worker/package-lock.json");

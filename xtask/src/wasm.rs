@@ -16,7 +16,7 @@ use crate::child;
 
 pub(crate) const TARGET: &str = "wasm32-unknown-unknown";
 /// By which cargo is told the compiler's flags.
-pub(crate) const FLAGS: &str = "CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS";
+const FLAGS: &str = "CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS";
 /// Where Debian's rustc looks for the standard library.
 pub(crate) const DEBIAN_STD: &str = "/usr/lib/rustlib/wasm32-unknown-unknown/lib";
 
@@ -84,7 +84,7 @@ impl Toolchain {
     pub(crate) fn apply(&self, command: &mut Command) -> Result<()> {
         command
             .env("CARGO_TARGET_DIR", self.target_dir())
-            .env(FLAGS, flags(""));
+            .env(FLAGS, flags());
         if let Some(debian) = &self.debian {
             command
                 .env("PATH", before_path(&debian.bin)?)
@@ -108,22 +108,22 @@ impl Toolchain {
     }
 }
 
-/// The compiler's flags: `more`, and that nothing is published of where it was built.
-pub(crate) fn flags(more: &str) -> String {
+/// The compiler's flags, the same for all that is compiled to wasm, so that nothing is compiled twice.
+///
+/// With `erase_components` Leptos compiles a view once, whatever is in it: half the size. And nothing is
+/// published of whose machine this was. (What is in the workspace has paths relative to it.)
+fn flags() -> String {
     let home = std::env::var_os("CARGO_HOME")
         .map(PathBuf::from)
         .or_else(|| Some(std::env::home_dir()?.join(".cargo")));
-    let places = [(home, "cargo"), (Some(place::workspace()), "ringback")];
-    let mut flags = more.to_owned();
-    for (from, to) in places {
-        // The variable knows no quotes: where a path has a space, that is told after all.
-        if let Some(from) = from.and_then(|from| from.into_os_string().into_string().ok())
-            && !from.contains(char::is_whitespace)
-        {
-            flags += &format!(" --remap-path-prefix={from}={to}");
-        }
+    let mut flags = "--cfg erase_components".to_owned();
+    // The variable knows no quotes: where a path has a space, that is told after all.
+    if let Some(home) = home.and_then(|home| home.into_os_string().into_string().ok())
+        && !home.contains(char::is_whitespace)
+    {
+        flags += &format!(" --remap-path-prefix={home}=cargo");
     }
-    flags.trim_start().to_owned()
+    flags
 }
 
 /// The library `test` in `dir`: what depends on all others, so they are there too.
@@ -144,8 +144,7 @@ fn version(rustc: &str) -> Result<String> {
         .with_context(|| format!("`{rustc} --version`: {text}"))
 }
 
-/// Programs called `cargo` and `rustc` are looked up in `PATH` by worker-build, so Debian's get a
-/// directory that holds nothing else.
+/// Cargo looks up `rustc` in `PATH`, so Debian's get a directory that holds nothing else.
 fn debian_bin() -> Result<PathBuf> {
     let bin = place::cache()?.join("debian-rust");
     fs::create_dir_all(&bin).with_context(|| format!("creating {}", bin.display()))?;

@@ -7,7 +7,11 @@ use anyhow::{Context, Result, bail};
 use serde_json::json;
 use xtask::place;
 
-use crate::{child, page::Page, say, worker};
+use crate::{
+    child,
+    program::{self, Host, Program},
+    say, worker,
+};
 
 /// What is taken from `wasm-pkg/npm` and the checkout as it is: source, then name in the package.
 const FILES: &[(&str, &str)] = &[
@@ -17,12 +21,12 @@ const FILES: &[(&str, &str)] = &[
     ("LICENSE-APACHE", "LICENSE-APACHE"),
     ("LICENSE-MIT", "LICENSE-MIT"),
 ];
-const PAGE: Page<'static> = Page {
+const PACKAGE: Program<'static> = Program {
     package: "ringback-wasm",
     features: &["npm"],
     name: "ringback",
     types: true,
-    flags: "",
+    host: Host::Browser,
 };
 
 #[derive(clap::Args, Debug)]
@@ -34,7 +38,7 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if !arguments.no_setup {
-        crate::page::setup()?;
+        program::setup()?;
     }
     build()
 }
@@ -43,7 +47,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 pub(crate) fn build() -> Result<()> {
     let folder = place::workspace().join("wasm-pkg");
     let package = folder.join("pkg");
-    PAGE.build(&package)?;
+    PACKAGE.build(&package)?;
     for (from, to) in FILES {
         let from = place::workspace().join(from);
         fs::copy(&from, package.join(to)).with_context(|| format!("copying {}", from.display()))?;

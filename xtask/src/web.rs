@@ -10,19 +10,22 @@ use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 use xtask::place;
 
-use crate::{child, page::Page, say, site};
+use crate::{
+    child,
+    program::{self, Host, Program},
+    say, site,
+};
 
 /// What is transferred until a terminal is opened, compressed by gzip, may weigh.
 const SIZE_LIMIT: u64 = 500 << 10;
 /// The folder of files whose names have a hash.
 const HASHED: &str = "assets";
-const PAGE: Page<'static> = Page {
+const PAGE: Program<'static> = Program {
     package: "ringback-web-ui",
     features: &[],
     name: "ringback_web_ui",
     types: false,
-    // Leptos then compiles a view once, whatever is in it: half the size.
-    flags: "--cfg erase_components",
+    host: Host::Browser,
 };
 
 #[derive(clap::Args, Debug)]
@@ -34,7 +37,7 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if !arguments.no_setup {
-        crate::page::setup()?;
+        program::setup()?;
     }
     build()?;
     site::run()

@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::Write,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Instant,
 };
@@ -13,14 +13,22 @@ use sha2::{Digest, Sha256};
 use xtask::place;
 
 use crate::{
-    child, say, setup,
-    wasm::{self, Toolchain},
+    child,
+    program::{Host, Program},
+    say, setup,
 };
 
 /// What a deployment may weigh, compressed.
 const SIZE_LIMIT: u64 = 1 << 20;
-/// Says which compiled worker the files beside it were made from.
+/// Says what the files beside it were made from.
 const STAMP: &str = ".stamp";
+const PROGRAM: Program<'static> = Program {
+    package: "ringback-worker",
+    features: &[],
+    name: "index",
+    types: false,
+    host: Host::Edge,
+};
 
 #[derive(clap::Args, Debug)]
 pub(crate) struct Arguments {
@@ -39,22 +47,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 /// Compiles, binds, optimises and bundles the worker; does nothing of it that is done.
 pub(crate) fn build() -> Result<()> {
     let start = Instant::now();
-    let toolchain = Toolchain::require()?;
-    let folder = place::workspace().join("worker");
-    let output = folder.join("build");
-    child::run(toolchain.cargo()?.current_dir(&folder).args([
-        "build",
-        "--quiet",
-        "--profile",
-        "wasm",
-        "--target",
-        wasm::TARGET,
-        "--lib",
-    ]))?;
-    let stamp = stamp(&toolchain)?;
+    let made = place::workspace().join("target/worker-program");
+    PROGRAM.build(&made)?;
+    let output = place::workspace().join("worker/build");
+    let stamp = stamp(&made)?;
     let done = fs::read_to_string(output.join(STAMP)).is_ok_and(|text| text == stamp);
     if !done {
-        bundle(&toolchain, &folder)?;
+        bundle(&made, &output)?;
         fs::write(output.join(STAMP), stamp)?;
     }
     let weight = weight(&output)?;
@@ -84,35 +83,41 @@ pub(crate) fn wrangler() -> Result<Command> {
     Ok(command)
 }
 
-/// worker-build compiles (again, which finds everything done), binds, optimises and bundles.
-fn bundle(toolchain: &Toolchain, folder: &Path) -> Result<()> {
-    let mut command = child::command(place::worker_build()?);
-    command
-        .current_dir(folder)
-        .args(["--profile", "wasm"])
-        .env("WASM_BINDGEN_BIN", place::wasm_bindgen("wasm-bindgen")?)
-        .env("WASM_OPT_BIN", place::npm_tool("wasm-opt")?)
-        .env("ESBUILD_BIN", place::npm_tool("esbuild")?);
-    toolchain.apply(&mut command)?;
-    let log = place::cache()?.join("log/worker-build.log");
-    child::run_logged(&mut command, "worker-build", &log)
+/// Makes one script of the entry and of what wasm-bindgen made; the wasm file lies beside it.
+fn bundle(made: &Path, output: &Path) -> Result<()> {
+    let _ = fs::remove_dir_all(output);
+    fs::create_dir_all(output).with_context(|| format!("creating {}", output.display()))?;
+    // The entry finds what wasm-bindgen made beside itself.
+    fs::copy(entry(), made.join("entry.js")).context("copying the worker's entry")?;
+    let script = output.join("index.js");
+    let mut esbuild = child::command(place::npm_tool("esbuild")?);
+    esbuild
+        .arg(made.join("entry.js"))
+        .args(["--bundle", "--minify", "--format=esm"])
+        .args(["--external:./index_bg.wasm", "--external:cloudflare:*"])
+        .args(["--legal-comments=none", "--log-level=warning"])
+        .arg(format!("--outfile={}", script.display()));
+    child::run(&mut esbuild)?;
+    let text =
+        fs::read_to_string(&script).with_context(|| format!("reading {}", script.display()))?;
+    // Every import of a wasm file is one of its source here, and the platform does not know the word.
+    fs::write(&script, text.replace("import source ", "import "))?;
+    fs::copy(made.join("index_bg.wasm"), output.join("index_bg.wasm"))
+        .context("copying the worker's wasm")?;
+    Ok(())
 }
 
-/// The hash of the compiled worker and of the versions of the tools that work on it.
-fn stamp(toolchain: &Toolchain) -> Result<String> {
-    let wasm = toolchain
-        .target_dir()
-        .join(wasm::TARGET)
-        .join("wasm/ringback_worker.wasm");
+fn entry() -> PathBuf {
+    place::workspace().join("worker/js/entry.js")
+}
+
+/// The hash of what is bundled and of the tools that do it.
+fn stamp(made: &Path) -> Result<String> {
     let mut hash = Sha256::new();
-    hash.update(fs::read(&wasm).with_context(|| format!("reading {}", wasm.display()))?);
-    for tool in [
-        place::worker_build()?,
-        place::wasm_bindgen("wasm-bindgen")?,
-        place::npm_tools()?,
-    ] {
-        hash.update(tool.to_string_lossy().as_bytes());
+    for file in [made.join("index_bg.wasm"), made.join("index.js"), entry()] {
+        hash.update(fs::read(&file).with_context(|| format!("reading {}", file.display()))?);
     }
+    hash.update(place::npm_tools()?.to_string_lossy().as_bytes());
     Ok(hash
         .finalize()
         .iter()

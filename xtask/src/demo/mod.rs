@@ -19,7 +19,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use xtask::{
-    http,
+    http, place,
     workerd::{Config, Workerd},
 };
 
@@ -27,8 +27,11 @@ use self::{
     agent::{Agent, ringback},
     site::{FILE_LENGTH, Hash, Site},
 };
-use crate::{entropy, lab, say, setup, site as pages, web, worker};
+use crate::{child, entropy, lab, say, setup, site as pages, web, worker};
 
+/// Said where something is built for the first time.
+const FIRST_TIME: &str =
+    "the first build takes about ten minutes on two cores, later ones take seconds";
 /// How long an agent may take to register, or a call to go through, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -47,10 +50,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     setup::ensure(setup::WORKER)?;
     let setup = start.elapsed();
     say::heading("build");
-    worker::build()?;
-    web::build()?;
-    pages::run()?;
-    let binary = lab::build_release(&["ringback"])?.join("ringback");
+    if !place::page().join("index.html").exists()
+        || !lab::target_dir().join("debug/ringback").exists()
+    {
+        say::note(FIRST_TIME);
+    }
+    let binary = build()?;
     let build = start.elapsed() - setup;
     let stop = stop_flag()?;
 
@@ -71,6 +76,33 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         stay(stage, call, &stop)?;
     }
     Ok(())
+}
+
+/// Builds registry, page and agent. The agent's build fills the cores while the others are in a step that
+/// has one only. It is the one of the tests: built sooner than what is shipped, and somewhat slower.
+fn build() -> Result<PathBuf> {
+    thread::scope(|scope| {
+        let agent = scope.spawn(|| -> Result<()> {
+            let mut cargo = child::command("cargo");
+            cargo.current_dir(place::workspace()).args([
+                "build",
+                "--package",
+                "ringback",
+                "--bin",
+                "ringback",
+            ]);
+            let log = place::cache()?.join("log/agent.log");
+            child::run_logged(&mut cargo, "agent", &log)
+        });
+        worker::build()?;
+        web::build()?;
+        pages::run()?;
+        match agent.join() {
+            Ok(built) => built?,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+        Ok(lab::target_dir().join("debug/ringback"))
+    })
 }
 
 /// The directory that everything here writes to, gone at the end.
@@ -153,7 +185,7 @@ impl Stage {
             &["expose", "docs", &docs, "--writable"],
             &["expose", "shell"],
         ] {
-            crate::child::output(ringback(binary, &device_dir).args(words))?;
+            child::output(ringback(binary, &device_dir).args(words))?;
         }
         say::note("services   shell, docs (a folder to read and to write)");
         let device = Agent::start(

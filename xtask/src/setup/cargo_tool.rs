@@ -30,16 +30,6 @@ pub(super) fn wasm_bindgen() -> Result<Option<Missing>> {
     tool.missing("makes the JavaScript around wasm; has to fit the library in Cargo.lock exactly")
 }
 
-pub(super) fn worker_build() -> Result<Option<Missing>> {
-    let tool = Tool {
-        package: "worker-build",
-        version: place::locked_version("worker")?,
-        binaries: &["worker-build"],
-        features: &[],
-    };
-    tool.missing("bundles the registry for the edge")
-}
-
 pub(super) fn nextest() -> Result<Option<Missing>> {
     // Any version that the machine has will do; it is a long build.
     if place::command("cargo-nextest").is_some() {

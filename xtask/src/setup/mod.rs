@@ -41,7 +41,6 @@ pub(crate) enum Need {
     Node,
     Npm,
     WasmTarget,
-    WorkerBuild,
     WasmBindgen,
     Nextest,
     CargoDeny,
@@ -55,7 +54,6 @@ pub(crate) const WORKER: &[Need] = &[
     Need::Node,
     Need::Npm,
     Need::WasmTarget,
-    Need::WorkerBuild,
     Need::WasmBindgen,
 ];
 /// What everything together needs.
@@ -68,7 +66,6 @@ pub(crate) const ALL: &[Need] = &[
     Need::Node,
     Need::Npm,
     Need::WasmTarget,
-    Need::WorkerBuild,
     Need::WasmBindgen,
     Need::Nextest,
     Need::CargoDeny,
@@ -129,7 +126,6 @@ fn missing(needs: &[Need]) -> Result<Vec<Missing>> {
             Need::Node => npm::check_node().map(|()| None)?,
             Need::Npm => npm::missing()?,
             Need::WasmTarget => wasm_std::missing()?,
-            Need::WorkerBuild => cargo_tool::worker_build()?,
             Need::WasmBindgen => cargo_tool::wasm_bindgen()?,
             Need::Nextest => cargo_tool::nextest()?,
             Need::CargoDeny => cargo_tool::cargo_deny()?,

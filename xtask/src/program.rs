@@ -1,10 +1,6 @@
-//! Rust for a web page: compiled to wasm32, with the JavaScript around it, as small as it gets.
+//! Rust for a browser or the edge: compiled to wasm32, with the JavaScript around it, as small as it gets.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    time::Instant,
-};
+use std::{fs, path::Path, time::Instant};
 
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
@@ -16,7 +12,7 @@ use crate::{
     wasm::{self, Toolchain},
 };
 
-/// What [`Page::build`] needs.
+/// What [`Program::build`] needs.
 pub(crate) const NEEDS: &[Need] = &[
     Need::Packages(Packages::Build),
     Need::Node,
@@ -27,9 +23,18 @@ pub(crate) const NEEDS: &[Need] = &[
 /// Says which compiled crate and tools the files beside it were made by.
 const STAMP: &str = ".stamp";
 
-/// A crate of this workspace that runs in a browser.
+/// Where a program runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Host {
+    /// A page, which loads the wasm file itself.
+    Browser,
+    /// A worker, whose wasm file is a module that the platform has compiled.
+    Edge,
+}
+
+/// A crate of this workspace that is compiled to wasm.
 #[derive(Debug)]
-pub(crate) struct Page<'a> {
+pub(crate) struct Program<'a> {
     /// The package, as `ringback-wasm`. Its library has the same name, with underscores, and is a
     /// `cdylib`.
     pub(crate) package: &'a str,
@@ -37,32 +42,30 @@ pub(crate) struct Page<'a> {
     /// The files made are `NAME.js`, `NAME_bg.wasm`, and with types `NAME.d.ts`.
     pub(crate) name: &'a str,
     pub(crate) types: bool,
-    /// Compiler flags of its own, which make it compile its dependencies apart from others'.
-    pub(crate) flags: &'a str,
+    pub(crate) host: Host,
 }
 
-impl Page<'_> {
+impl Program<'_> {
     /// Compiles, binds and optimises into `output`, a directory that holds nothing else afterwards.
     /// Does nothing of it that is done; false: nothing was to do.
     pub(crate) fn build(&self, output: &Path) -> Result<bool> {
         let start = Instant::now();
         let toolchain = Toolchain::require()?;
         let mut cargo = toolchain.cargo()?;
-        let target = self.target_dir(&toolchain);
-        if !self.flags.is_empty() {
-            cargo
-                .env("CARGO_TARGET_DIR", &target)
-                .env(wasm::FLAGS, wasm::flags(self.flags));
-        }
-        cargo
-            .args(["build", "--quiet", "--profile", "wasm", "--lib"])
-            .args(["--target", wasm::TARGET, "--package", self.package]);
+        cargo.args(["build", "--profile", "wasm", "--lib"]).args([
+            "--target",
+            wasm::TARGET,
+            "--package",
+            self.package,
+        ]);
         if !self.features.is_empty() {
             cargo.args(["--features", &self.features.join(",")]);
         }
-        child::run(&mut cargo)?;
+        let log = place::cache()?.join(format!("log/{}.log", self.package));
+        child::run_logged(&mut cargo, self.package, &log)?;
         let library = self.package.replace('-', "_");
-        let compiled = target
+        let compiled = toolchain
+            .target_dir()
             .join(wasm::TARGET)
             .join(format!("wasm/{library}.wasm"));
         let stamp = self.stamp(&compiled)?;
@@ -82,19 +85,16 @@ impl Page<'_> {
         Ok(true)
     }
 
-    fn target_dir(&self, toolchain: &Toolchain) -> PathBuf {
-        let shared = toolchain.target_dir();
-        if self.flags.is_empty() {
-            return shared;
-        }
-        let name = shared.file_name().unwrap_or_default().to_string_lossy();
-        shared.with_file_name(format!("{name}-{}", self.name))
-    }
-
     fn bind(&self, compiled: &Path, output: &Path) -> Result<()> {
         let mut bindgen = child::command(place::wasm_bindgen("wasm-bindgen")?);
+        match self.host {
+            Host::Browser => bindgen.args(["--target", "web", "--remove-producers-section"]),
+            // After a panic the platform goes on with a fresh instance, and so does the script.
+            Host::Edge => bindgen
+                .args(["--target", "module", "--force-enable-abort-handler"])
+                .arg("--experimental-reset-state-function"),
+        };
         bindgen
-            .args(["--target", "web", "--remove-producers-section"])
             .args(["--out-name", self.name, "--out-dir"])
             .arg(output)
             .arg(compiled);
@@ -116,9 +116,13 @@ impl Page<'_> {
             // A function put into its only caller is a few bytes fewer, but no longer like others of
             // its kind: compressed, it is a tenth more.
             .arg("--one-caller-inline-max-function-size=0")
-            .args(["--strip-debug", "--output"])
-            .arg(&smaller)
-            .arg(&file);
+            // A panic names its file and line without them.
+            .arg("--strip-debug");
+        if self.host == Host::Edge {
+            // Panics are caught on their way out.
+            opt.arg("--enable-exception-handling");
+        }
+        opt.arg("--output").arg(&smaller).arg(&file);
         child::run(&mut opt)?;
         fs::rename(&smaller, &file).with_context(|| format!("writing {}", file.display()))
     }
