@@ -36,6 +36,8 @@ pub(crate) struct Arguments {
 pub(crate) enum Part {
     /// The format of the source
     Fmt,
+    /// No circle between modules of a crate
+    Map,
     /// Lints, warnings as errors, on all targets
     Clippy,
     /// Tests that need no network namespaces: protocol, agent, registry and xtask themselves

@@ -7,7 +7,7 @@ use xtask::place;
 
 use super::Part;
 use crate::{
-    child, say,
+    child, map, say,
     setup::{self, Need, Packages},
     site,
     wasm::{self, Toolchain},
@@ -26,6 +26,7 @@ impl Part {
         let worker_and = |more: &[Need]| [setup::WORKER, more].concat();
         match self {
             Self::Fmt => vec![Need::Rustfmt],
+            Self::Map => Vec::new(),
             Self::Clippy => vec![Need::Packages(Packages::Build), Need::Clippy],
             // xtask's own tests start workerd.
             Self::Unit => vec![
@@ -55,6 +56,7 @@ impl Part {
     pub(super) fn run(self) -> Result<()> {
         match self {
             Self::Fmt => child::run(cargo().args(["fmt", "--all", "--check"])),
+            Self::Map => map::check(),
             Self::Clippy => child::run(cargo().args([
                 "clippy",
                 "--workspace",
