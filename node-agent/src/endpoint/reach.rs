@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use ringback_protocol::address_scope::Scope;
 use ringback_protocol::candidate::{Candidate, Kind, MAX_TCP};
 use ringback_protocol::path::Class;
 use tokio::net::TcpStream;
@@ -175,9 +176,9 @@ fn worth_dialling(
     own_public: Option<IpAddr>,
     ever: &mut HashSet<SocketAddr>,
 ) -> Vec<Candidate> {
-    let is_private = |candidate: &Candidate| match candidate.address.ip().to_canonical() {
-        IpAddr::V4(ip) => ip.is_private() || ip.is_link_local(),
-        IpAddr::V6(ip) => ip.is_unique_local() || ip.is_unicast_link_local(),
+    let is_private = |candidate: &Candidate| {
+        let scope = Scope::of(candidate.address.ip());
+        matches!(scope, Scope::Private | Scope::LinkLocal)
     };
     let seen_by_servers =
         |candidate: &&Candidate| matches!(candidate.kind, Kind::ServerReflexive | Kind::Mapped);
