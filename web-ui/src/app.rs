@@ -201,7 +201,7 @@ fn Links() -> impl IntoView {
                     rtt.map(figures::milliseconds).unwrap_or_default()
                 };
                 view! {
-                    <a class="pill" class:quiet=move || quiet() href=route.path() on:click=go(app, route)>
+                    <a class="pill" class:quiet=quiet href=route.path() on:click=go(app, route)>
                         <span class="dot" aria-hidden="true"></span>
                         <span class="pill-name">{move || app.title(&target)}</span>
                         <span class="figures">{move || rtt()}</span>
