@@ -2,7 +2,7 @@
 
 use crate::{
     browser,
-    live::Live,
+    live::{Kept, Live},
     route::{Place, Route},
 };
 
@@ -25,6 +25,10 @@ pub(crate) struct Address {
     pub(crate) route: Live<Route>,
     /// What of the device's screen.
     pub(crate) place: Live<Place>,
+    /// A step back is under way: the browser makes it later.
+    is_returning: Kept<bool>,
+    /// What was gone to meanwhile. It comes into the history behind that step.
+    later: Kept<Option<(Route, Place)>>,
 }
 
 impl Address {
@@ -32,6 +36,8 @@ impl Address {
         Self {
             route: Live::new(Route::Home),
             place: Live::new(Place::Services),
+            is_returning: Kept::new(false),
+            later: Kept::new(None),
         }
     }
 
@@ -62,7 +68,7 @@ impl Address {
         };
         match history {
             Ok(history) if is_over(&history) => {
-                let _ = history.back();
+                self.is_returning.set_value(history.back().is_ok());
             }
             _ => self.go_instead(place),
         }
@@ -74,7 +80,23 @@ impl Address {
         self.place.set(place);
     }
 
+    /// The browser has made a step in the history. True: something else was gone to since that step was
+    /// asked for, and is what the address names now.
+    pub(crate) fn has_moved_on(self) -> bool {
+        self.is_returning.set_value(false);
+        let later = self.later.get_value();
+        self.later.set_value(None);
+        if let Some((route, place)) = &later {
+            self.write(route, place, Entry::New);
+        }
+        later.is_some()
+    }
+
     pub(crate) fn write(self, route: &Route, place: &Place, entry: Entry) {
+        if self.is_returning.get_value() {
+            self.later.set_value(Some((route.clone(), place.clone())));
+            return;
+        }
         let Ok(history) = browser::window().history() else {
             return;
         };

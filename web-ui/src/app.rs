@@ -34,7 +34,11 @@ pub(crate) fn Page() -> impl IntoView {
     provide_context(app);
     app.look.get_untracked().apply();
     read_address(app);
-    let back = move |_| read_address(app);
+    let back = move |_| {
+        if !app.address.has_moved_on() {
+            read_address(app);
+        }
+    };
     browser::listen_forever(browser::window().as_ref(), "popstate", back);
     // Asked of the person only where something would be lost; what it asks is the browser's.
     let leaving = move |event: web_sys::Event| {
